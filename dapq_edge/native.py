@@ -1,0 +1,198 @@
+"""The ctypes face of the patched llama.cpp (`patches/`).
+
+Importing this module works on any build of llama-cpp-python. The functions below raise `StockBuildError` where the
+patch is missing. They check what the native functions return; these check their arguments and never abort.
+"""
+
+import ctypes
+import functools
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from enum import IntEnum
+from importlib.metadata import version
+
+import llama_cpp
+import numpy as np
+import numpy.typing as npt
+from llama_cpp.llama_cpp import _lib as _llama
+
+from ._version import PATCH_VERSION
+from .errors import DapqError, NoFreeCellsError, StockBuildError, UnsupportedModelError
+
+_INT32_P = ctypes.POINTER(ctypes.c_int32)
+_FLOAT_P = ctypes.POINTER(ctypes.c_float)
+
+_SIGNATURES = {
+    "llama_attn_probe_n_tokens_max": ([], ctypes.c_int32),
+    "llama_attn_probe_n_head": ([ctypes.c_void_p, ctypes.c_int32], ctypes.c_int32),
+    "llama_attn_probe_n_head_kv": ([ctypes.c_void_p, ctypes.c_int32], ctypes.c_int32),
+    "llama_attn_probe": (
+        [
+            ctypes.c_void_p,
+            ctypes.c_int32,
+            _INT32_P,
+            ctypes.c_int32,
+            ctypes.c_int32,
+            ctypes.c_int,
+            _FLOAT_P,
+            ctypes.c_int64,
+        ],
+        ctypes.c_int32,
+    ),
+    "llama_memory_seq_pos_get": ([ctypes.c_void_p, ctypes.c_int32, _INT32_P, ctypes.c_int32], ctypes.c_int32),
+    "llama_memory_seq_pos_rm": ([ctypes.c_void_p, ctypes.c_int32, _INT32_P, ctypes.c_int32], ctypes.c_int32),
+    "llama_memory_seq_size": ([ctypes.c_void_p, ctypes.c_int32], ctypes.c_int64),
+}
+
+
+class ProbeType(IntEnum):
+    """How a probe reduces the attention over its tokens: `enum llama_attn_probe_type`."""
+
+    NONE = 0
+    MEAN = 1
+    MAX = 2
+
+
+def patch_version() -> int | None:
+    """The version of the patch in the loaded library, or None on a stock build."""
+    try:
+        function = _llama.llama_dapq_version
+    except AttributeError:
+        return None
+    function.argtypes = []
+    function.restype = ctypes.c_int32
+    return function()
+
+
+@functools.cache
+def _function(name: str) -> ctypes._CFuncPtr:
+    loaded = patch_version()
+    if loaded != PATCH_VERSION:
+        found = "a stock build" if loaded is None else f"built with patch version {loaded}, not {PATCH_VERSION}"
+        raise StockBuildError(
+            f"llama-cpp-python {version('llama-cpp-python')} is {found}: "
+            "run ./scripts/setup.sh in a clone of dapq_edge to build the patched one"
+        )
+    function = getattr(_llama, name)
+    function.argtypes, function.restype = _SIGNATURES[name]
+    return function
+
+
+def require() -> None:
+    """Raise `StockBuildError` unless the loaded library has our patches."""
+    _function("llama_attn_probe")
+
+
+def _check(code: int, what: str) -> int:
+    """Turn the error codes of the memory functions into exceptions."""
+    if code == -2:
+        raise UnsupportedModelError("the memory of this model cannot be evicted: use --policy full")
+    if code < 0:
+        raise DapqError(f"llama.cpp refused to {what} (code {code})")
+    return code
+
+
+def _int32(values: Sequence[int] | npt.NDArray) -> npt.NDArray[np.int32]:
+    return np.ascontiguousarray(values, dtype=np.int32)
+
+
+def _pointer(array: npt.NDArray, kind: type) -> ctypes._Pointer:
+    return array.ctypes.data_as(kind)
+
+
+def seq_positions(ctx: llama_cpp.llama_context_p, seq_id: int) -> npt.NDArray[np.int32]:
+    """Positions of the cells of a sequence in the full-attention layers, ascending: int32 [n_cells]."""
+    get, memory = _function("llama_memory_seq_pos_get"), llama_cpp.llama_get_memory(ctx)
+    positions = np.empty(_check(get(memory, seq_id, None, 0), "list the cells"), dtype=np.int32)
+    get(memory, seq_id, _pointer(positions, _INT32_P), positions.size)
+    return positions
+
+
+def seq_remove(ctx: llama_cpp.llama_context_p, seq_id: int, positions: Sequence[int] | npt.NDArray) -> int:
+    """Remove the cells at `positions` (strictly ascending, all in the sequence); returns how many were removed."""
+    positions = _int32(positions)
+    remove, memory = _function("llama_memory_seq_pos_rm"), llama_cpp.llama_get_memory(ctx)
+    return _check(remove(memory, seq_id, _pointer(positions, _INT32_P), positions.size), "remove cells")
+
+
+def seq_bytes(ctx: llama_cpp.llama_context_p, seq_id: int) -> int:
+    """Bytes of the K and V data of a sequence, in all layers."""
+    return _check(_function("llama_memory_seq_size")(llama_cpp.llama_get_memory(ctx), seq_id), "measure the cells")
+
+
+def probe_heads(ctx: llama_cpp.llama_context_p) -> dict[int, tuple[int, int]]:
+    """{layer: (query heads, KV heads)} of the layers that a probe reports; empty if the model cannot be probed."""
+    n_layer = llama_cpp.llama_model_n_layer(llama_cpp.llama_get_model(ctx))
+    n_head, n_head_kv = _function("llama_attn_probe_n_head"), _function("llama_attn_probe_n_head_kv")
+    return {il: (n_head(ctx, il), n_head_kv(ctx, il)) for il in range(n_layer) if n_head(ctx, il) > 0}
+
+
+def probe_tokens_max(ctx: llama_cpp.llama_context_p) -> int:
+    """The largest number of tokens that one probe can evaluate."""
+    return min(_function("llama_attn_probe_n_tokens_max")(), llama_cpp.llama_n_ubatch(ctx))
+
+
+def probe(
+    ctx: llama_cpp.llama_context_p,
+    seq_id: int,
+    tokens: Sequence[int] | npt.NDArray,
+    pos: int,
+    reduce: ProbeType = ProbeType.MEAN,
+) -> npt.NDArray[np.float32]:
+    """Attention that `tokens`, evaluated at `pos`, `pos` + 1, ..., pay to the cells of a sequence.
+
+    The memory and the last logits stay as they are. Cells at `pos` and after it are hidden and get 0.
+
+    Returns float32 [rows, cells], or [rows, tokens, cells] with `ProbeType.NONE`. The rows are the query heads of all
+    layers of `probe_heads`, in order; the cells are in the order of `seq_positions`.
+
+    Raises `NoFreeCellsError` if the context has fewer free cells than tokens, `UnsupportedModelError` if the model
+    cannot be probed, and `DapqError` if an argument is invalid or the computation failed.
+    """
+    tokens = _int32(tokens)
+    n_rows = sum(n_head for n_head, _ in probe_heads(ctx).values())
+    n_cells = seq_positions(ctx, seq_id).size
+    shape = (n_rows, tokens.size, n_cells) if reduce == ProbeType.NONE else (n_rows, n_cells)
+    attention = np.empty(shape, dtype=np.float32)
+    code = _function("llama_attn_probe")(
+        ctx,
+        seq_id,
+        _pointer(tokens, _INT32_P),
+        tokens.size,
+        pos,
+        reduce,
+        _pointer(attention, _FLOAT_P),
+        attention.size,
+    )
+    if code == 1:
+        raise NoFreeCellsError(
+            f"no {tokens.size} free cells to probe in a context of {llama_cpp.llama_n_ctx(ctx)}: raise -c"
+        )
+    if code == 2:
+        raise DapqError("the probe was aborted")
+    if code == -2:
+        raise UnsupportedModelError("this model cannot be probed: use --policy full or streaming")
+    if code == -3:
+        raise DapqError("llama.cpp could not compute the probe: not enough memory?")
+    _check(code, f"probe {tokens.size} tokens at position {pos} (at most {probe_tokens_max(ctx)} fit)")
+    return attention
+
+
+@contextmanager
+def captured_log() -> Iterator[deque[str]]:
+    """Collect the error lines of llama.cpp instead of printing them; the last one usually names the cause."""
+    lines: deque[str] = deque(maxlen=20)
+
+    @llama_cpp.llama_log_callback
+    def collect(level: int, text: bytes, _: ctypes.c_void_p) -> None:
+        if level == 3:  # GGML_LOG_LEVEL_ERROR
+            lines.append(text.decode("utf-8", "replace").strip())
+
+    from llama_cpp._logger import llama_log_callback
+
+    llama_cpp.llama_log_set(collect, ctypes.c_void_p(0))
+    try:
+        yield lines
+    finally:
+        llama_cpp.llama_log_set(llama_log_callback, ctypes.c_void_p(0))
