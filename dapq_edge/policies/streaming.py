@@ -1,0 +1,20 @@
+"""streaming: StreamingLLM (arXiv 2309.17453)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..cache import KVCache
+from ..scores import Scores
+from .base import Policy
+
+
+@dataclass(frozen=True)
+class Streaming(Policy):
+    """Keep the sinks and the most recent cells (arXiv 2309.17453, section 3.2); positions stay the true ones."""
+
+    name = "streaming"
+    summary = "the sinks and the most recent cells (StreamingLLM, arXiv 2309.17453)"
+
+    def scores(self, cache: KVCache) -> Scores:
+        return np.arange(cache.n_cells, dtype=np.float32)
