@@ -1,6 +1,7 @@
 """Documents to text: plain text, Markdown, HTML, PDF."""
 
 import io
+import logging
 import sys
 from pathlib import Path
 
@@ -64,6 +65,8 @@ def _pdf_text(data: bytes, name: str) -> str:
     from pypdf import PdfReader
     from pypdf.errors import PyPdfError
 
+    # its warnings about slightly broken files are of no use to the reader
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)
     try:
         text = "\n".join(page.extract_text() for page in PdfReader(io.BytesIO(data)).pages)
     except (PyPdfError, ValueError, KeyError, TypeError, RecursionError) as error:

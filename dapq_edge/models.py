@@ -1,6 +1,7 @@
 """Where model weights come from: a file, Hugging Face, or an alias."""
 
 import hashlib
+import logging
 import os
 import subprocess
 import sys
@@ -104,27 +105,48 @@ def find_hf_model(spec: str, offline: bool = False) -> Path:
     """Path of a GGUF file from Hugging Face: "user/repo[:quant]", as `-hf` of llama.cpp.
 
     quant: any case, default Q4_K_M, or the first file of the repository if there is no Q4_K_M. Files are kept in the
-    cache of huggingface-hub; with `offline` (or HF_HUB_OFFLINE=1) only that is used. Raises `DapqError`.
+    cache of huggingface-hub; only that is used with `offline`, with HF_HUB_OFFLINE=1 and without a network. Raises
+    `DapqError`.
     """
-    from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub import constants
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.utils import logging as hf_logging
 
     repo, _, quant = spec.partition(":")
     if repo.count("/") != 1:
         raise UsageError(f"-hf {spec}: give user/repo or user/repo:quant")
-    offline = offline or constants.HF_HUB_OFFLINE
+    # it reports each retry, and we report the last one
+    hf_logging.set_verbosity(logging.CRITICAL)
+    reason = "this is offline"
+    if not offline and not constants.HF_HUB_OFFLINE:
+        try:
+            return _hf_files(repo, quant, spec, local_files_only=False)
+        except DapqError:
+            raise
+        except (HFValidationError, RepositoryNotFoundError) as error:
+            raise DapqError(f"-hf {spec}: {_first_line(error)}") from error
+        except Exception as error:  # the HTTP library of huggingface-hub, and so its errors, change with the version
+            reason = _first_line(error)
     try:
-        if offline:
-            folder = Path(snapshot_download(repo, allow_patterns="*.gguf", local_files_only=True))
-            files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.gguf"))
-        else:
-            files = sorted(file for file in HfApi().list_repo_files(repo) if file.endswith(".gguf"))
-        parts = choose_gguf(files, quant, spec)
-        paths = [hf_hub_download(repo, part, local_files_only=offline) for part in parts]
+        return _hf_files(repo, quant, spec, local_files_only=True)
     except LocalEntryNotFoundError as error:
-        raise DapqError(f"-hf {spec} is not in the cache of huggingface-hub, and it cannot be downloaded") from error
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise DapqError(f"-hf {spec}: {str(error).strip().splitlines()[0]}") from error
+        raise DapqError(f"-hf {spec} is not in the cache of huggingface-hub, and it cannot be downloaded: {reason}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _hf_files(repo: str, quant: str, spec: str, local_files_only: bool) -> Path:
+    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+
+    if local_files_only:
+        folder = Path(snapshot_download(repo, allow_patterns="*.gguf", local_files_only=True))
+        files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.gguf"))
+    else:
+        files = sorted(file for file in HfApi().list_repo_files(repo) if file.endswith(".gguf"))
+    parts = choose_gguf(files, quant, spec)
+    paths = [hf_hub_download(repo, part, local_files_only=local_files_only) for part in parts]
     return check_gguf(Path(paths[0]))
 
 
@@ -138,5 +160,7 @@ def choose_gguf(files: list[str], quant: str, spec: str) -> list[str]:
     if not matches and quant:
         raise DapqError(f"-hf {spec}: no file matches {quant}; there are {', '.join(models)}")
     first = (matches or models)[0]
-    prefix, _, rest = first.rpartition("-00001-of-")
-    return [file for file in models if file.startswith(f"{prefix}-") and file.endswith(f"-of-{rest}")] if rest and prefix else [first]
+    prefix, is_split, rest = first.rpartition("-00001-of-")
+    if not is_split:
+        return [first]
+    return [file for file in models if file.startswith(f"{prefix}-") and file.endswith(f"-of-{rest}")]

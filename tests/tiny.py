@@ -80,7 +80,45 @@ def write_gguf(spec: Spec, path: Path) -> Path:
         writer.add_attn_logit_softcapping(SOFT_CAP)
         writer.add_final_logit_softcapping(30.0)
         writer.add_sliding_window(spec.window)
+    return _finish(writer, path, {f"{name}.weight": data for name, data in spec.weights.items()})
 
+
+def write_recurrent_gguf(path: Path) -> Path:
+    """A Mamba model of one layer: its memory has no cells."""
+    n_inner, n_state, n_conv, n_rank = 2 * N_EMBD, 8, 4, 4
+    writer = gguf.GGUFWriter(path, "mamba")
+    writer.add_context_length(512)
+    writer.add_embedding_length(N_EMBD)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(0)
+    writer.add_head_count(0)
+    writer.add_layer_norm_rms_eps(EPS)
+    writer.add_ssm_conv_kernel(n_conv)
+    writer.add_ssm_inner_size(n_inner)
+    writer.add_ssm_state_size(n_state)
+    writer.add_ssm_time_step_rank(n_rank)
+    shapes = {
+        "token_embd.weight": (N_VOCAB, N_EMBD),
+        "output_norm.weight": (N_EMBD,),
+        "blk.0.attn_norm.weight": (N_EMBD,),
+        "blk.0.ssm_in.weight": (2 * n_inner, N_EMBD),
+        "blk.0.ssm_conv1d.weight": (n_inner, n_conv),
+        "blk.0.ssm_conv1d.bias": (n_inner,),
+        "blk.0.ssm_x.weight": (n_rank + 2 * n_state, n_inner),
+        "blk.0.ssm_dt.weight": (n_inner, n_rank),
+        "blk.0.ssm_dt.bias": (n_inner,),
+        "blk.0.ssm_a": (n_inner, n_state),
+        "blk.0.ssm_d": (n_inner,),
+        "blk.0.ssm_out.weight": (N_EMBD, n_inner),
+    }
+    rng = np.random.default_rng(7)
+    tensors = {name: (0.1 * rng.standard_normal(shape)).astype(np.float32) for name, shape in shapes.items()}
+    tensors["blk.0.ssm_a"] = -np.ones(shapes["blk.0.ssm_a"], dtype=np.float32)
+    return _finish(writer, path, tensors)
+
+
+def _finish(writer: gguf.GGUFWriter, path: Path, tensors: dict[str, np.ndarray]) -> Path:
+    """Add a vocabulary of bytes and some words, and the tensors."""
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
     kinds = [gguf.TokenType.UNKNOWN, *2 * [gguf.TokenType.CONTROL], *256 * [gguf.TokenType.BYTE]]
     n_words = N_VOCAB - len(tokens)
@@ -91,8 +129,8 @@ def write_gguf(spec: Spec, path: Path) -> Path:
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_unk_token_id(0)
-    for name, data in spec.weights.items():
-        writer.add_tensor(f"{name}.weight", data)
+    for name, data in tensors.items():
+        writer.add_tensor(name, data)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -136,4 +136,4 @@ def _fit(args: argparse.Namespace, n_ctx_train: int, n_prompt: int, policy: Poli
 
 def _progress(console: Console) -> Progress:
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    return Progress(*columns, console=console, transient=True)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

@@ -1,0 +1,228 @@
+"""The command line as a user runs it: a process of its own, its streams and its exit code."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from tiny import Spec, write_recurrent_gguf
+
+TEXT = "The quick brown fox jumps over the lazy dog. " * 6
+
+
+def command(*args: object) -> list[str]:
+    return [sys.executable, "-c", "import sys; from dapq_edge.cli import main; sys.exit(main())", *map(str, args)]
+
+
+def dapq_edge(*args: object, stdin: bytes = b"", **env: str) -> subprocess.CompletedProcess:
+    return subprocess.run(command(*args), input=stdin, capture_output=True, env={**os.environ, **env}, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model):
+    return tiny_model(Spec(n_ctx=2048))
+
+
+@pytest.fixture
+def doc(tmp_path):
+    path = tmp_path / "fox.txt"
+    path.write_text(TEXT)
+    return path
+
+
+def ask(model, doc, *args, **kwargs):
+    return dapq_edge("ask", "-m", model, "--doc", doc, "What jumps?", "-n", 4, "--json", *args, **kwargs)
+
+
+def assert_one_line(result, code: int, *words: str) -> None:
+    """One clear line on stderr, nothing on stdout."""
+    error = result.stderr.decode()
+    assert result.returncode == code, error
+    assert result.stdout == b""
+    assert error.startswith("dapq-edge: ") and error.count("\n") == 1, error
+    for word in words:
+        assert word in error
+
+
+def assert_usage(result, *words: str) -> None:
+    """As argparse reports it: usage, then one line."""
+    error = result.stderr.decode()
+    assert result.returncode == 2 and result.stdout == b"" and "Traceback" not in error
+    for word in words:
+        assert word in error.splitlines()[-1]
+
+
+def test_json(model, doc):
+    result = ask(model, doc, "--kv-budget", "50%")
+    assert result.returncode == 0, result.stderr.decode()
+    data = json.loads(result.stdout)
+    assert list(data) == [
+        "answer",
+        "policy",
+        "prompt_tokens",
+        "kv_cells_read",
+        "kv_cells_kept",
+        "kv_bytes_read",
+        "kv_bytes_kept",
+        "ttft_s",
+        "decode_tps",
+        "rss_mib",
+    ]
+    spec = Spec()
+    cell = spec.n_layer * 2 * spec.n_head_kv * spec.head_dim * 2
+    assert data["policy"] == "dapq"
+    assert data["prompt_tokens"] == data["kv_cells_read"] > 280
+    assert data["kv_cells_kept"] == -(-data["kv_cells_read"] // 2)
+    assert data["kv_bytes_read"] == cell * data["kv_cells_read"]
+    assert data["kv_bytes_kept"] == cell * data["kv_cells_kept"]
+    assert data["ttft_s"] > 0 and data["rss_mib"] > 10
+
+
+def test_text(model, doc):
+    result = dapq_edge("ask", "-m", model, "--doc", doc, "What jumps?", "-n", 4, "--kv-budget", 100)
+    assert result.returncode == 0
+    line = " ".join(result.stderr.decode().split())
+    assert "tokens read, kept 100 of" in line and "s to first token" in line
+    assert result.stdout.endswith(b"\n")
+
+
+@pytest.mark.parametrize("policy", ["full", "streaming", "dapq"])
+@pytest.mark.parametrize("cache", [(), ("-ctk", "q8_0", "-ctv", "q8_0"), ("-fa", "off")])
+def test_policies_and_cache_types(model, doc, policy, cache):
+    result = ask(model, doc, "--policy", policy, "--kv-budget", 64, *cache)
+    data = json.loads(result.stdout)
+    assert data["policy"] == policy
+    assert data["kv_cells_kept"] == (data["kv_cells_read"] if policy == "full" else 64)
+
+
+def test_budget_above_the_prompt_keeps_all(model, doc):
+    """And gives the answer of the full cache."""
+    full = json.loads(ask(model, doc, "--policy", "full").stdout)
+    data = json.loads(ask(model, doc, "--kv-budget", 100000).stdout)
+    assert data["kv_cells_kept"] == data["kv_cells_read"]
+    assert data["answer"] == full["answer"]
+
+
+def test_seed_and_temperature(model, doc):
+    runs = [json.loads(ask(model, doc, "--temp", 1, "--seed", seed).stdout)["answer"] for seed in (1, 1, 2)]
+    assert runs[0] == runs[1] != runs[2]
+
+
+def test_stdin_and_window_model(tiny_model):
+    result = ask(tiny_model(Spec(arch="gemma2", n_layer=4, n_ctx=2048)), "-", stdin=TEXT.encode())
+    data = json.loads(result.stdout)
+    assert data["kv_cells_kept"] < data["kv_cells_read"]
+
+
+def test_recurrent_model(tmp_path, doc):
+    path = write_recurrent_gguf(tmp_path / "mamba.gguf")
+    assert_one_line(ask(path, doc), 1, "--policy full")
+    data = json.loads(ask(path, doc, "--policy", "full").stdout)
+    assert data["kv_cells_kept"] == data["kv_cells_read"] == data["prompt_tokens"]
+
+
+def test_version_and_policies():
+    lines = dapq_edge("--version").stdout.decode().splitlines()
+    assert [line.split()[0] for line in lines] == ["dapq-edge", "patch", "llama.cpp", "backends"]
+    assert "0c1e57098" in lines[2] and "CPU" in lines[3]
+    names = [line.split()[0] for line in dapq_edge("policies").stdout.decode().splitlines()]
+    assert {"full", "streaming", "dapq"} <= set(names)
+
+
+@pytest.mark.parametrize("budget", ["0", "-1", "nan%", "150%", "many", "5"])
+def test_bad_budget(model, doc, budget):
+    assert_one_line(ask(model, doc, f"--kv-budget={budget}"), 2, "--kv-budget", budget)
+
+
+@pytest.mark.parametrize(
+    ("args", "word"),
+    [
+        (("--policy", "nonsense"), "choose one of"),
+        (("-ctk", "q9_9"), "choose one of"),
+    ],
+)
+def test_bad_choice(model, doc, args, word):
+    assert_one_line(ask(model, doc, *args), 2, word)
+
+
+@pytest.mark.parametrize("args", [("-c", "-5"), ("-t", "0"), ("-n", "0"), ("--temp", "nan"), ("--temp", "-1"), ("-fa", "maybe"), ("-b", "x")])
+def test_bad_option(model, doc, args):
+    assert_usage(ask(model, doc, *args), args[0])
+
+
+def test_no_command_and_no_model(doc):
+    assert_usage(dapq_edge(), "COMMAND")
+    assert_usage(dapq_edge("ask", "--doc", doc, "Why?"), "--model")
+
+
+def test_bad_models(tmp_path, model, doc):
+    assert_one_line(ask(tmp_path / "missing.gguf", doc), 1, "no model")
+    (tmp_path / "text.gguf").write_text("not a model")
+    assert_one_line(ask(tmp_path / "text.gguf", doc), 1, "is not a GGUF file")
+    data = model.read_bytes()
+    for name, size in (("header", 30), ("metadata", 3000), ("tensors", len(data) - 5000)):
+        path = tmp_path / f"{name}.gguf"
+        path.write_bytes(data[:size])
+        assert_one_line(ask(path, doc), 1, "cannot load", path.name)
+
+
+def test_bad_documents(tmp_path, model):
+    for data, word in ((b"", "has no text"), (b"\0\1\2", "is binary"), (b"\xff\xfe", "is not UTF-8")):
+        path = tmp_path / "document"
+        path.write_bytes(data)
+        assert_one_line(ask(model, path), 1, word)
+    assert_one_line(ask(model, tmp_path / "missing.txt"), 1, "No such file")
+    assert_one_line(ask(model, tmp_path), 1, "Is a directory")
+    assert_one_line(ask(model, "-"), 1, "stdin has no text")
+
+
+def test_too_long_for_the_context(tmp_path, model, doc):
+    assert_one_line(ask(model, doc, "-c", 256), 1, "but the context has 256 cells", "set -c to")
+    path = tmp_path / "long.txt"
+    path.write_text(TEXT * 10)
+    assert_one_line(ask(model, path), 1, "but the model was trained for 2,048", "-c")
+    # what the message says to set is enough
+    assert ask(model, path, "-c", 4096).returncode == 0
+
+
+def test_not_enough_memory_for_the_context(model, doc):
+    assert_one_line(ask(model, doc, "-c", 2**30), 1, "cannot open a context")
+
+
+def test_hf_offline(doc, tmp_path):
+    result = dapq_edge("ask", "-hf", "user/repo", "--offline", "--doc", doc, "Why?", HF_HUB_CACHE=str(tmp_path))
+    assert_one_line(result, 1, "is not in the cache")
+    assert_one_line(dapq_edge("ask", "-hf", "repo", "--doc", doc, "Why?"), 2, "user/repo")
+
+
+def test_reader_of_the_output_goes_away(model, doc):
+    process = subprocess.Popen(
+        command("ask", "-m", model, "--doc", doc, "Why?", "-n", 200), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdout.close()
+    error = process.stderr.read().decode()
+    assert process.wait(60) == 1
+    assert "Traceback" not in error and "Exception" not in error
+
+
+@pytest.mark.parametrize("while_generating", [False, True])
+def test_interrupt(tiny_model, tmp_path, while_generating):
+    """Ctrl-C while reading and while generating: one line, 130."""
+    path = tmp_path / "long.txt"
+    path.write_text(TEXT if while_generating else TEXT * 400)
+    model = tiny_model(Spec(n_ctx=500_000))
+    args = command("ask", "-m", model, "--doc", path, "Why?", "-n", 100_000, "-t", 1, "-b", 64)
+    process = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    if while_generating:
+        assert process.stdout.read(1)
+    else:
+        time.sleep(8)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert error.decode().splitlines()[-1] == "dapq-edge: interrupted"
+    assert "Traceback" not in error.decode()

@@ -1,0 +1,175 @@
+"""Removal of positions, and what decoding sees afterwards."""
+
+import llama_cpp
+import numpy as np
+import pytest
+from context import Context
+from test_probe import N_PROMPT, PROBE, PROMPT, random_tokens
+from tiny import Spec
+
+from dapq_edge import native
+from dapq_edge.budgets import Budget
+from dapq_edge.cache import KVCache
+from dapq_edge.errors import DapqError, UnsupportedModelError, UsageError
+from dapq_edge.policies import POLICIES, get_policy
+
+HOLES = [3, 4, 5, 9, 17, 18, 40, 41, 42, 60]
+
+
+@pytest.mark.parametrize("unified", [False, True])
+@pytest.mark.parametrize("flash_attn", [False, True])
+def test_removal_is_repeated_stock_removal(tiny_model, unified, flash_attn):
+    options = dict(n_seq_max=2, kv_unified=unified, flash_attn=flash_attn)
+    with Context(tiny_model(Spec()), **options) as c, Context(tiny_model(Spec()), **options) as stock:
+        for context in (c, stock):
+            assert context.decode(PROMPT, 0, seq_id=1) == 0
+            assert context.decode(PROMPT, 0) == 0
+        assert native.seq_remove(c.ctx, 0, HOLES) == len(HOLES)
+        for pos in HOLES:
+            assert llama_cpp.llama_memory_seq_rm(stock.memory, 0, pos, pos + 1)
+        assert c.state(0) == stock.state(0)
+        assert c.state(1) == stock.state(1)
+        for context in (c, stock):
+            assert context.decode(PROBE, N_PROMPT) == 0
+        assert c.logits.tobytes() == stock.logits.tobytes()
+        assert c.state(0) == stock.state(0)
+
+
+def test_shared_cells_stay_with_the_other_sequence(tiny_model):
+    with Context(tiny_model(Spec()), n_seq_max=2, kv_unified=True) as c:
+        assert c.decode(PROMPT, 0) == 0
+        llama_cpp.llama_memory_seq_cp(c.memory, 0, 1, -1, -1)
+        before = c.state(1)
+        native.seq_remove(c.ctx, 0, HOLES)
+        assert c.state(1) == before
+        assert native.seq_positions(c.ctx, 0).tolist() == [p for p in range(N_PROMPT) if p not in HOLES]
+
+
+def test_window_is_kept(tiny_model):
+    """The sliding-window layers of a model keep their cells: only full-attention layers lose the positions."""
+    spec = Spec(arch="gemma2", n_layer=4)
+    with Context(tiny_model(spec)) as c:
+        assert c.decode(PROMPT, 0) == 0
+        before = native.seq_bytes(c.ctx, 0)
+        native.seq_remove(c.ctx, 0, HOLES)
+        row = spec.n_head_kv * spec.head_dim * 2
+        assert before - native.seq_bytes(c.ctx, 0) == len(HOLES) * len(spec.full_layers) * 2 * row
+        assert c.decode(PROBE, N_PROMPT) == 0
+
+
+def test_bytes(tiny_model):
+    spec = Spec()
+    row = spec.n_head_kv * spec.head_dim
+    for cache_type, size in (("f16", 2 * row), ("q8_0", 34 * row // 32), ("q4_0", 18 * row // 32)):
+        with Context(tiny_model(spec), type_k=cache_type, type_v=cache_type) as c:
+            assert c.decode(PROMPT, 0) == 0
+            assert native.seq_bytes(c.ctx, 0) == N_PROMPT * spec.n_layer * 2 * size
+
+
+@pytest.mark.parametrize(
+    "positions", [[3, 3], [4, 3], [N_PROMPT], [-1], [0, 1000], [2, 5, 4]], ids=["twice", "down", "end", "neg", "far", "mix"]
+)
+def test_invalid_removal_changes_nothing(tiny_model, positions):
+    with Context(tiny_model(Spec())) as c:
+        assert c.decode(PROMPT, 0) == 0
+        before = c.state()
+        with pytest.raises(DapqError):
+            native.seq_remove(c.ctx, 0, positions)
+        assert c.state() == before
+
+
+def test_invalid_sequence_and_null(tiny_model):
+    with Context(tiny_model(Spec())) as c:
+        for seq_id in (-1, 1, 1000):
+            for call in (native.seq_positions, native.seq_bytes, lambda ctx, s: native.seq_remove(ctx, s, [0])):
+                with pytest.raises(DapqError):
+                    call(c.ctx, seq_id)
+        remove, get = native._function("llama_memory_seq_pos_rm"), native._function("llama_memory_seq_pos_get")
+        assert remove(c.memory, 0, None, 1) == remove(c.memory, 0, None, -1) == -1
+        assert get(c.memory, 0, None, 1) == get(c.memory, 0, None, -1) == -1
+        assert remove(None, 0, None, 0) == get(None, 0, None, 0) == -2
+        assert remove(c.memory, 0, None, 0) == 0
+
+
+def test_freed_cells_are_used_again(tiny_model):
+    """Decode, evict, decode, ... far beyond the size of the cache."""
+    with Context(tiny_model(Spec()), n_ctx=256) as c:
+        cache, pos = KVCache(c.ctx), 0
+        for cycle in range(20):
+            tokens = random_tokens(100, cycle)
+            assert c.decode(tokens, pos) == 0
+            pos += len(tokens)
+            get_policy("streaming").evict(cache, Budget.parse("100"))
+            assert cache.positions.tolist() == sorted({*range(4), *range(pos - 96, pos)})
+        assert cache.n_cells == 100
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("flash_attn", [False, True])
+def test_evicting_nothing_gives_the_stock_logits(tiny_model, policy, flash_attn):
+    with Context(tiny_model(Spec()), flash_attn=flash_attn) as c, Context(tiny_model(Spec()), flash_attn=flash_attn) as stock:
+        for context in (c, stock):
+            assert context.decode(PROMPT, 0) == 0
+        assert get_policy(policy).evict(KVCache(c.ctx), Budget.parse("100%")) == 0
+        assert get_policy(policy).evict(KVCache(c.ctx), Budget.parse("1000000")) == 0
+        assert c.logits.tobytes() == stock.logits.tobytes()
+        for context in (c, stock):
+            assert context.decode(PROBE, N_PROMPT) == 0
+        assert c.logits.tobytes() == stock.logits.tobytes()
+
+
+@pytest.mark.parametrize("policy", [name for name in POLICIES if name != "full"])
+@pytest.mark.parametrize("budget", ["20", "50%", "12"])
+def test_evicts_to_the_budget(tiny_model, policy, budget):
+    with Context(tiny_model(Spec())) as c:
+        assert c.decode(PROMPT, 0) == 0
+        cache, n_keep = KVCache(c.ctx), Budget.parse(budget).cells(N_PROMPT)
+        assert get_policy(policy).evict(cache, Budget.parse(budget)) == N_PROMPT - n_keep
+        kept = cache.positions
+        assert kept.size == n_keep
+        assert set(range(4)) <= set(kept.tolist()) and set(range(N_PROMPT - 8, N_PROMPT)) <= set(kept.tolist())
+
+
+def test_dapq_keeps_what_attention_says(tiny_model):
+    """The policy against a plain reading of its definition, on the reference's attention."""
+    from test_probe import forward
+
+    spec, policy = Spec(), get_policy("dapq")
+    probe = np.random.default_rng(policy.seed).integers(320, size=policy.n_probe).tolist()
+    positions = [*range(N_PROMPT), *range(N_PROMPT, N_PROMPT + policy.n_probe)]
+    attention, _ = forward(spec, PROMPT + probe, positions, "f16", "f16")
+    mean = attention[:, :, N_PROMPT:, :N_PROMPT].mean(axis=2).reshape(-1, N_PROMPT)
+    pooled = np.stack([np.convolve(row, np.ones(5) / 5, mode="same") for row in mean])
+    shares = pooled / pooled[:, 4:-8].sum(axis=1, keepdims=True)
+    expected = np.sqrt((shares**2).mean(axis=0))
+    with Context(tiny_model(spec)) as c:
+        assert c.decode(PROMPT, 0) == 0
+        scores = policy.scores(KVCache(c.ctx))
+    np.testing.assert_allclose(scores, expected, rtol=0.02)
+
+
+def test_budget_below_the_minimum(tiny_model):
+    with Context(tiny_model(Spec())) as c:
+        assert c.decode(PROMPT, 0) == 0
+        before = c.state()
+        with pytest.raises(UsageError, match="always keeps 12 cells"):
+            get_policy("dapq").evict(KVCache(c.ctx), Budget.parse("11"))
+        assert c.state() == before
+        # a share that comes out below the minimum is raised to it
+        get_policy("dapq").evict(KVCache(c.ctx), Budget.parse("1%"))
+        assert KVCache(c.ctx).n_cells == 12
+
+
+def test_recurrent_model_is_refused(tmp_path):
+    from tiny import write_recurrent_gguf
+
+    with Context(write_recurrent_gguf(tmp_path / "mamba.gguf")) as c:
+        assert c.decode(PROMPT, 0) == 0
+        cache = KVCache(c.ctx)
+        for name in ("dapq", "streaming"):
+            with pytest.raises(UnsupportedModelError, match="--policy full"):
+                get_policy(name).evict(cache, Budget.parse("50%"))
+        with pytest.raises(UnsupportedModelError):
+            cache.probe(PROBE, N_PROMPT)
+        get_policy("full").check(cache, Budget.parse("50%"), N_PROMPT)
+        assert get_policy("full").evict(cache, Budget.parse("50%")) == 0
