@@ -13,8 +13,8 @@ STDIN = "-"
 def read_document(path: str) -> str:
     """Text of a file, or of stdin if `path` is "-".
 
-    PDF and HTML are recognized by their first bytes or the file name. Raises `DapqError` if the file cannot be read, has
-    no text, or is neither PDF nor UTF-8 text.
+    PDF and HTML are recognized by their first bytes or the file name. Raises `DapqError` if the file cannot be read,
+    has no text, or is neither PDF nor UTF-8 text.
     """
     data, name = _read_bytes(path)
     if data.startswith(b"%PDF"):

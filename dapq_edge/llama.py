@@ -126,11 +126,13 @@ class Llama(llama_cpp.Llama):
         """The cache of the sequence that is read and decoded."""
         return KVCache(self._ctx.ctx)
 
-    def read(self, tokens: Sequence[int], policy: Policy, budget: Budget, progress: Progress = lambda _: None) -> ReadStats:
+    def read(
+        self, tokens: Sequence[int], policy: Policy, budget: Budget, progress: Progress = lambda _: None
+    ) -> ReadStats:
         """Read a prompt into the empty context, then evict its cache to the budget.
 
-        `progress` is called with the number of tokens read so far. The logits of the last token, from the full cache, stay
-        for `stream`. Raises `DapqError` if llama.cpp fails, and what `Policy.evict` raises.
+        `progress` is called with the number of tokens read so far. The logits of the last token, from the full cache,
+        stay for `stream`. Raises `DapqError` if llama.cpp fails, and what `Policy.evict` raises.
         """
         start = time.perf_counter()
         policy.check(self.kv_cache, budget, len(tokens))

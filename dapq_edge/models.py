@@ -130,7 +130,9 @@ def find_hf_model(spec: str, offline: bool = False) -> Path:
     try:
         return _hf_files(repo, quant, spec, local_files_only=True)
     except LocalEntryNotFoundError as error:
-        raise DapqError(f"-hf {spec} is not in the cache of huggingface-hub, and it cannot be downloaded: {reason}") from error
+        raise DapqError(
+            f"-hf {spec} is not in the cache of huggingface-hub, and it cannot be downloaded: {reason}"
+        ) from error
 
 
 def _first_line(error: Exception) -> str:

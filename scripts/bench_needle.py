@@ -1,6 +1,6 @@
 """Needles found after eviction, by policy and budget. Each prompt is read once; every cell of the table starts from it.
 
-    .venv/bin/python scripts/bench_needle.py --haystack DIR --needles FILE
+.venv/bin/python scripts/bench_needle.py --haystack DIR --needles FILE
 """
 
 import argparse

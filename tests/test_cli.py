@@ -148,7 +148,9 @@ def test_bad_choice(model, doc, args, word):
     assert_one_line(ask(model, doc, *args), 2, word)
 
 
-@pytest.mark.parametrize("args", [("-c", "-5"), ("-t", "0"), ("-n", "0"), ("--temp", "nan"), ("--temp", "-1"), ("-fa", "maybe"), ("-b", "x")])
+@pytest.mark.parametrize(
+    "args", [("-c", "-5"), ("-t", "0"), ("-n", "0"), ("--temp", "nan"), ("--temp", "-1"), ("-fa", "maybe"), ("-b", "x")]
+)
 def test_bad_option(model, doc, args):
     assert_usage(ask(model, doc, *args), args[0])
 

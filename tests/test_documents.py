@@ -39,7 +39,8 @@ def test_text_and_markdown(tmp_path):
 
 
 def test_html(tmp_path):
-    html = "<!doctype html><html><head><title>T</title><style>p{}</style><script>x()</script></head><body><p>One &amp; two</p></body>"
+    head = "<head><title>T</title><style>p{}</style><script>x()</script></head>"
+    html = f"<!doctype html><html>{head}<body><p>One &amp; two</p></body>"
     for name in ("page.html", "page.txt"):
         (tmp_path / name).write_text(html)
         assert read_document(str(tmp_path / name)) == "T\nOne & two"

@@ -67,7 +67,9 @@ def test_bytes(tiny_model):
 
 
 @pytest.mark.parametrize(
-    "positions", [[3, 3], [4, 3], [N_PROMPT], [-1], [0, 1000], [2, 5, 4]], ids=["twice", "down", "end", "neg", "far", "mix"]
+    "positions",
+    [[3, 3], [4, 3], [N_PROMPT], [-1], [0, 1000], [2, 5, 4]],
+    ids=["twice", "down", "end", "neg", "far", "mix"],
 )
 def test_invalid_removal_changes_nothing(tiny_model, positions):
     with Context(tiny_model(Spec())) as c:
@@ -107,7 +109,10 @@ def test_freed_cells_are_used_again(tiny_model):
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("flash_attn", [False, True])
 def test_evicting_nothing_gives_the_stock_logits(tiny_model, policy, flash_attn):
-    with Context(tiny_model(Spec()), flash_attn=flash_attn) as c, Context(tiny_model(Spec()), flash_attn=flash_attn) as stock:
+    with (
+        Context(tiny_model(Spec()), flash_attn=flash_attn) as c,
+        Context(tiny_model(Spec()), flash_attn=flash_attn) as stock,
+    ):
         for context in (c, stock):
             assert context.decode(PROMPT, 0) == 0
         assert get_policy(policy).evict(KVCache(c.ctx), Budget.parse("100%")) == 0

@@ -16,8 +16,8 @@ N_PROBE = 11
 
 HEADS = {"mha": (4, 4), "gqa": (4, 2), "mqa": (4, 1)}
 
-# the largest difference of an attention weight, relative to the largest: in the first layer only Q is rounded in another
-# way than in the reference, in the layers after it the differences of what was stored add up
+# the largest difference of an attention weight, relative to the largest: in the first layer only Q is rounded in
+# another way than in the reference, in the layers after it the differences of what was stored add up
 TOLERANCE = {"f16": (1e-3, 5e-3), "bf16": (5e-3, 2e-2), "q8_0": (1.5e-2, 6e-2), "q4_0": (1.5e-2, 0.35)}
 
 

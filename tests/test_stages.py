@@ -19,7 +19,9 @@ def test_budget(text, n_prompt, expected):
     assert Budget.parse(text).cells(n_prompt) == expected
 
 
-@pytest.mark.parametrize("text", ["0", "0%", "-1", "-5%", "nan", "nan%", "inf%", "150%", "", "%", "a", "1.5", "1e3", "10%%", "1,000"])
+@pytest.mark.parametrize(
+    "text", ["0", "0%", "-1", "-5%", "nan", "nan%", "inf%", "150%", "", "%", "a", "1.5", "1e3", "10%%", "1,000"]
+)
 def test_bad_budget(text):
     with pytest.raises(UsageError, match="--kv-budget"):
         Budget.parse(text)
@@ -28,8 +30,8 @@ def test_bad_budget(text):
 def test_pool():
     x = np.random.default_rng(0).random((2, 3, 20), dtype=np.float32)
     for width in (1, 3, 5, 7):
-        expected = np.apply_along_axis(lambda row: np.convolve(row, np.ones(width) / width, mode="same"), -1, x)
-        np.testing.assert_allclose(pool(x, width), expected, rtol=1e-5)
+        expected = [np.convolve(row, np.ones(width) / width, mode="same") for row in x.reshape(-1, 20)]
+        np.testing.assert_allclose(pool(x, width).reshape(-1, 20), expected, rtol=1e-5)
     with pytest.raises(ValueError):
         pool(x, 4)
 
@@ -39,7 +41,9 @@ def test_share_cells_ignores_what_is_always_kept():
     reading = np.array([[0.0, 0.1, 0.2, 0.7, 0.0]], dtype=np.float32)
     resting = np.array([[0.9, 0.07, 0.02, 0.01, 0.0]], dtype=np.float32)
     scores = share_cells([LayerAttention(0, 1, reading), LayerAttention(1, 1, resting)], slice(1, -1))
-    np.testing.assert_allclose(scores[1:-1], np.sqrt(np.mean([[0.01, 0.04, 0.49], [0.49, 0.04, 0.01]], axis=0)), rtol=1e-5)
+    np.testing.assert_allclose(
+        scores[1:-1], np.sqrt(np.mean([[0.01, 0.04, 0.49], [0.49, 0.04, 0.01]], axis=0)), rtol=1e-5
+    )
 
 
 def test_top_cells():

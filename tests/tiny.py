@@ -17,7 +17,7 @@ SOFT_CAP = 5.0
 
 @dataclass(frozen=True)
 class Spec:
-    """Shape of a tiny model. arch: llama (RoPE), refact (ALiBi) or gemma2 (soft cap, every other layer has a window)."""
+    """Shape of a tiny model. arch: llama (RoPE), refact (ALiBi) or gemma2 (soft cap, a window in every other layer)."""
 
     arch: str = "llama"
     n_head: int = 4
@@ -139,7 +139,7 @@ def _finish(writer: gguf.GGUFWriter, path: Path, tensors: dict[str, np.ndarray])
 
 
 def store(x: np.ndarray, cache_type: str) -> np.ndarray:
-    """What the KV cache gives back for x [..., head_dim]: llama.cpp rotates what it quantizes, if head_dim allows it."""
+    """What the KV cache gives back for x [..., head_dim]: llama.cpp rotates what it quantizes, if head_dim allows."""
     if cache_type == "f16":
         return x.astype(np.float16).astype(np.float32)
     kind = gguf.GGMLQuantizationType[cache_type.upper()]
@@ -186,9 +186,7 @@ def forward(
     distance = pos[:, None] - pos[None, :]
     for il in range(spec.n_layer):
         h = rms_norm(x, w[f"blk.{il}.attn_norm"])
-        q, k, v = (
-            (h @ w[f"blk.{il}.attn_{name}"].T).reshape(n, -1, spec.head_dim) for name in ("q", "k", "v")
-        )
+        q, k, v = ((h @ w[f"blk.{il}.attn_{name}"].T).reshape(n, -1, spec.head_dim) for name in ("q", "k", "v"))
         if spec.arch != "refact":
             q, k = (rope(y, pos, neox=spec.arch == "gemma2") for y in (q, k))
         k, v = (

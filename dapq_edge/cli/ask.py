@@ -38,7 +38,8 @@ class Result:
 
     def line(self) -> str:
         return (
-            f"{self.policy}: {self.prompt_tokens:,} tokens read, kept {self.kv_cells_kept:,} of {self.kv_cells_read:,} cells, "
+            f"{self.policy}: {self.prompt_tokens:,} tokens read, "
+            f"kept {self.kv_cells_kept:,} of {self.kv_cells_read:,} cells, "
             f"KV {self.kv_bytes_read / MIB:.1f} -> {self.kv_bytes_kept / MIB:.1f} MiB, "
             f"{self.ttft_s:.1f} s to first token, {self.decode_tps:.1f} tokens/s"
         )

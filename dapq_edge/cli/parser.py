@@ -54,7 +54,10 @@ def _add_policies(commands: argparse._SubParsersAction) -> None:
 
 def _add_ask(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
-        "ask", help="ask a question about a document", description="Ask a question about a document.", allow_abbrev=False
+        "ask",
+        help="ask a question about a document",
+        description="Ask a question about a document.",
+        allow_abbrev=False,
     )
     command.add_argument("question")
     command.add_argument("--doc", required=True, metavar="FILE", help="text, Markdown, HTML or PDF; - for stdin")
@@ -67,22 +70,59 @@ def _add_ask(commands: argparse._SubParsersAction) -> None:
     source.add_argument("-m", "--model", metavar="MODEL", help="GGUF file, or the alias smollm2-135m")
     source.add_argument("-hf", "--hf-repo", metavar="USER/REPO[:QUANT]", help="GGUF model of Hugging Face")
     model.add_argument("--offline", action="store_true", help="use only what is in the cache of Hugging Face")
-    model.add_argument("-c", "--ctx-size", type=_positive_or(0), default=0, metavar="N", help="cells of the context (default: as many as needed)")
-    model.add_argument("-t", "--threads", type=_positive_or(-1), default=-1, metavar="N", help="CPU threads (default: physical cores)")
-    model.add_argument("-b", "--batch-size", type=_positive_or(), default=512, metavar="N", help="tokens read at once (default: 512)")
-    model.add_argument("-ngl", "--n-gpu-layers", type=int, default=-1, metavar="N", help="layers on the GPU (default: all)")
-    model.add_argument("-fa", "--flash-attn", choices=["on", "off", "auto"], default="auto", help="flash attention (default: auto)")
-    model.add_argument("-ctk", "--cache-type-k", default="f16", metavar="TYPE", help="type of the K cache (default: f16)")
-    model.add_argument("-ctv", "--cache-type-v", default="f16", metavar="TYPE", help="type of the V cache (default: f16)")
+    model.add_argument(
+        "-c",
+        "--ctx-size",
+        type=_positive_or(0),
+        default=0,
+        metavar="N",
+        help="cells of the context (default: as many as needed)",
+    )
+    model.add_argument(
+        "-t", "--threads", type=_positive_or(-1), default=-1, metavar="N", help="CPU threads (default: physical cores)"
+    )
+    model.add_argument(
+        "-b", "--batch-size", type=_positive_or(), default=512, metavar="N", help="tokens read at once (default: 512)"
+    )
+    model.add_argument(
+        "-ngl", "--n-gpu-layers", type=int, default=-1, metavar="N", help="layers on the GPU (default: all)"
+    )
+    model.add_argument(
+        "-fa", "--flash-attn", choices=["on", "off", "auto"], default="auto", help="flash attention (default: auto)"
+    )
+    model.add_argument(
+        "-ctk", "--cache-type-k", default="f16", metavar="TYPE", help="type of the K cache (default: f16)"
+    )
+    model.add_argument(
+        "-ctv", "--cache-type-v", default="f16", metavar="TYPE", help="type of the V cache (default: f16)"
+    )
 
     cache = command.add_argument_group("eviction")
-    cache.add_argument("--kv-budget", default=DEFAULT_BUDGET, metavar="N|P%", help=f"cells to keep, or a share of the prompt (default: {DEFAULT_BUDGET.replace('%', '%%')})")
-    cache.add_argument("--policy", default=DEFAULT_POLICY, metavar="NAME", help=f"see dapq-edge policies (default: {DEFAULT_POLICY})")
+    cache.add_argument(
+        "--kv-budget",
+        default=DEFAULT_BUDGET,
+        metavar="N|P%",
+        help=f"cells to keep, or a share of the prompt (default: {DEFAULT_BUDGET.replace('%', '%%')})",
+    )
+    cache.add_argument(
+        "--policy", default=DEFAULT_POLICY, metavar="NAME", help=f"see dapq-edge policies (default: {DEFAULT_POLICY})"
+    )
 
     sampling = command.add_argument_group("sampling")
-    sampling.add_argument("-n", "--predict", type=_positive_or(), default=256, metavar="N", help="tokens of the answer at most (default: 256)")
-    sampling.add_argument("--temp", type=_temperature, default=0.0, metavar="T", help="temperature (default: 0, greedy)")
-    sampling.add_argument("-s", "--seed", type=int, default=-1, metavar="N", help="seed of the sampler (default: -1, random)")
+    sampling.add_argument(
+        "-n",
+        "--predict",
+        type=_positive_or(),
+        default=256,
+        metavar="N",
+        help="tokens of the answer at most (default: 256)",
+    )
+    sampling.add_argument(
+        "--temp", type=_temperature, default=0.0, metavar="T", help="temperature (default: 0, greedy)"
+    )
+    sampling.add_argument(
+        "-s", "--seed", type=int, default=-1, metavar="N", help="seed of the sampler (default: -1, random)"
+    )
 
 
 def _positive_or(*others: int) -> Callable[[str], int]:

@@ -17,8 +17,8 @@ class DapQ(Policy):
     """Keep the cells that pseudo queries at the positions of the answer attend to (arXiv 2603.11564).
 
     The content of the queries hardly matters, their positions do: `n_probe` random tokens (`seed`) at L..L+n_probe-1,
-    where L is the first position of the answer. The paper finds 32 to 64 best. Scores are means over the queries, average
-    pooling of width `pooling`.
+    where L is the first position of the answer. The paper finds 32 to 64 best. Scores are means over the queries,
+    average pooling of width `pooling`.
     """
 
     name = "dapq"

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Set everything up, then ask a small model about a long document that came with the build: llama.cpp's guide for new models.
+
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+./scripts/setup.sh
+
+doc=$(echo .build/llama_cpp_python-*/vendor/llama.cpp/docs/development/HOWTO-add-model.md)
+[ -f "$doc" ] || { echo "demo.sh: no $doc: remove .build and run again" >&2; exit 1; }
+
+question='Which base class must a text model inherit from?'
+prefix='The model class must inherit from'
+
+# ask POLICY: the answer goes to the terminal and to $answer
+ask() {
+    printf '\n\033[1m$ dapq-edge ask -m smollm2-135m --doc %s --policy %s --kv-budget 50%% -n 16 \\\n      --answer-prefix "%s" "%s"\033[0m\n' \
+        "$(basename "$doc")" "$1" "$prefix" "$question"
+    answer=$(.venv/bin/dapq-edge ask -m smollm2-135m --doc "$doc" --policy "$1" --kv-budget 50% -n 16 \
+        --answer-prefix "$prefix" "$question" | tee /dev/stderr)
+}
+
+ask streaming
+ask dapq
+
+if [[ $answer == *TextModel* ]]; then
+    printf '\nThe document says: TextModel. With half of the cache, dapq still knows.\n'
+else
+    printf '\ndemo.sh: the answer should name TextModel\n' >&2
+    exit 1
+fi
