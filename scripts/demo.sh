@@ -12,19 +12,13 @@ doc=$(echo .build/llama_cpp_python-*/vendor/llama.cpp/docs/development/HOWTO-add
 question='Which base class must a text model inherit from?'
 prefix='The model class must inherit from'
 
-# ask POLICY: the answer goes to the terminal and to $answer
-ask() {
-    printf '\n\033[1m$ dapq-edge ask -m smollm2-135m --doc %s --policy %s --kv-budget 50%% -n 16 \\\n      --answer-prefix "%s" "%s"\033[0m\n' \
-        "$(basename "$doc")" "$1" "$prefix" "$question"
-    answer=$(.venv/bin/dapq-edge ask -m smollm2-135m --doc "$doc" --policy "$1" --kv-budget 50% -n 16 \
-        --answer-prefix "$prefix" "$question" | tee /dev/stderr)
-}
-
-ask streaming
-ask dapq
+printf '\n\033[1m$ dapq-edge ask -m smollm2-135m --doc %s --kv-budget 50%% -n 16 \\\n      --answer-prefix "%s" "%s"\033[0m\n' \
+    "$(basename "$doc")" "$prefix" "$question"
+answer=$(.venv/bin/dapq-edge ask -m smollm2-135m --doc "$doc" --kv-budget 50% -n 16 \
+    --answer-prefix "$prefix" "$question" | tee /dev/stderr)
 
 if [[ $answer == *TextModel* ]]; then
-    printf '\nThe document says: TextModel. With half of the cache, dapq still knows.\n'
+    printf '\nThe document says: TextModel. Half of the cache was enough to know.\n'
 else
     printf '\ndemo.sh: the answer should name TextModel\n' >&2
     exit 1
