@@ -1,11 +1,14 @@
 """Draw which cells of a document each policy keeps, and what the model then answers: the picture of the README.
 
-.venv/bin/pip install matplotlib
-.venv/bin/python scripts/plot_kept.py --doc FILE --fact TEXT --answer-prefix TEXT --out kept.png QUESTION
+    .venv/bin/pip install matplotlib
+    .venv/bin/python scripts/plot_kept.py --doc FILE --out kept.png
+
+A needle is put into the document, so that the place of the answer is known.
 """
 
 import argparse
 import sys
+from pathlib import Path
 
 import matplotlib
 
@@ -15,8 +18,7 @@ import numpy as np
 
 from dapq_edge import native
 from dapq_edge.budgets import Budget
-from dapq_edge.documents import read_document
-from dapq_edge.evaluation.snapshot import Snapshot
+from dapq_edge.evaluation.needle import Needle, needle_prompt, read_haystack
 from dapq_edge.llama import Llama
 from dapq_edge.models import find_model
 from dapq_edge.policies import get_policy
@@ -24,52 +26,55 @@ from dapq_edge.policies import get_policy
 COLORS = {"full": "#8a8f98", "streaming": "#c2703d", "dapq": "#1f6f8b"}
 
 
-def fact_cells(llama: Llama, tokens: list[int], fact: str) -> list[int]:
-    """The cells at which the fact ends in the prompt."""
-    text, cells = "", []
-    for cell, token in enumerate(tokens):
-        text = (text + llama.detokenize([token]).decode("utf-8", "replace"))[-len(fact) - 16 :]
-        if fact in text:
-            cells.append(cell)
-            text = ""
-    return cells
+NEEDLE = Needle(
+    " The registered name of the ferry in the bay is Marlow Quinn. ",
+    "What is the registered name of the ferry in the bay?",
+    "The registered name of the ferry in the bay is",
+    "Marlow Quinn",
+)
+
+
+def answer_cells(llama: Llama, tokens: list[int], answer: str) -> tuple[int, int]:
+    """First and last cell of the first place where the answer stands in the prompt."""
+    for end in range(1, len(tokens)):
+        text = llama.detokenize(tokens[max(0, end - 16) : end]).decode("utf-8", "replace")
+        if answer in text:
+            return end - len(llama.tokenize(answer.encode(), add_bos=False)), end
+    raise ValueError("the answer is not in the prompt")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("question")
-    parser.add_argument("--doc", required=True)
-    parser.add_argument("--fact", required=True, help="text that the answer needs")
-    parser.add_argument("--answer-prefix", default="")
-    parser.add_argument("--budget", default="50%")
+    parser.add_argument("--doc", type=Path, required=True)
+    parser.add_argument("--length", type=int, default=2048, help="tokens of the prompt")
+    parser.add_argument("--depth", type=float, default=0.3, help="where the needle is, 0 to 1")
+    parser.add_argument("--budget", default="25%")
     parser.add_argument("--out", required=True)
     args = parser.parse_args()
 
     llama = Llama(find_model("smollm2-135m"), n_threads=2)
-    tokens = llama.chat_tokens(f"{read_document(args.doc)}\n\n{args.question}", args.answer_prefix)
+    tokens = needle_prompt(llama, NEEDLE, read_haystack([args.doc]), args.length, args.depth)
     llama.open_context(len(tokens) + 64)
-    stats = llama.read(tokens, get_policy("full"), Budget.parse("100%"))
-    snapshot, facts = Snapshot(llama), fact_cells(llama, tokens, args.fact)
+    first, last = answer_cells(llama, tokens, NEEDLE.answer)
 
     figure, axes = plt.subplots(len(COLORS), 1, figsize=(10, 3.4), sharex=True)
     for axis, (name, color) in zip(axes, COLORS.items(), strict=True):
-        snapshot.restore()
-        get_policy(name).evict(llama.kv_cache, Budget.parse(args.budget))
+        stats = llama.read(tokens, get_policy(name), Budget.parse(args.budget))
         kept = np.zeros(len(tokens))
         kept[llama.kv_cache.positions] = 1
-        mib = llama.kv_cache.n_bytes / 2**20
-        answer = "".join(llama.stream(8)).split("\n")[0].strip()
+        answer = "".join(llama.stream(12)).split("\n")[0].strip()
         axis.fill_between(np.arange(len(tokens)), kept, step="mid", color=color, linewidth=0)
-        axis.plot(facts, [1.12] * len(facts), "v", color="#b3202c", markersize=5, clip_on=False)
+        axis.plot([(first + last) / 2], [1.15], "v", color="#b3202c", markersize=7, clip_on=False)
         axis.set(ylim=(0, 1), yticks=[], xlim=(0, len(tokens)))
-        axis.set_title(f"{name}: {mib:.0f} MiB", loc="left", fontsize=10, fontweight="bold", color=color)
-        axis.set_title(f"“{args.answer_prefix} {answer} …”", loc="right", fontsize=9, family="monospace")
+        mib = stats.bytes_kept / 2**20
+        axis.set_title(f"{name}, {mib:.0f} MiB", loc="left", fontsize=10, fontweight="bold", color=color)
+        axis.set_title(f"“… is {answer}”", loc="right", fontsize=9, family="monospace")
         for side in ("top", "right", "left"):
             axis.spines[side].set_visible(False)
     axes[-1].set_xlabel(
-        f"position in the prompt ({stats.cells_read:,} tokens); filled: cells that are kept; ▼: the fact asked for"
+        f"position in the prompt ({stats.cells_read:,} tokens); filled: cells that are kept; ▼: the answer"
     )
-    figure.suptitle(f"“{args.question}”", fontsize=11, x=0.01, ha="left")
+    figure.suptitle(f"“{NEEDLE.question}”", fontsize=11, x=0.01, ha="left")
     figure.tight_layout()
     figure.savefig(args.out, dpi=150)
     return 0

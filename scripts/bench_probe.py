@@ -1,0 +1,63 @@
+"""Time of a probe against a plain decode of the same 32 tokens, alternating in one run: medians and their ratio.
+
+    .venv/bin/python scripts/bench_probe.py
+"""
+
+import argparse
+import statistics
+import sys
+import time
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from dapq_edge import native
+from dapq_edge.llama import FLASH_ATTN, Llama
+from dapq_edge.models import find_model
+
+N_PROBE = 32
+
+
+def seconds(call) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-m", "--model", default="smollm2-135m")
+    parser.add_argument("-t", "--threads", type=int, default=2)
+    parser.add_argument("-fa", "--flash-attn", choices=FLASH_ATTN, default="on")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[2048, 4096, 8192])
+    parser.add_argument("--rounds", type=int, default=7)
+    args = parser.parse_args()
+
+    llama = Llama(find_model(args.model), n_threads=args.threads, flash_attn=args.flash_attn)
+    llama.open_context(max(args.lengths) + N_PROBE)
+    rng = np.random.default_rng(0)
+    probe = rng.integers(100, llama.n_vocab(), N_PROBE).tolist()
+    table = Table(title=f"probe and decode of {N_PROBE} tokens, flash attention {args.flash_attn}, medians")
+    for heading in ("cells", "prefill s", "probe s", "decode s", "probe / decode", "probe / prefill"):
+        table.add_column(heading, justify="right")
+    prefill = 0.0
+    for length in sorted(args.lengths):
+        tokens = rng.integers(100, llama.n_vocab(), length - llama.n_tokens).tolist()
+        prefill += seconds(lambda tokens=tokens: llama.eval(tokens))
+        probes, decodes = [], []
+        for _ in range(args.rounds):
+            probes.append(seconds(lambda length=length: native.probe(llama._ctx.ctx, 0, probe, length)))
+            decodes.append(seconds(lambda: (llama.eval(probe), llama._ctx.get_logits())))
+            # the next eval removes what is beyond n_tokens
+            llama.n_tokens = length
+            llama._ctx.kv_cache_seq_rm(-1, length, -1)
+        p, d = statistics.median(probes), statistics.median(decodes)
+        table.add_row(str(length), f"{prefill:.1f}", f"{p:.3f}", f"{d:.3f}", f"{p / d:.2f}", f"{p / prefill:.1%}")
+    Console().print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    with native.captured_log():
+        sys.exit(main())
