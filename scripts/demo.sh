@@ -15,7 +15,7 @@ prefix='The model class must inherit from'
 printf '\n\033[1m$ dapq-edge ask -m smollm2-135m --doc %s --kv-budget 50%% -n 16 \\\n      --answer-prefix "%s" "%s"\033[0m\n' \
     "$(basename "$doc")" "$prefix" "$question"
 answer=$(.venv/bin/dapq-edge ask -m smollm2-135m --doc "$doc" --kv-budget 50% -n 16 \
-    --answer-prefix "$prefix" "$question" | tee /dev/stderr)
+    --answer-prefix "$prefix" "$question" | tee >(cat >&2))
 
 if [[ $answer == *TextModel* ]]; then
     printf '\nThe document says: TextModel. Half of the cache was enough to know.\n'

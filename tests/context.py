@@ -29,6 +29,7 @@ class Context:
         type_v: str = "f16",
         flash_attn: bool = True,
         n_gpu_layers: int = 0,
+        pooling: int | None = None,
     ) -> None:
         model_params = llama_cpp.llama_model_default_params()
         model_params.n_gpu_layers = n_gpu_layers
@@ -39,6 +40,8 @@ class Context:
         params.n_seq_max, params.kv_unified = n_seq_max, kv_unified
         params.type_k, params.type_v = TYPES[type_k], TYPES[type_v]
         params.flash_attn_type, params.swa_full = int(flash_attn), False
+        if pooling is not None:
+            params.embeddings, params.pooling_type = True, pooling
         params.n_threads = params.n_threads_batch = 2
         self.ctx = llama_cpp.llama_init_from_model(self.model, params)
         assert self.ctx

@@ -119,6 +119,45 @@ def test_leaves_memory_and_logits_alone(tiny_model, arch, flash_attn, unified, o
         assert c.state(0) == stock.state(0)
 
 
+@pytest.mark.parametrize("flash_attn", [False, True])
+def test_shift_before_and_after(tiny_model, flash_attn):
+    """A pending shift of positions is applied before a probe, and one after a probe computes without it."""
+    path = tiny_model(Spec())
+    with Context(path, flash_attn=flash_attn) as c, Context(path, flash_attn=flash_attn) as stock:
+        for context in (c, stock):
+            assert context.decode(PROMPT, 0) == 0
+        native.probe(c.ctx, 0, PROBE, N_PROMPT)
+        for context in (c, stock):
+            llama_cpp.llama_memory_seq_rm(context.memory, 0, 10, 20)
+            llama_cpp.llama_memory_seq_add(context.memory, 0, 20, -1, -10)
+        native.probe(c.ctx, 0, PROBE, N_PROMPT - 10)
+        for context in (c, stock):
+            llama_cpp.llama_memory_seq_add(context.memory, 0, 30, -1, 5)
+            llama_cpp.llama_memory_seq_add(context.memory, 0, 35, -1, -5)
+            assert context.decode(PROBE, N_PROMPT - 10) == 0
+        assert c.logits.tobytes() == stock.logits.tobytes()
+
+
+@pytest.mark.parametrize("pooling", ["NONE", "MEAN", "CLS", "LAST"])
+def test_embeddings_context(tiny_model, pooling):
+    """Without outputs there is nothing to pool: the probe must not try."""
+    spec = Spec()
+    with Context(tiny_model(spec), pooling=getattr(llama_cpp, f"LLAMA_POOLING_TYPE_{pooling}")) as c:
+        assert c.decode(PROMPT, 0) == 0
+        attention = native.probe(c.ctx, 0, PROBE, N_PROMPT, ProbeType.NONE)
+        assert_close(attention, reference(spec, N_PROMPT, "f16", "f16"))
+        assert c.decode(PROBE, N_PROMPT) == 0
+
+
+def test_lost_window(tiny_model):
+    """Far back in a model with sliding windows, the window's cells are gone: refused, not silently wrong."""
+    with Context(tiny_model(Spec(arch="gemma2", n_layer=4)), n_ctx=1024, n_ubatch=32) as c:
+        assert c.decode(random_tokens(600, 4), 0) == 0
+        native.probe(c.ctx, 0, PROBE, 590)
+        with pytest.raises(DapqError):
+            native.probe(c.ctx, 0, PROBE, 50)
+
+
 def test_full_context(tiny_model):
     """Without free cells a probe fails and changes nothing; over hidden cells it needs none."""
     with Context(tiny_model(Spec()), n_ctx=256) as c:
