@@ -78,10 +78,10 @@ class Llama(llama_cpp.Llama):
         check_gguf(Path(model_path))
         with native.captured_log() as log:
             try:
-                # the smallest context, until the prompt is known
+                # a small context that holds a batch, until the prompt is known
                 super().__init__(
                     str(model_path),
-                    n_ctx=N_CTX_PAD,
+                    n_ctx=max(N_CTX_PAD, n_batch),
                     n_batch=n_batch,
                     n_ubatch=n_batch,
                     n_gpu_layers=n_gpu_layers,
@@ -92,6 +92,8 @@ class Llama(llama_cpp.Llama):
                 )
             except (ValueError, RuntimeError) as error:
                 raise DapqError(f"llama.cpp cannot load {model_path}: {_cause(log, error)}") from error
+        # the constructor takes a seed of 0 for none
+        self.set_seed(seed)
         self.context_params.flash_attn_type = FLASH_ATTN[flash_attn]
         self.context_params.type_k = CACHE_TYPES[type_k]
         self.context_params.type_v = CACHE_TYPES[type_v]
@@ -135,6 +137,8 @@ class Llama(llama_cpp.Llama):
         stay for `stream`. Raises `DapqError` if llama.cpp fails, and what `Policy.evict` raises.
         """
         start = time.perf_counter()
+        if len(tokens) > self._n_ctx:
+            raise DapqError(f"the prompt has {len(tokens):,} tokens, but the context has {self._n_ctx:,} cells")
         policy.check(self.kv_cache, budget, len(tokens))
         self.reset()
         for i in range(0, len(tokens), self.n_batch):

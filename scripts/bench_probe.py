@@ -1,6 +1,6 @@
 """Time of a probe against a plain decode of the same 32 tokens, alternating in one run: medians and their ratio.
 
-    .venv/bin/python scripts/bench_probe.py
+.venv/bin/python scripts/bench_probe.py
 """
 
 import argparse

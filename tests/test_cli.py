@@ -217,7 +217,13 @@ def test_interrupt(tiny_model, tmp_path, while_generating):
     path.write_text(TEXT if while_generating else TEXT * 400)
     model = tiny_model(Spec(n_ctx=500_000))
     args = command("ask", "-m", model, "--doc", path, "Why?", "-n", 100_000, "-t", 1, "-b", 64)
-    process = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        args,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # a shell that runs the tests in the background has its children ignore Ctrl-C
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     if while_generating:
         assert process.stdout.read(1)
     else:
