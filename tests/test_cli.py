@@ -224,13 +224,16 @@ def test_interrupt(tiny_model, tmp_path, while_generating):
         # a shell that runs the tests in the background has its children ignore Ctrl-C
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    if while_generating:
-        assert process.stdout.read(1)
-    else:
-        time.sleep(8)
-    assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
+    try:
+        if while_generating:
+            assert process.stdout.read(1)
+        else:
+            time.sleep(8)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert error.decode().splitlines()[-1] == "dapq-edge: interrupted"
     assert "Traceback" not in error.decode()
