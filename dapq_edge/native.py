@@ -15,6 +15,7 @@ from importlib.metadata import version
 import llama_cpp
 import numpy as np
 import numpy.typing as npt
+from llama_cpp._logger import llama_log_callback
 from llama_cpp.llama_cpp import _lib as _llama
 
 from ._version import PATCH_VERSION
@@ -179,9 +180,16 @@ def probe(
     return attention
 
 
+# callbacks of the captures that are open, and below them the one that prints
+_log_callbacks = [llama_log_callback]
+
+
 @contextmanager
 def captured_log() -> Iterator[deque[str]]:
-    """Collect the error lines of llama.cpp instead of printing them; the last one usually names the cause."""
+    """Collect the error lines of llama.cpp instead of printing them; the last one usually names the cause.
+
+    Captures nest: the innermost one gets the lines.
+    """
     lines: deque[str] = deque(maxlen=20)
 
     @llama_cpp.llama_log_callback
@@ -189,10 +197,10 @@ def captured_log() -> Iterator[deque[str]]:
         if level == 3:  # GGML_LOG_LEVEL_ERROR
             lines.append(text.decode("utf-8", "replace").strip())
 
-    from llama_cpp._logger import llama_log_callback
-
+    _log_callbacks.append(collect)
     llama_cpp.llama_log_set(collect, ctypes.c_void_p(0))
     try:
         yield lines
     finally:
-        llama_cpp.llama_log_set(llama_log_callback, ctypes.c_void_p(0))
+        _log_callbacks.pop()
+        llama_cpp.llama_log_set(_log_callbacks[-1], ctypes.c_void_p(0))

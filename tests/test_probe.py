@@ -226,6 +226,20 @@ def test_invalid_arguments(tiny_model):
         assert c.state() == before
 
 
+def test_log_is_captured(tiny_model, capfd):
+    """The innermost capture gets what llama.cpp reports; nothing is printed."""
+    with Context(tiny_model(Spec())) as c:
+        assert c.decode(PROMPT, 0) == 0
+        with native.captured_log() as outer:
+            with native.captured_log() as inner, pytest.raises(DapqError):
+                native.probe(c.ctx, 0, PROBE, -1)
+            assert (len(inner), len(outer)) == (1, 0) and "invalid pos" in inner[0]
+            with pytest.raises(DapqError):
+                native.probe(c.ctx, 0, PROBE, -1)
+            assert len(outer) == 1
+        assert capfd.readouterr().err == ""
+
+
 def test_empty_sequence(tiny_model):
     with Context(tiny_model(Spec())) as c:
         assert native.probe(c.ctx, 0, PROBE, 0).shape == (12, 0)
