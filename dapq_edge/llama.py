@@ -117,7 +117,10 @@ class Llama(llama_cpp.Llama):
             try:
                 context = LlamaContext(model=self._model, params=self.context_params, verbose=False)
             except ValueError as error:
-                raise DapqError(f"llama.cpp cannot open a context of {n_ctx} cells: {_cause(log, error)}") from error
+                cause = _cause(log, error)
+                if "alloc" in cause:
+                    cause = f"not enough memory ({cause}): lower -c, or set -ctk and -ctv to q8_0"
+                raise DapqError(f"llama.cpp cannot open a context of {n_ctx} cells: {cause}") from error
         self._ctx = self._stack.enter_context(contextlib.closing(context))
         self._n_ctx = n_ctx
         self.input_ids.resize(n_ctx, refcheck=False)
@@ -217,5 +220,6 @@ class Llama(llama_cpp.Llama):
 
 def _cause(log: Sequence[str], error: Exception) -> str:
     """The last line of the log that says what went wrong, without the name of the C function."""
-    lines = [line for line in log if "failed to load model" not in line and "llama_init_from_model" not in line]
-    return re.sub(r"^\w+: (error loading model: )?", "", lines[-1]) if lines else str(error)
+    lines = [line for line in log if "failed to load model" not in line]
+    prefix = r"^\w+: (error loading model: |failed to initialize the context: )?"
+    return re.sub(prefix, "", lines[-1]) if lines else str(error)

@@ -21,6 +21,9 @@ from llama_cpp.llama_cpp import _lib as _llama
 from ._version import PATCH_VERSION
 from .errors import DapqError, NoFreeCellsError, StockBuildError, UnsupportedModelError
 
+# llama-cpp-python's own table of the levels is an older one
+GGML_LOG_LEVEL_ERROR = 4
+
 _INT32_P = ctypes.POINTER(ctypes.c_int32)
 _FLOAT_P = ctypes.POINTER(ctypes.c_float)
 
@@ -194,7 +197,7 @@ def captured_log() -> Iterator[deque[str]]:
 
     @llama_cpp.llama_log_callback
     def collect(level: int, text: bytes, _: ctypes.c_void_p) -> None:
-        if level == 3:  # GGML_LOG_LEVEL_ERROR
+        if level == GGML_LOG_LEVEL_ERROR:
             lines.append(text.decode("utf-8", "replace").strip())
 
     _log_callbacks.append(collect)

@@ -165,10 +165,14 @@ def test_bad_models(tmp_path, model, doc):
     (tmp_path / "text.gguf").write_text("not a model")
     assert_one_line(ask(tmp_path / "text.gguf", doc), 1, "is not a GGUF file")
     data = model.read_bytes()
-    for name, size in (("header", 30), ("metadata", 3000), ("tensors", len(data) - 5000)):
+    for name, size, cause in (
+        ("header", 30, "failed to read"),
+        ("metadata", 3000, "failed to read"),
+        ("tensors", len(data) - 5000, "is not within the file bounds"),
+    ):
         path = tmp_path / f"{name}.gguf"
         path.write_bytes(data[:size])
-        assert_one_line(ask(path, doc), 1, "cannot load", path.name)
+        assert_one_line(ask(path, doc), 1, "cannot load", path.name, cause)
 
 
 def test_bad_documents(tmp_path, model):
@@ -190,8 +194,12 @@ def test_too_long_for_the_context(tmp_path, model, doc):
     assert ask(model, path, "-c", 4096).returncode == 0
 
 
-def test_not_enough_memory_for_the_context(model, doc):
-    assert_one_line(ask(model, doc, "-c", 2**30), 1, "cannot open a context")
+def test_context_that_cannot_be_opened(model, doc):
+    # within 4 GiB of address space, of which the K and V of so many cells would take 12
+    limited = ["sh", "-c", 'ulimit -v 4194304; exec "$@"', "sh", *command("ask", "-m", model, "--doc", doc, "Why?")]
+    result = subprocess.run([*limited, "-c", str(2**23)], capture_output=True, timeout=60)
+    assert_one_line(result, 1, "cannot open a context of 8388608 cells", "not enough memory", "lower -c")
+    assert_one_line(ask(model, doc, "-fa", "off", "-ctv", "q4_0"), 1, "cannot open a context", "flash_attn")
 
 
 def test_hf_offline(doc, tmp_path):
