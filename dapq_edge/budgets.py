@@ -33,6 +33,3 @@ class Budget:
         """Cells to keep of a prompt with `n_prompt` cells; never more than it has."""
         wanted = math.ceil(n_prompt * self.amount / 100) if self.is_share else int(self.amount)
         return min(wanted, n_prompt)
-
-    def __str__(self) -> str:
-        return f"{self.amount:g}%" if self.is_share else f"{self.amount:g} cells"

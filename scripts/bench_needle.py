@@ -4,6 +4,7 @@
 """
 
 import argparse
+import itertools
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from rich.table import Table
 
 from dapq_edge import native
 from dapq_edge.budgets import Budget
-from dapq_edge.evaluation.needle import cases, needle_prompt, read_haystack, read_needles
+from dapq_edge.evaluation.needle import needle_prompt, read_haystack, read_needles
 from dapq_edge.evaluation.snapshot import Snapshot
 from dapq_edge.llama import Llama
 from dapq_edge.models import find_model
@@ -35,7 +36,7 @@ def main() -> int:
     haystack = read_haystack(sorted(args.haystack.glob("*.txt")))
     llama.open_context(args.length + 64)
     full, found = 0, {(policy, budget): 0 for policy in args.policies for budget in args.budgets}
-    todo = list(cases(read_needles(args.needles), args.depths))
+    todo = list(itertools.product(read_needles(args.needles), args.depths))
     for i, (needle, depth) in enumerate(todo, start=1):
         tokens = needle_prompt(llama, needle, haystack, args.length, depth)
         llama.read(tokens, get_policy("full"), Budget.parse("100%"))

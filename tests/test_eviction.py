@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from context import Context
 from test_probe import N_PROMPT, PROBE, PROMPT, random_tokens
-from tiny import Spec
+from tiny import Spec, forward, write_recurrent_gguf
 
 from dapq_edge import native
 from dapq_edge.budgets import Budget
@@ -137,8 +137,6 @@ def test_evicts_to_the_budget(tiny_model, policy, budget):
 
 def test_dapq_keeps_what_attention_says(tiny_model):
     """The policy against a plain reading of its definition, on the reference's attention."""
-    from test_probe import forward
-
     spec, policy = Spec(), get_policy("dapq")
     probe = np.random.default_rng(policy.seed).integers(320, size=policy.n_probe).tolist()
     positions = [*range(N_PROMPT), *range(N_PROMPT, N_PROMPT + policy.n_probe)]
@@ -166,8 +164,6 @@ def test_budget_below_the_minimum(tiny_model):
 
 
 def test_recurrent_model_is_refused(tmp_path):
-    from tiny import write_recurrent_gguf
-
     with Context(write_recurrent_gguf(tmp_path / "mamba.gguf")) as c:
         assert c.decode(PROMPT, 0) == 0
         cache = KVCache(c.ctx)

@@ -7,7 +7,7 @@ import pytest
 
 from dapq_edge.budgets import Budget
 from dapq_edge.errors import DapqError
-from dapq_edge.evaluation.needle import Needle, cases, needle_prompt, read_haystack, read_needles
+from dapq_edge.evaluation.needle import Needle, needle_prompt, read_haystack, read_needles
 from dapq_edge.evaluation.snapshot import Snapshot
 from dapq_edge.llama import Llama
 from dapq_edge.models import find_model
@@ -59,8 +59,8 @@ def llama():
 def found(llama: Llama, needles: list[Needle], haystack: str) -> dict[str, int]:
     """How many of the needles the full cache finds, and how many each policy with a quarter of it."""
     count = {"full": 0, "dapq": 0, "streaming": 0}
-    for needle, depth in cases(needles, (0.3,)):
-        tokens = needle_prompt(llama, needle, haystack, 1536, depth)
+    for needle in needles:
+        tokens = needle_prompt(llama, needle, haystack, 1536, 0.3)
         assert 1500 < len(tokens) <= 1536
         llama.read(tokens, get_policy("full"), Budget.parse("100%"))
         snapshot = Snapshot(llama)

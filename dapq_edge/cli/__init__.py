@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import DapqError, UsageError
+from .parser import build_parser
 
 EXIT_ERROR = 1
 EXIT_USAGE = 2
@@ -14,9 +15,6 @@ EXIT_INTERRUPTED = 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line. Errors are one line on stderr; the exit code is 2 for usage, 130 for Ctrl-C, else 1."""
     try:
-        # imported here, so that Ctrl-C is caught while numpy and llama.cpp are loaded
-        from .parser import build_parser
-
         args = build_parser().parse_args(argv)
         return args.run(args)
     except UsageError as error:

@@ -3,11 +3,10 @@
 import argparse
 from collections.abc import Callable
 
-from ..policies import DEFAULT_POLICY
-
 Run = Callable[[argparse.Namespace], int]
 
 DEFAULT_BUDGET = "50%"
+DEFAULT_POLICY = "dapq"
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -2,7 +2,8 @@
 
 import argparse
 
-from ..policies import DEFAULT_POLICY, POLICIES
+from ..policies import POLICIES
+from .parser import DEFAULT_POLICY
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,7 +1,7 @@
 """Needle in a haystack: a fact is put into unrelated text and asked for."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,9 +64,3 @@ def needle_prompt(llama: Llama, needle: Needle, haystack: str, n_tokens: int, de
         middle = (low + high) // 2
         low, high = (middle, high) if len(prompt(middle)) <= n_tokens else (low, middle)
     return prompt(low)
-
-
-def cases(needles: Iterable[Needle], depths: Iterable[float]) -> Iterator[tuple[Needle, float]]:
-    """Every needle at every depth."""
-    depths = list(depths)
-    return ((needle, depth) for needle in needles for depth in depths)

@@ -8,8 +8,6 @@ from .streaming import Streaming
 
 POLICIES: dict[str, type[Policy]] = {policy.name: policy for policy in (DapQ, Streaming, Full)}
 
-DEFAULT_POLICY = DapQ.name
-
 
 def get_policy(name: str) -> Policy:
     """The policy with its default settings. Raises `UsageError` if there is none of this name."""

@@ -9,11 +9,11 @@ import numpy as np
 from ..budgets import Budget
 from ..cache import KVCache
 from ..scores import Scores, pool, share_cells
-from .base import Policy
+from .base import ScoringPolicy
 
 
 @dataclass(frozen=True)
-class DapQ(Policy):
+class DapQ(ScoringPolicy):
     """Keep the cells that pseudo queries at the positions of the answer attend to (arXiv 2603.11564).
 
     The content of the queries hardly matters, their positions do: `n_probe` random tokens (`seed`) at L..L+n_probe-1,

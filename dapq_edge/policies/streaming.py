@@ -6,11 +6,11 @@ import numpy as np
 
 from ..cache import KVCache
 from ..scores import Scores
-from .base import Policy
+from .base import ScoringPolicy
 
 
 @dataclass(frozen=True)
-class Streaming(Policy):
+class Streaming(ScoringPolicy):
     """Keep the sinks and the most recent cells (arXiv 2309.17453, section 3.2); positions stay the true ones."""
 
     name = "streaming"
