@@ -94,7 +94,7 @@ def _ask(args: argparse.Namespace, budget: Budget, policy: Policy) -> int:
         print(json.dumps(asdict(result), ensure_ascii=False))
     else:
         print()
-        console.print(result.line(), style="dim", highlight=False)
+        console.print(result.line(), style="dim", highlight=False, soft_wrap=True)
     sys.stdout.flush()
     return 0
 
