@@ -46,6 +46,23 @@ _SIGNATURES = {
     ),
     "llama_memory_seq_pos_get": ([ctypes.c_void_p, ctypes.c_int32, _INT32_P, ctypes.c_int32], ctypes.c_int32),
     "llama_memory_seq_pos_rm": ([ctypes.c_void_p, ctypes.c_int32, _INT32_P, ctypes.c_int32], ctypes.c_int32),
+    "llama_memory_n_head_kv": ([ctypes.c_void_p, ctypes.c_int32], ctypes.c_int32),
+    "llama_memory_seq_gather": (
+        [
+            ctypes.c_void_p,
+            ctypes.c_int32,
+            ctypes.c_int32,
+            _INT32_P,
+            ctypes.c_int32,
+            _INT32_P,
+            ctypes.c_int64,
+        ],
+        ctypes.c_int32,
+    ),
+    "llama_memory_seq_skip": ([ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32], ctypes.c_int32),
+    "llama_memory_n_cells": ([ctypes.c_void_p], ctypes.c_int32),
+    "llama_memory_size": ([ctypes.c_void_p], ctypes.c_int64),
+    "llama_memory_resize": ([ctypes.c_void_p, ctypes.c_int32], ctypes.c_int32),
     "llama_memory_seq_size": ([ctypes.c_void_p, ctypes.c_int32], ctypes.c_int64),
 }
 
@@ -123,6 +140,63 @@ def seq_remove(ctx: llama_cpp.llama_context_p, seq_id: int, positions: Sequence[
 def seq_bytes(ctx: llama_cpp.llama_context_p, seq_id: int) -> int:
     """Bytes of the K and V data of a sequence, in all layers."""
     return _check(_function("llama_memory_seq_size")(llama_cpp.llama_get_memory(ctx), seq_id), "measure the cells")
+
+
+def n_cells(ctx: llama_cpp.llama_context_p) -> int:
+    """Cells that the full-attention layers of a context have, used or free."""
+    return _check(_function("llama_memory_n_cells")(llama_cpp.llama_get_memory(ctx)), "count the cells")
+
+
+def memory_bytes(ctx: llama_cpp.llama_context_p) -> int:
+    """Bytes that are allocated for the K and V data of a context, in all layers, used or free."""
+    return _check(_function("llama_memory_size")(llama_cpp.llama_get_memory(ctx)), "measure the memory")
+
+
+def resize(ctx: llama_cpp.llama_context_p, cells: int) -> None:
+    """Give the full-attention layers of a context another number of cells; the rest of the memory goes to the system.
+
+    The used cells are copied in between, so both the old and the new K and V data exist for a moment.
+
+    Raises `DapqError` if a used cell is beyond the new ones (gather first), or if there is not enough memory.
+    """
+    code = _function("llama_memory_resize")(ctx, cells)
+    if code == -3:
+        raise DapqError(f"not enough memory for {cells} cells")
+    _check(code, f"resize the memory to {cells} cells")
+
+
+def gather_heads(ctx: llama_cpp.llama_context_p) -> dict[int, int]:
+    """{layer: KV heads} of the full-attention layers that have cells of their own."""
+    memory, n_layer = llama_cpp.llama_get_memory(ctx), llama_cpp.llama_model_n_layer(llama_cpp.llama_get_model(ctx))
+    n_head_kv = _function("llama_memory_n_head_kv")
+    return {il: n_head_kv(memory, il) for il in range(n_layer) if n_head_kv(memory, il) > 0}
+
+
+def seq_gather(ctx: llama_cpp.llama_context_p, src: int, dst: int, keep: Sequence[npt.NDArray]) -> None:
+    """Keep only some cells of the sequence `src`, others in each KV head; or copy them into the empty sequence `dst`.
+
+    keep: for each layer of `gather_heads`, in order, integers [KV heads, cells]: indices of cells in the order of
+    `seq_positions`, strictly ascending.
+
+    Raises `NoFreeCellsError` if a copy does not fit, `UnsupportedModelError` if the model cannot be gathered, and
+    `DapqError` if an argument is invalid or the computation failed. Nothing is changed then.
+    """
+    n_keep = _int32([heads.shape[-1] for heads in keep])
+    cells = _int32(np.concatenate([np.ravel(heads) for heads in keep]) if keep else [])
+    code = _function("llama_memory_seq_gather")(
+        ctx, src, dst, _pointer(n_keep, _INT32_P), n_keep.size, _pointer(cells, _INT32_P), cells.size
+    )
+    if code == 1:
+        raise NoFreeCellsError(f"no {n_keep.max()} free cells for a copy of the cache: raise -c")
+    if code == -3:
+        raise DapqError("llama.cpp could not move the cells: not enough memory?")
+    _check(code, f"gather {cells.size} rows of sequence {src}")
+
+
+def seq_skip(ctx: llama_cpp.llama_context_p, seq_id: int, n_positions: int) -> None:
+    """Leave out positions: the next token of the sequence has to follow `n_positions` later."""
+    skip, memory = _function("llama_memory_seq_skip"), llama_cpp.llama_get_memory(ctx)
+    _check(skip(memory, seq_id, n_positions), f"skip {n_positions} positions")
 
 
 def probe_heads(ctx: llama_cpp.llama_context_p) -> dict[int, tuple[int, int]]:
