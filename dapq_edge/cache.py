@@ -1,4 +1,4 @@
-"""One sequence's KV cache: what it holds, the probe, the eviction."""
+"""One sequence's KV cache: read, probe, evict, usage."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,6 +9,9 @@ import numpy.typing as npt
 
 from . import native
 from .errors import UnsupportedModelError
+
+# for each full-attention layer, the cells that each KV head keeps: integers [KV heads, cells], ascending in a row
+Keep = list[npt.NDArray[np.intp]]
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,8 @@ class LayerAttention:
 class KVCache:
     """The cells of one sequence of a llama.cpp context.
 
-    A cell is a slot of the KV cache: one position, all layers. Cells are counted from 0 in ascending position.
+    A cell is a slot of the KV cache: one position, all layers. Cells are counted from 0 in ascending position. After an
+    eviction, a cell holds other tokens in each layer and KV head.
     """
 
     def __init__(self, ctx: llama_cpp.llama_context_p, seq_id: int = 0) -> None:
@@ -43,15 +47,54 @@ class KVCache:
         return self.positions.size
 
     @property
+    def next_position(self) -> int:
+        """Position of the next token."""
+        return llama_cpp.llama_memory_seq_pos_max(llama_cpp.llama_get_memory(self.ctx), self.seq_id) + 1
+
+    @property
     def n_bytes(self) -> int:
         """Bytes of the K and V data of the sequence, in all layers."""
         return native.seq_bytes(self.ctx, self.seq_id)
+
+    def clear(self) -> None:
+        """Free all cells of the sequence."""
+        llama_cpp.llama_memory_seq_rm(llama_cpp.llama_get_memory(self.ctx), self.seq_id, -1, -1)
+
+    def read(self, tokens: Sequence[int] | npt.NDArray) -> None:
+        """Evaluate `tokens` after the last cell; the logits of the last one stay in the context.
+
+        Raises as `native.decode` does.
+        """
+        native.decode(self.ctx, self.seq_id, tokens, self.next_position)
+
+    def skip(self, n_positions: int) -> None:
+        """Leave out positions before the next token, for text that is not read."""
+        if n_positions:
+            native.seq_skip(self.ctx, self.seq_id, n_positions)
+
+    def look_ahead(self, n_tokens: int) -> list[int]:
+        """The next tokens by greedy decoding after `read`; all but the last one are read, too."""
+        vocab = llama_cpp.llama_model_get_vocab(llama_cpp.llama_get_model(self.ctx))
+        n_vocab, tokens = llama_cpp.llama_vocab_n_tokens(vocab), []
+        for i in range(n_tokens):
+            if i:
+                self.read(tokens[-1:])
+            logits = np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(self.ctx, -1), shape=(n_vocab,))
+            tokens.append(int(np.argmax(logits)))
+        return tokens
 
     def probed_heads(self) -> dict[int, tuple[int, int]]:
         """{layer: (query heads, KV heads)} of the full-attention layers. Raises `UnsupportedModelError` if none."""
         heads = native.probe_heads(self.ctx)
         if not heads:
             raise UnsupportedModelError("this model cannot be probed: use --policy full or streaming")
+        return heads
+
+    def gathered_heads(self) -> dict[int, int]:
+        """{layer: KV heads} of the layers that can be evicted. Raises `UnsupportedModelError` if there are none."""
+        heads = native.gather_heads(self.ctx)
+        if not heads:
+            raise UnsupportedModelError("the memory of this model cannot be evicted: use --policy full")
         return heads
 
     def probe(
@@ -72,7 +115,11 @@ class KVCache:
             yield LayerAttention(layer, n_head_kv, rows[start : start + n_head])
             start += n_head
 
-    def evict(self, keep: npt.NDArray[np.intp]) -> int:
-        """Free all cells but those in `keep` (cell indices, sorted); returns how many were freed."""
-        positions = self.positions
-        return native.seq_remove(self.ctx, self.seq_id, np.delete(positions, keep))
+    def evict(self, keep: Keep) -> None:
+        """Free all cells but those in `keep`, which move to the front. Raises as `native.seq_gather` does."""
+        native.seq_gather(self.ctx, self.seq_id, self.seq_id, keep)
+
+    def branch(self, seq_id: int, keep: Keep) -> "KVCache":
+        """A copy of the cells in `keep` in the empty sequence `seq_id`. Raises as `native.seq_gather` does."""
+        native.seq_gather(self.ctx, self.seq_id, seq_id, keep)
+        return KVCache(self.ctx, seq_id)

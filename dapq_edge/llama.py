@@ -2,9 +2,10 @@
 
 import codecs
 import contextlib
+import itertools
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from .cache import KVCache
 from .errors import DapqError, UnsupportedModelError
 from .models import check_gguf
 from .policies import Policy
+from .reader import Chunk, Progress, Prompt, Reader, Way
+from .reader import plan as make_plan
 
 FLASH_ATTN = {
     "auto": llama_cpp.LLAMA_FLASH_ATTN_TYPE_AUTO,
@@ -41,16 +44,22 @@ CACHE_TYPES = {
 # the KV cache of llama.cpp is padded to this many cells
 N_CTX_PAD = 256
 
-Progress = Callable[[int], None]
-
-
 @dataclass(frozen=True)
 class ReadStats:
-    """What reading a prompt cost. Bytes are those of the K and V data of the prompt's cells, in all layers."""
+    """How a prompt was read, see `reader.Plan`, and what it cost.
 
-    cells_read: int
+    tokens_evaluated: with the chunks that were read twice and their questions. cells_peak, bytes_peak: cells of the
+    context while it was read and their K and V, used or free. cells_kept, bytes_kept: of the prompt, after eviction.
+    """
+
+    way: Way
+    is_compact: bool
+    chunks: list[Chunk]
+    tokens_evaluated: int
+    n_predict: int
+    cells_peak: int
     cells_kept: int
-    bytes_read: int
+    bytes_peak: int
     bytes_kept: int
     seconds: float
 
@@ -105,13 +114,14 @@ class Llama(llama_cpp.Llama):
         """The context length that the model was trained with."""
         return self._model.n_ctx_train()
 
-    def open_context(self, n_ctx: int) -> None:
-        """Open a new, empty context of at least `n_ctx` cells instead of the current one.
+    def open_context(self, n_cells: int, n_ctx: int = 0) -> None:
+        """Open a new, empty context of at least `n_cells` cells instead of the current one.
 
-        Raises `DapqError` if there is not enough memory, or if llama.cpp does not support the cache types.
+        n_ctx: the tokens that are counted at most, if they are more than the cells. Raises `DapqError` if there is not
+        enough memory, or if llama.cpp does not support the cache types.
         """
-        n_ctx = -(-n_ctx // N_CTX_PAD) * N_CTX_PAD
-        self.context_params.n_ctx = n_ctx
+        n_cells = _pad(n_cells)
+        self.context_params.n_ctx = n_cells
         self._ctx.close()
         with native.captured_log() as log:
             try:
@@ -119,11 +129,11 @@ class Llama(llama_cpp.Llama):
             except ValueError as error:
                 cause = _cause(log, error)
                 if "alloc" in cause:
-                    cause = f"not enough memory ({cause}): lower -c, or set -ctk and -ctv to q8_0"
-                raise DapqError(f"llama.cpp cannot open a context of {n_ctx} cells: {cause}") from error
+                    cause = f"not enough memory ({cause}): lower --kv-budget, or set -ctk and -ctv to q8_0"
+                raise DapqError(f"llama.cpp cannot open a context of {n_cells} cells: {cause}") from error
         self._ctx = self._stack.enter_context(contextlib.closing(context))
-        self._n_ctx = n_ctx
-        self.input_ids.resize(n_ctx, refcheck=False)
+        self._n_ctx = max(n_cells, n_ctx)
+        self.input_ids.resize(self._n_ctx, refcheck=False)
         self.reset()
 
     @property
@@ -132,30 +142,68 @@ class Llama(llama_cpp.Llama):
         return KVCache(self._ctx.ctx)
 
     def read(
-        self, tokens: Sequence[int], policy: Policy, budget: Budget, progress: Progress = lambda _: None
+        self,
+        prompt: Prompt | Sequence[int],
+        policy: Policy,
+        budget: Budget,
+        *,
+        n_predict: int = 256,
+        n_cells: int = 0,
+        one_shot: bool = False,
+        allow_overflow: bool = False,
+        progress: Progress = lambda done, total: None,
     ) -> ReadStats:
-        """Read a prompt into the empty context, then evict its cache to the budget.
+        """Read a prompt into a new context and evict its cache to the budget, in bounded memory unless `one_shot`.
 
-        `progress` is called with the number of tokens read so far. The logits of the last token, from the full cache,
-        stay for `stream`. Raises `DapqError` if llama.cpp fails, and what `Policy.evict` raises.
+        The logits of the last token stay for `stream`, and room for `n_predict` tokens. The context has `n_cells`
+        cells, or as many as are needed. Raises `DapqError` if they are too few or if llama.cpp fails, and as
+        `reader.plan` and `Policy.evict` do.
         """
         start = time.perf_counter()
-        if len(tokens) > self._n_ctx:
-            raise DapqError(f"the prompt has {len(tokens):,} tokens, but the context has {self._n_ctx:,} cells")
-        policy.check(self.kv_cache, budget, len(tokens))
-        self.reset()
-        for i in range(0, len(tokens), self.n_batch):
-            try:
-                self.eval(tokens[i : i + self.n_batch])
-            except RuntimeError as error:
-                raise DapqError(f"llama.cpp cannot read token {i} of {len(tokens)}: {error}") from error
-            progress(self.n_tokens)
-        cells_read, bytes_read = self._usage()
-        policy.evict(self.kv_cache, budget)
-        cells_kept, bytes_kept = self._usage()
-        return ReadStats(cells_read, cells_kept, bytes_read, bytes_kept, time.perf_counter() - start)
+        prompt = prompt if isinstance(prompt, Prompt) else Prompt([], list(prompt), [], has_question=False)
+        policy.check(self.kv_cache)
+        plan = make_plan(
+            prompt,
+            policy,
+            budget,
+            n_predict=n_predict,
+            n_ctx_train=self.n_ctx_train,
+            one_shot=one_shot,
+            allow_overflow=allow_overflow,
+        )
+        if 0 < n_cells < plan.n_cells:
+            raise DapqError(f"reading needs {plan.n_cells:,} cells: raise -c {n_cells} or leave it out")
+        self.open_context(max(n_cells, plan.n_cells), n_ctx=plan.n_positions + plan.n_predict)
+        reader = Reader(self.kv_cache, policy, plan, progress)
+        cells_peak, bytes_peak = self._allocated()
+        reader.read(prompt)
+        self.n_tokens = plan.n_positions
+        self.input_ids[: self.n_tokens] = -1 if plan.is_compact else prompt.tokens
+        cells_kept, bytes_kept = self._used()
+        if cells_kept < len(prompt) and _pad(cells_kept + plan.n_predict) < cells_peak:
+            native.resize(self._ctx.ctx, _pad(cells_kept + plan.n_predict))
+        return ReadStats(
+            way=plan.way,
+            is_compact=plan.is_compact,
+            chunks=reader.chunks,
+            tokens_evaluated=reader.n_done,
+            n_predict=plan.n_predict,
+            cells_peak=cells_peak,
+            cells_kept=cells_kept,
+            bytes_peak=bytes_peak,
+            bytes_kept=bytes_kept,
+            seconds=time.perf_counter() - start,
+        )
 
-    def _usage(self) -> tuple[int, int]:
+    def _allocated(self) -> tuple[int, int]:
+        """Cells and bytes of K and V that the context has; for a memory without cells, tokens."""
+        ctx = self._ctx.ctx
+        try:
+            return native.n_cells(ctx), native.memory_bytes(ctx)
+        except UnsupportedModelError:
+            return llama_cpp.llama_n_ctx(ctx), native.memory_bytes(ctx)
+
+    def _used(self) -> tuple[int, int]:
         """Cells and bytes of the sequence; for a memory without cells, tokens and the size of its state."""
         try:
             return self.kv_cache.n_cells, self.kv_cache.n_bytes
@@ -180,19 +228,27 @@ class Llama(llama_cpp.Llama):
         if rest:
             yield rest
 
-    def chat_tokens(self, message: str, answer_prefix: str = "") -> list[int]:
-        """Tokens of a user's message in the model's own chat template, up to where the answer begins.
+    def chat_prompt(self, document: str, question: str = "", answer_prefix: str = "") -> Prompt:
+        """A user's message, a document with a question after it, in the model's own chat template.
 
         Control tokens of the template that occur in the message are plain text. A model without a template gets the
         message followed by "Answer:". Raises `DapqError` if the template fails.
         """
         head, tail = self._template_parts()
-        body = self.tokenize(message.strip().encode(), add_bos=False, special=False)
+        document = document.strip()
+        message = self._text_tokens(f"{document}\n\n{question}".strip())
+        # a token can reach across the border
+        same = zip(message, self._text_tokens(document), strict=False)
+        n_body = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], same))
         bos = [self.token_bos()] if llama_cpp.llama_vocab_get_add_bos(self._model.vocab) else []
         start = self.tokenize(head.encode(), add_bos=False, special=True) if head else []
         end = self.tokenize((tail + answer_prefix).encode(), add_bos=False, special=True)
         # a template may spell the BOS token out
-        return (bos if start[:1] != bos else []) + start + body + end
+        start = (bos if start[:1] != bos else []) + start
+        return Prompt(start, message[:n_body], message[n_body:] + end, has_question=bool(question))
+
+    def _text_tokens(self, text: str) -> list[int]:
+        return self.tokenize(text.encode(), add_bos=False, special=False)
 
     def _template_parts(self) -> tuple[str, str]:
         """What the chat template puts before and after the message of a user."""
@@ -216,6 +272,10 @@ class Llama(llama_cpp.Llama):
 
     def _token_text(self, token: int) -> str:
         return self._model.token_get_text(token) if token != -1 else ""
+
+
+def _pad(n_cells: int) -> int:
+    return -(-n_cells // N_CTX_PAD) * N_CTX_PAD
 
 
 def _cause(log: Sequence[str], error: Exception) -> str:

@@ -24,6 +24,7 @@ from .errors import DapqError, NoFreeCellsError, StockBuildError, UnsupportedMod
 # llama-cpp-python's own table of the levels is an older one
 GGML_LOG_LEVEL_ERROR = 4
 
+_INT8_P = ctypes.POINTER(ctypes.c_int8)
 _INT32_P = ctypes.POINTER(ctypes.c_int32)
 _FLOAT_P = ctypes.POINTER(ctypes.c_float)
 
@@ -122,6 +123,41 @@ def _pointer(array: npt.NDArray, kind: type) -> ctypes._Pointer:
     return array.ctypes.data_as(kind)
 
 
+def decode(ctx: llama_cpp.llama_context_p, seq_id: int, tokens: Sequence[int] | npt.NDArray, pos: int) -> None:
+    """Evaluate `tokens` at `pos`, `pos` + 1, ... of a sequence; the logits of the last one stay in the context.
+
+    Raises `NoFreeCellsError` if the context has fewer free cells than tokens, and `DapqError` if llama.cpp fails.
+    """
+    n_batch = llama_cpp.llama_n_batch(ctx)
+    for start in range(0, len(tokens), n_batch):
+        batch = _Batch(tokens[start : start + n_batch], seq_id, pos + start, is_last=start + n_batch >= len(tokens))
+        code = llama_cpp.llama_decode(ctx, batch.struct)
+        if code == 1:
+            raise NoFreeCellsError(f"no free cells for tokens {start} to {start + n_batch} of {len(tokens)}: raise -c")
+        if code != 0:
+            raise DapqError(f"llama.cpp cannot read token {start} of {len(tokens)} (code {code}): not enough memory?")
+
+
+class _Batch:
+    """Consecutive tokens of one sequence; keeps alive what the struct points to."""
+
+    def __init__(self, tokens: Sequence[int] | npt.NDArray, seq_id: int, pos: int, is_last: bool) -> None:
+        n = len(tokens)
+        self._token, self._pos = _int32(tokens), np.arange(pos, pos + n, dtype=np.int32)
+        self._n_seq_id, self._seq_id = np.ones(n, dtype=np.int32), ctypes.c_int32(seq_id)
+        self._seq_ids = (_INT32_P * n)(*[ctypes.pointer(self._seq_id)] * n)
+        self._logits = np.zeros(n, dtype=np.int8)
+        self._logits[-1] = is_last
+        self.struct = llama_cpp.llama_batch(
+            n_tokens=n,
+            token=_pointer(self._token, _INT32_P),
+            pos=_pointer(self._pos, _INT32_P),
+            n_seq_id=_pointer(self._n_seq_id, _INT32_P),
+            seq_id=self._seq_ids,
+            logits=_pointer(self._logits, _INT8_P),
+        )
+
+
 def seq_positions(ctx: llama_cpp.llama_context_p, seq_id: int) -> npt.NDArray[np.int32]:
     """Positions of the cells of a sequence in the full-attention layers, ascending: int32 [n_cells]."""
     get, memory = _function("llama_memory_seq_pos_get"), llama_cpp.llama_get_memory(ctx)
@@ -159,7 +195,7 @@ def resize(ctx: llama_cpp.llama_context_p, cells: int) -> None:
 
     Raises `DapqError` if a used cell is beyond the new ones (gather first), or if there is not enough memory.
     """
-    code = _function("llama_memory_resize")(ctx, cells)
+    code = _function("llama_memory_resize")(ctx, min(cells, 2**31 - 1))
     if code == -3:
         raise DapqError(f"not enough memory for {cells} cells")
     _check(code, f"resize the memory to {cells} cells")

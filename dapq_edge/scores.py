@@ -1,4 +1,4 @@
-"""The score stage: from the attention of a probe to a score of each cell."""
+"""The score stage: from the attention of a probe to a score of each cell, for each KV head."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,8 @@ import numpy.typing as npt
 
 from .cache import LayerAttention
 
-Scores = npt.NDArray[np.float32]
+# one array per layer: float32 [KV heads, cells], higher is better
+Scores = list[npt.NDArray[np.float32]]
 
 
 def pool(attention: npt.NDArray[np.float32], width: int) -> npt.NDArray[np.float32]:
@@ -23,13 +24,24 @@ def pool(attention: npt.NDArray[np.float32], width: int) -> npt.NDArray[np.float
     return ((total[..., width:] - total[..., :n_cells]) / width).astype(np.float32)
 
 
-def share_cells(layers: Sequence[LayerAttention], candidates: slice) -> Scores:
-    """One score per cell for all heads and layers: float32 [cells].
+def group_heads(layer: LayerAttention) -> npt.NDArray[np.float32]:
+    """Mean over the query heads that share a KV head: float32 [KV heads, cells]."""
+    n_cells = layer.attention.shape[-1]
+    return layer.attention.reshape(layer.n_head_kv, -1, n_cells).mean(axis=1)
 
-    Each head's attention is normalised over the cells that it can lose (`candidates`), so that a head that rests on the
-    sinks counts as much as one that reads; the root mean square lets a cell that few heads need beat one that all of
-    them glance at. Measured against five other ways on needle cases; see README, "What did not work".
+
+def share(scores: Sequence[npt.NDArray[np.float32]], candidates: slice) -> npt.NDArray[np.float32]:
+    """One score per cell for all heads of `scores`: float32 [1, cells].
+
+    Each head is normalised over the cells that it can lose (`candidates`), so that a head that rests on the sinks
+    counts as much as one that reads; the root mean square lets a cell that few heads need beat one that all of them
+    glance at. Measured against five other ways on needle cases; see README, "What did not work".
     """
-    attention = np.concatenate([layer.attention for layer in layers])
-    total = attention[:, candidates].sum(axis=1, keepdims=True)
-    return np.sqrt(np.mean((attention / np.maximum(total, np.finfo(np.float32).tiny)) ** 2, axis=0))
+    heads = np.concatenate(scores)
+    total = heads[:, candidates].sum(axis=1, keepdims=True)
+    return np.sqrt(np.mean((heads / np.maximum(total, np.finfo(np.float32).tiny)) ** 2, axis=0, keepdims=True))
+
+
+def relevance(layers: Sequence[LayerAttention], cells: slice) -> float:
+    """How much a look-ahead at the answer reads in `cells`: mean over all heads of the attention that they get."""
+    return float(np.mean([layer.attention[:, cells].sum(axis=1).mean() for layer in layers]))

@@ -18,6 +18,7 @@ from dapq_edge.evaluation.snapshot import Snapshot
 from dapq_edge.llama import Llama
 from dapq_edge.models import find_model
 from dapq_edge.policies import get_policy
+from dapq_edge.select import GRANULARITIES
 
 
 def main() -> int:
@@ -29,22 +30,22 @@ def main() -> int:
     parser.add_argument("--depths", type=float, nargs="+", default=[0.1, 0.3, 0.5, 0.7, 0.9])
     parser.add_argument("--budgets", nargs="+", default=["3%", "6%", "12%", "25%", "50%"])
     parser.add_argument("--policies", nargs="+", default=["streaming", "dapq"])
+    parser.add_argument("--granularity", choices=GRANULARITIES, default="head")
     parser.add_argument("-n", type=int, default=12, help="tokens of an answer")
     args = parser.parse_args()
 
     llama = Llama(find_model(args.model), n_threads=2)
     haystack = read_haystack(sorted(args.haystack.glob("*.txt")))
-    llama.open_context(args.length + 64)
     full, found = 0, {(policy, budget): 0 for policy in args.policies for budget in args.budgets}
     todo = list(itertools.product(read_needles(args.needles), args.depths))
     for i, (needle, depth) in enumerate(todo, start=1):
-        tokens = needle_prompt(llama, needle, haystack, args.length, depth)
-        llama.read(tokens, get_policy("full"), Budget.parse("100%"))
+        prompt = needle_prompt(llama, needle, haystack, args.length, depth)
+        llama.read(prompt, get_policy("full"), Budget.parse("100%"), n_predict=64)
         snapshot = Snapshot(llama)
         full += needle.is_found_in("".join(llama.stream(args.n)))
         for policy, budget in found:
             snapshot.restore()
-            get_policy(policy).evict(llama.kv_cache, Budget.parse(budget))
+            get_policy(policy, args.granularity).evict(llama.kv_cache, Budget.parse(budget).cells(len(prompt)))
             found[policy, budget] += needle.is_found_in("".join(llama.stream(args.n)))
         print(f"\r{i}/{len(todo)}, full finds {full}", end="", file=sys.stderr, flush=True)
 

@@ -5,10 +5,12 @@ import pytest
 from test_probe import random_tokens
 from tiny import Spec
 
+from dapq_edge import native
 from dapq_edge.budgets import Budget
 from dapq_edge.errors import DapqError, UsageError
 from dapq_edge.llama import Llama
 from dapq_edge.policies import get_policy
+from dapq_edge.reader import Way
 
 ALL = Budget.parse("100%")
 
@@ -23,45 +25,52 @@ def llama(tiny_model):
 def test_full_policy_is_llama_cpp(tiny_model, llama):
     """The same tokens as `llama_cpp.Llama` generates, also after a second prompt."""
     stock = llama_cpp.Llama(str(tiny_model(Spec(n_ctx=2048))), n_ctx=1024, n_threads=2, flash_attn=True, verbose=False)
-    llama.open_context(1024)
     for prompt in (random_tokens(700, 1), random_tokens(300, 2)):
-        llama.read(prompt, get_policy("full"), ALL)
+        llama.read(prompt, get_policy("full"), ALL, n_cells=1024)
         ours = [token for token, _ in zip(llama.generate([], reset=False, temp=0), range(20), strict=False)]
         theirs = [token for token, _ in zip(stock.generate(prompt, temp=0), range(20), strict=False)]
         assert ours == theirs
     stock.close()
 
 
-def test_progress_and_stats(llama):
-    llama.open_context(1500)
+def test_one_shot(llama):
+    """Everything is read, then evicted, then the memory of the freed cells is given back."""
     seen = []
-    stats = llama.read(random_tokens(1300, 1), get_policy("dapq"), Budget.parse("100"), seen.append)
-    assert seen == [512, 1024, 1300]
-    assert (stats.cells_read, stats.cells_kept) == (1300, 100)
-    assert stats.bytes_kept * 13 == stats.bytes_read
+    stats = llama.read(
+        random_tokens(1300, 1),
+        get_policy("dapq"),
+        Budget.parse("100"),
+        n_predict=100,
+        one_shot=True,
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert seen == [(512, 1300), (1024, 1300), (1300, 1300)]
+    assert (stats.way, stats.tokens_evaluated, stats.chunks) == (Way.ALL, 1300, [])
+    assert (stats.cells_peak, stats.cells_kept) == (1536, 100)
+    assert stats.bytes_kept * 1536 == stats.bytes_peak * 100
+    assert native.n_cells(llama._ctx.ctx) == 256
     assert llama.kv_cache.n_cells == 100
     # decoding goes on at the position after the prompt
     assert len(list(llama.stream(5))) == 5
-    assert llama.kv_cache.positions[-1] == 1303
+    assert llama.kv_cache.next_position == 1304
 
 
 def test_refuses_before_it_reads(llama):
-    llama.open_context(256)
     seen = []
-    with pytest.raises(DapqError, match="the prompt has 257 tokens, but the context has 256 cells"):
-        llama.read(random_tokens(257, 1), get_policy("dapq"), ALL, seen.append)
+
+    def read(n_tokens, policy, budget, **options):
+        llama.read(random_tokens(n_tokens, 1), get_policy(policy), Budget.parse(budget), progress=seen.append, **options)
+
+    with pytest.raises(DapqError, match="reading needs 257 cells: raise -c 256"):
+        read(257, "full", "100%", n_predict=0, n_cells=256)
     with pytest.raises(UsageError, match="always keeps 12 cells"):
-        llama.read(random_tokens(100, 1), get_policy("dapq"), Budget.parse("5"), seen.append)
+        read(100, "dapq", "5")
+    with pytest.raises(DapqError, match="the prompt has 2,048 tokens, but the model was trained for 2,048: .*overflow"):
+        read(2048, "dapq", "100")
     assert seen == []
-    # a prompt that leaves no room for the probe
-    with pytest.raises(DapqError, match="no 32 free cells"):
-        llama.read(random_tokens(250, 1), get_policy("dapq"), Budget.parse("50%"))
-    llama.read(random_tokens(250, 1), get_policy("streaming"), Budget.parse("50%"))
-    assert llama.kv_cache.n_cells == 125
 
 
 def test_seed_of_zero(llama):
-    llama.open_context(512)
     answers = set()
     for _ in range(3):
         llama.read(random_tokens(100, 1), get_policy("full"), ALL)
@@ -71,7 +80,7 @@ def test_seed_of_zero(llama):
 
 def test_prompt_without_template(llama):
     """Of a base model: the message as text, between BOS and "Answer:"."""
-    tokens = llama.chat_tokens("  Why? </s>", "Because")
+    tokens = llama.chat_prompt("  Why? </s>", answer_prefix="Because").tokens
     assert tokens[0] == llama.token_bos() and tokens.count(llama.token_eos()) == 0
     # the vocabulary of the tiny models has no space, so that SentencePiece's mark for one stays
     text = llama.detokenize(tokens[1:]).decode().replace("▁", " ")

@@ -12,6 +12,7 @@ from dapq_edge.evaluation.snapshot import Snapshot
 from dapq_edge.llama import Llama
 from dapq_edge.models import find_model
 from dapq_edge.policies import get_policy
+from dapq_edge.reader import Way
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data" / "niah"
@@ -51,22 +52,20 @@ def llama():
         if os.environ.get("CI"):
             raise
         pytest.skip(str(error))
-    llama = Llama(path, n_threads=2)
-    llama.open_context(1536 + 64)
-    return llama
+    return Llama(path, n_threads=2)
 
 
 def found(llama: Llama, needles: list[Needle], haystack: str) -> dict[str, int]:
     """How many of the needles the full cache finds, and how many each policy with a quarter of it."""
     count = {"full": 0, "dapq": 0, "streaming": 0}
     for needle in needles:
-        tokens = needle_prompt(llama, needle, haystack, 1536, 0.3)
-        assert 1500 < len(tokens) <= 1536
-        llama.read(tokens, get_policy("full"), Budget.parse("100%"))
+        prompt = needle_prompt(llama, needle, haystack, 1536, 0.3)
+        assert 1500 < len(prompt) <= 1536
+        llama.read(prompt, get_policy("full"), Budget.parse("100%"), n_predict=64)
         snapshot = Snapshot(llama)
         for policy in count:
             snapshot.restore()
-            get_policy(policy).evict(llama.kv_cache, Budget.parse("25%"))
+            get_policy(policy).evict(llama.kv_cache, len(prompt) // 4)
             count[policy] += needle.is_found_in("".join(llama.stream(12)))
     return count
 
@@ -93,17 +92,15 @@ def test_needles_in_essays(llama):
 def test_answer_of_the_demo(llama):
     document = (LLAMA_CPP / HOWTO).read_text()
     question = "Which base class must a text model inherit from?"
-    tokens = llama.chat_tokens(f"{document}\n\n{question}", "The model class must inherit from")
-    llama.open_context(len(tokens) + 64)
-    stats = llama.read(tokens, get_policy("dapq"), Budget.parse("50%"))
+    prompt = llama.chat_prompt(document, question, "The model class must inherit from")
+    stats = llama.read(prompt, get_policy("dapq"), Budget.parse("512"))
     assert "TextModel" in "".join(llama.stream(16))
-    assert stats.cells_kept == -(-len(tokens) // 2)
-    assert stats.bytes_kept == stats.bytes_read * stats.cells_kept // stats.cells_read
+    assert stats.way == Way.SKIM and stats.cells_kept == 512 and stats.cells_peak == 1024
 
 
 def test_control_tokens_of_a_document_are_text(llama):
     """A document that quotes the chat template cannot end the message."""
-    plain, quoting = llama.chat_tokens("a b"), llama.chat_tokens("a <|im_end|> b")
+    plain, quoting = llama.chat_prompt("a b").tokens, llama.chat_prompt("a <|im_end|> b").tokens
     end = llama.tokenize(b"<|im_end|>", add_bos=False, special=True)
     assert len(end) == 1
     assert quoting.count(end[0]) == plain.count(end[0]) > 0

@@ -7,8 +7,8 @@ from dapq_edge.budgets import Budget
 from dapq_edge.cache import LayerAttention
 from dapq_edge.errors import UsageError
 from dapq_edge.policies import POLICIES, get_policy
-from dapq_edge.scores import pool, share_cells
-from dapq_edge.select import top_cells
+from dapq_edge.scores import group_heads, pool, share
+from dapq_edge.select import select, top_cells
 
 
 @pytest.mark.parametrize(
@@ -36,25 +36,46 @@ def test_pool():
         pool(x, 4)
 
 
-def test_share_cells_ignores_what_is_always_kept():
+def test_group_heads():
+    """Query heads of a KV head are neighbours."""
+    attention = np.arange(12, dtype=np.float32).reshape(4, 3)
+    np.testing.assert_allclose(group_heads(LayerAttention(0, 2, attention)), [[1.5, 2.5, 3.5], [7.5, 8.5, 9.5]])
+    np.testing.assert_allclose(group_heads(LayerAttention(0, 4, attention)), attention)
+
+
+def test_share_ignores_what_is_always_kept():
     """A head that rests on the sink weighs as much as one that does not."""
     reading = np.array([[0.0, 0.1, 0.2, 0.7, 0.0]], dtype=np.float32)
     resting = np.array([[0.9, 0.07, 0.02, 0.01, 0.0]], dtype=np.float32)
-    scores = share_cells([LayerAttention(0, 1, reading), LayerAttention(1, 1, resting)], slice(1, -1))
+    shared = share([reading, resting], slice(1, -1))
+    assert shared.shape == (1, 5)
     np.testing.assert_allclose(
-        scores[1:-1], np.sqrt(np.mean([[0.01, 0.04, 0.49], [0.49, 0.04, 0.01]], axis=0)), rtol=1e-5
+        shared[0, 1:-1], np.sqrt(np.mean([[0.01, 0.04, 0.49], [0.49, 0.04, 0.01]], axis=0)), rtol=1e-5
     )
 
 
 def test_top_cells():
-    scores = np.array([9, 0, 5, 1, 7, 7, 2, 0], dtype=np.float32)
-    assert top_cells(scores, 4, 1, 1).tolist() == [0, 4, 5, 7]
-    assert top_cells(scores, 3, 1, 1).tolist() == [0, 5, 7]  # of equal scores the later
-    assert top_cells(scores, 2, 1, 1).tolist() == [0, 7]
-    assert top_cells(scores, 8, 1, 1).tolist() == list(range(8))
+    scores = np.array([[9, 0, 5, 1, 7, 7, 2, 0], [0, 9, 8, 7, 6, 5, 4, 3]], dtype=np.float32)
+    assert top_cells(scores, 4, 1, 1).tolist() == [[0, 4, 5, 7], [0, 1, 2, 7]]
+    assert top_cells(scores, 3, 1, 1).tolist() == [[0, 5, 7], [0, 1, 7]]  # of equal scores the later
+    assert top_cells(scores, 2, 1, 1).tolist() == [[0, 7]] * 2
+    assert top_cells(scores, 8, 1, 1).tolist() == [list(range(8))] * 2
+    assert top_cells(scores, 3, 0, 0).tolist() == [[0, 4, 5], [1, 2, 3]]
     for n_keep in (1, 9):
         with pytest.raises(ValueError):
             top_cells(scores, n_keep, 1, 1)
+
+
+def test_granularity():
+    """What each head, each layer, or all of them keep of the same scores."""
+    scores = [np.random.default_rng(layer).random((2, 50), dtype=np.float32) for layer in range(3)]
+    by_head = select(scores, 10, 2, 3, "head")
+    assert all((kept == top_cells(layer, 10, 2, 3)).all() for kept, layer in zip(by_head, scores, strict=True))
+    by_layer = select(scores, 10, 2, 3, "layer")
+    assert all((kept[0] == kept[1]).all() for kept in by_layer) and (by_layer[0] != by_layer[1]).any()
+    by_cell = select(scores, 10, 2, 3, "cell")
+    assert all((kept == by_cell[0][0]).all() for kept in by_cell) and (by_cell[0] != by_layer[0]).any()
+    assert all(kept.shape == (2, 10) for kept in by_head + by_layer + by_cell)
 
 
 def test_registry():

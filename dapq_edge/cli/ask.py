@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from .. import native
 from ..budgets import Budget
 from ..documents import read_document
-from ..errors import DapqError, UsageError
+from ..errors import UsageError
 from ..llama import CACHE_TYPES, Llama
 from ..models import find_hf_model, find_model
 from ..policies import Policy, get_policy
@@ -27,26 +27,37 @@ class Result:
 
     answer: str
     policy: str
+    reading: str
+    positions: str
     prompt_tokens: int
-    kv_cells_read: int
+    tokens_evaluated: int
+    chunks: list[dict]
+    kv_cells_peak: int
     kv_cells_kept: int
-    kv_bytes_read: int
+    kv_bytes_peak: int
     kv_bytes_kept: int
     ttft_s: float
     decode_tps: float
     rss_mib: float
 
     def line(self) -> str:
-        return (
-            f"{self.policy}: {self.prompt_tokens:,} tokens read, "
-            f"kept {self.kv_cells_kept:,} of {self.kv_cells_read:,} cells, "
-            f"KV {self.kv_bytes_read / MIB:.1f} -> {self.kv_bytes_kept / MIB:.1f} MiB, "
-            f"{self.ttft_s:.1f} s to first token, {self.decode_tps:.1f} tokens/s"
-        )
+        parts = [
+            f"{self.policy}: {self.prompt_tokens:,} tokens read in {self.kv_cells_peak:,} cells",
+            f"kept {self.kv_cells_kept:,}",
+            f"KV {self.kv_bytes_peak / MIB:.1f} -> {self.kv_bytes_kept / MIB:.1f} MiB",
+            f"{self.ttft_s:.1f} s to first token",
+            f"{self.decode_tps:.1f} tokens/s",
+        ]
+        if self.chunks:
+            read = [str(i) for i, chunk in enumerate(self.chunks, start=1) if chunk["is_read"]]
+            parts.insert(1, f"re-read {', '.join(read)} of {len(self.chunks)} chunks")
+        if self.positions == "compact":
+            parts.insert(1, "positions were compacted")
+        return "; ".join(parts)
 
 
 def run(args: argparse.Namespace) -> int:
-    budget, policy = Budget.parse(args.kv_budget), get_policy(args.policy)
+    budget, policy = Budget.parse(args.kv_budget), get_policy(args.policy, args.granularity)
     for option, name in (("-ctk", args.cache_type_k), ("-ctv", args.cache_type_v)):
         if name not in CACHE_TYPES:
             raise UsageError(f"{option} {name}: choose one of {', '.join(CACHE_TYPES)}")
@@ -60,17 +71,24 @@ def _ask(args: argparse.Namespace, budget: Budget, policy: Policy) -> int:
     console = Console(stderr=True)
     document = read_document(args.doc)
     llama = _load(args, console)
-    tokens = llama.chat_tokens(f"{document}\n\n{args.question}", args.answer_prefix)
-    n_ctx, n_predict = _fit(args, llama.n_ctx_train, len(tokens), policy)
-    llama.open_context(n_ctx)
+    prompt = llama.chat_prompt(document, args.question, args.answer_prefix)
 
     start = time.perf_counter()
     with _progress(console) as bar:
-        task = bar.add_task("reading", total=len(tokens))
-        read = llama.read(tokens, policy, budget, lambda n: bar.update(task, completed=n))
+        task = bar.add_task("reading", total=len(prompt))
+        read = llama.read(
+            prompt,
+            policy,
+            budget,
+            n_predict=args.predict,
+            n_cells=args.ctx_size,
+            one_shot=args.one_shot,
+            allow_overflow=args.allow_overflow,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
 
     pieces, times = [], []
-    for piece in llama.stream(n_predict, temp=args.temp):
+    for piece in llama.stream(read.n_predict, temp=args.temp):
         times.append(time.perf_counter())
         pieces.append(piece)
         if not args.json:
@@ -81,10 +99,14 @@ def _ask(args: argparse.Namespace, budget: Budget, policy: Policy) -> int:
     result = Result(
         answer="".join(pieces).strip(),
         policy=policy.name,
-        prompt_tokens=len(tokens),
-        kv_cells_read=read.cells_read,
+        reading=read.way,
+        positions="compact" if read.is_compact else "true",
+        prompt_tokens=len(prompt),
+        tokens_evaluated=read.tokens_evaluated,
+        chunks=[asdict(chunk) for chunk in read.chunks],
+        kv_cells_peak=read.cells_peak,
         kv_cells_kept=read.cells_kept,
-        kv_bytes_read=read.bytes_read,
+        kv_bytes_peak=read.bytes_peak,
         kv_bytes_kept=read.bytes_kept,
         ttft_s=round(times[0] - start, 3),
         decode_tps=round((len(times) - 1) / seconds, 2) if seconds else 0.0,
@@ -115,24 +137,6 @@ def _load(args: argparse.Namespace, console: Console) -> Llama:
         type_v=args.cache_type_v,
         seed=args.seed & 0xFFFFFFFF,
     )
-
-
-def _fit(args: argparse.Namespace, n_ctx_train: int, n_prompt: int, policy: Policy) -> tuple[int, int]:
-    """Cells of the context and tokens of the answer at most. Raises `DapqError` if the prompt does not fit."""
-    if args.ctx_size == 0 and n_prompt >= n_ctx_train:
-        raise DapqError(
-            f"the prompt has {n_prompt:,} tokens, but the model was trained for {n_ctx_train:,}: "
-            f"shorten the document, or set -c {n_prompt + policy.n_probe + args.predict} to go beyond"
-        )
-    if args.ctx_size == 0:
-        n_predict = min(args.predict, n_ctx_train - n_prompt)
-        return n_prompt + max(policy.n_probe, n_predict), n_predict
-    if args.ctx_size < n_prompt + max(policy.n_probe, 1):
-        raise DapqError(
-            f"the prompt has {n_prompt:,} tokens, but the context has {args.ctx_size:,} cells: "
-            f"set -c to {n_prompt + max(policy.n_probe, args.predict)} or more"
-        )
-    return args.ctx_size, min(args.predict, args.ctx_size - n_prompt)
 
 
 def _progress(console: Console) -> Progress:

@@ -58,7 +58,7 @@ def _add_ask(commands: argparse._SubParsersAction) -> None:
         description="Ask a question about a document.",
         allow_abbrev=False,
     )
-    command.add_argument("question")
+    command.add_argument("question", nargs="?", default="", help="without it, the document is the whole message")
     command.add_argument("--doc", required=True, metavar="FILE", help="text, Markdown, HTML or PDF; - for stdin")
     command.add_argument("--answer-prefix", default="", metavar="TEXT", help="first words of the answer")
     command.add_argument("--json", action="store_true", help="print one JSON object instead of text")
@@ -75,7 +75,7 @@ def _add_ask(commands: argparse._SubParsersAction) -> None:
         type=_positive_or(0),
         default=0,
         metavar="N",
-        help="cells of the context (default: as many as needed)",
+        help="cells of the KV cache (default: as many as needed)",
     )
     model.add_argument(
         "-t", "--threads", type=_positive_or(-1), default=-1, metavar="N", help="CPU threads (default: physical cores)"
@@ -105,6 +105,18 @@ def _add_ask(commands: argparse._SubParsersAction) -> None:
     )
     cache.add_argument(
         "--policy", default=DEFAULT_POLICY, metavar="NAME", help=f"see dapq-edge policies (default: {DEFAULT_POLICY})"
+    )
+    cache.add_argument(
+        "--granularity",
+        choices=["head", "layer", "cell"],
+        default="head",
+        help="who keeps cells of its own: each head, each layer, or nobody (default: head)",
+    )
+    cache.add_argument(
+        "--one-shot", action="store_true", help="read everything, then evict (default: read in bounded memory)"
+    )
+    cache.add_argument(
+        "--allow-overflow", action="store_true", help="go beyond the context length that the model was trained for"
     )
 
     sampling = command.add_argument_group("sampling")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..errors import DapqError
 from ..llama import Llama
+from ..reader import Prompt
 
 
 @dataclass(frozen=True)
@@ -45,17 +46,17 @@ def _read(path: Path) -> str:
         raise DapqError(f"cannot read {path}: {error}") from error
 
 
-def needle_prompt(llama: Llama, needle: Needle, haystack: str, n_tokens: int, depth: float) -> list[int]:
+def needle_prompt(llama: Llama, needle: Needle, haystack: str, n_tokens: int, depth: float) -> Prompt:
     """A chat prompt of `n_tokens` tokens, or a few less, with the needle at `depth` (0 to 1) of the haystack.
 
     The haystack is cut at characters, so that the needle stands in ordinary text. Raises ValueError if the haystack is
     too short.
     """
 
-    def prompt(n_chars: int) -> list[int]:
+    def prompt(n_chars: int) -> Prompt:
         cut = haystack.find(" ", int(n_chars * depth))
         text = haystack[:cut] + needle.needle + haystack[cut + 1 : n_chars]
-        return llama.chat_tokens(f"{text}\n\n{needle.question}", needle.answer_prefix)
+        return llama.chat_prompt(text, needle.question, needle.answer_prefix)
 
     low, high = 0, min(len(haystack), 16 * n_tokens)
     if len(prompt(high)) < n_tokens:

@@ -8,7 +8,7 @@ from ..budgets import Budget
 from ..cache import KVCache
 from ..errors import UsageError
 from ..scores import Scores
-from ..select import top_cells
+from ..select import select
 
 
 @dataclass(frozen=True)
@@ -21,42 +21,40 @@ class Policy(ABC):
     # free cells that the policy needs while it probes
     n_probe: ClassVar[int] = 0
 
-    @abstractmethod
-    def check(self, cache: KVCache, budget: Budget, n_prompt: int) -> None:
-        """Raise before a prompt is read what `evict` would raise after it: `UsageError`, `UnsupportedModelError`."""
+    # whether a document is skimmed for the parts that a question needs, before it is read
+    skims: ClassVar[bool] = False
 
     @abstractmethod
-    def evict(self, cache: KVCache, budget: Budget) -> int:
-        """Evict the cells of `cache` down to `budget`; returns how many were freed.
+    def check(self, cache: KVCache) -> None:
+        """Raise `UnsupportedModelError` if the model of `cache` cannot be evicted in this way."""
 
-        Raises `UsageError` if the budget is below the cells that are always kept.
-        """
+    @abstractmethod
+    def cells_to_keep(self, budget: Budget, n_cells: int) -> int:
+        """Cells that a sequence of `n_cells` cells keeps. Raises `UsageError` if the budget is too small."""
+
+    @abstractmethod
+    def evict(self, cache: KVCache, n_keep: int) -> None:
+        """Evict cells of `cache` until it has `n_keep`; it is left alone if it has no more than that."""
 
 
 @dataclass(frozen=True)
 class ScoringPolicy(Policy):
     """Keeps the cells with the best scores.
 
+    granularity: which heads keep the same cells, see `select.GRANULARITIES`.
     n_sink, n_recent: cells at the start and at the end that are always kept.
     """
 
+    granularity: str = "head"
     n_sink: int = 4
     n_recent: int = 8
 
     @abstractmethod
     def scores(self, cache: KVCache) -> Scores:
-        """Score of each cell, higher is better: float32 [cells]. The cache is left as it was."""
+        """Score of each cell, for each KV head of each layer of `cache.gathered_heads`. The cache is left as it was."""
 
-    def check(self, cache: KVCache, budget: Budget, n_prompt: int) -> None:
-        self.cells_to_keep(budget, n_prompt)
-        _ = cache.positions
-
-    def evict(self, cache: KVCache, budget: Budget) -> int:
-        n_cells = cache.n_cells
-        n_keep = self.cells_to_keep(budget, n_cells)
-        if n_keep == n_cells:
-            return 0
-        return cache.evict(top_cells(self.scores(cache), n_keep, self.n_sink, self.n_recent))
+    def check(self, cache: KVCache) -> None:
+        cache.gathered_heads()
 
     def cells_to_keep(self, budget: Budget, n_cells: int) -> int:
         always = min(self.n_sink + self.n_recent, n_cells)
@@ -69,3 +67,8 @@ class ScoringPolicy(Policy):
                 f"({self.n_sink} sinks, {self.n_recent} recent)"
             )
         return n_keep
+
+    def evict(self, cache: KVCache, n_keep: int) -> None:
+        self.check(cache)
+        if n_keep < cache.n_cells:
+            cache.evict(select(self.scores(cache), n_keep, self.n_sink, self.n_recent, self.granularity))

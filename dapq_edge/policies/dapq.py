@@ -6,9 +6,8 @@ from typing import ClassVar
 import llama_cpp
 import numpy as np
 
-from ..budgets import Budget
 from ..cache import KVCache
-from ..scores import Scores, pool, share_cells
+from ..scores import Scores, group_heads, pool
 from .base import ScoringPolicy
 
 
@@ -18,24 +17,25 @@ class DapQ(ScoringPolicy):
 
     The content of the queries hardly matters, their positions do: `n_probe` random tokens (`seed`) at L..L+n_probe-1,
     where L is the first position of the answer. The paper finds 32 to 64 best. Scores are means over the queries,
-    average pooling of width `pooling`.
+    average pooling of width `pooling`, means over the query heads of a KV head.
     """
 
     name = "dapq"
     summary = "cells that pseudo queries at the answer's positions attend to (DapQ, arXiv 2603.11564)"
     n_probe: ClassVar[int] = 32
+    skims: ClassVar[bool] = True
 
     pooling: int = 5
     seed: int = 0
 
-    def check(self, cache: KVCache, budget: Budget, n_prompt: int) -> None:
-        super().check(cache, budget, n_prompt)
+    def check(self, cache: KVCache) -> None:
+        super().check(cache)
         cache.probed_heads()
 
     def scores(self, cache: KVCache) -> Scores:
         vocab = llama_cpp.llama_model_get_vocab(llama_cpp.llama_get_model(cache.ctx))
         rng = np.random.default_rng(self.seed)
         tokens = rng.integers(llama_cpp.llama_vocab_n_tokens(vocab), size=self.n_probe)
-        layers = cache.probe(tokens, int(cache.positions[-1]) + 1)
-        pooled = [replace(layer, attention=pool(layer.attention, self.pooling)) for layer in layers]
-        return share_cells(pooled, slice(self.n_sink, -self.n_recent or None))
+        # a layer that reads the cells of another one has none of its own
+        layers = [layer for layer in cache.probe(tokens, cache.next_position) if layer.layer in cache.gathered_heads()]
+        return [group_heads(replace(layer, attention=pool(layer.attention, self.pooling))) for layer in layers]

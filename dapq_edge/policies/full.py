@@ -14,10 +14,13 @@ class Full(Policy):
     name = "full"
     summary = "keep every cell, whatever the budget is"
 
-    # both work for a memory that has no cells, too
+    # all three work for a memory that has no cells, too
 
-    def check(self, cache: KVCache, budget: Budget, n_prompt: int) -> None:
+    def check(self, cache: KVCache) -> None:
         pass
 
-    def evict(self, cache: KVCache, budget: Budget) -> int:
-        return 0
+    def cells_to_keep(self, budget: Budget, n_cells: int) -> int:
+        return n_cells
+
+    def evict(self, cache: KVCache, n_keep: int) -> None:
+        pass

@@ -17,4 +17,5 @@ class Streaming(ScoringPolicy):
     summary = "the sinks and the most recent cells (StreamingLLM, arXiv 2309.17453)"
 
     def scores(self, cache: KVCache) -> Scores:
-        return np.arange(cache.n_cells, dtype=np.float32)
+        ages = np.arange(cache.n_cells, dtype=np.float32)
+        return [np.tile(ages, (n_head_kv, 1)) for n_head_kv in cache.gathered_heads().values()]

@@ -1,0 +1,194 @@
+"""Reading: a prompt of any length within budget + chunk cells, so that the full cache never exists.
+
+- all: read everything, then evict (the peak is the full cache);
+- one pass: after each chunk, probe and evict down to the budget;
+- skim, then read: ask each chunk for itself, then read the most relevant ones and evict.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+from .budgets import Budget
+from .cache import KVCache
+from .errors import DapqError, UsageError
+from .policies import Policy
+from .scores import relevance
+
+# cells beside the budget: a chunk of the text, and the probe after it
+CHUNK = 512
+
+# tokens of the answer that are guessed from one chunk
+N_LOOK_AHEAD = 8
+
+Progress = Callable[[int, int], None]
+
+
+class Way(StrEnum):
+    ALL = "all"
+    ONE_PASS = "one pass"
+    SKIM = "skim, then read"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Tokens of a prompt: what comes before a document, the document, and the question after it.
+
+    has_question: whether `tail` says what is wanted of the document.
+    """
+
+    head: list[int]
+    body: list[int]
+    tail: list[int]
+    has_question: bool = True
+
+    @property
+    def tokens(self) -> list[int]:
+        return self.head + self.body + self.tail
+
+    def __len__(self) -> int:
+        return len(self.head) + len(self.body) + len(self.tail)
+
+
+@dataclass
+class Chunk:
+    """Tokens `start` to `stop` (exclusive) of a document, and how much a look-ahead at the answer attends to them."""
+
+    start: int
+    stop: int
+    relevance: float = 0.0
+    is_read: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a prompt is read.
+
+    n_keep: cells that it keeps; n_cells: cells that the context needs; n_predict: tokens of the answer at most.
+    n_positions: positions that the prompt takes; is_compact: they count the tokens that are read, not those skimmed.
+    n_read: chunks that are read after skimming all of them.
+    """
+
+    way: Way
+    n_keep: int
+    n_cells: int
+    n_predict: int
+    n_positions: int
+    is_compact: bool = False
+    n_read: int = 0
+
+
+def plan(
+    prompt: Prompt,
+    policy: Policy,
+    budget: Budget,
+    *,
+    n_predict: int,
+    n_ctx_train: int,
+    one_shot: bool = False,
+    allow_overflow: bool = False,
+) -> Plan:
+    """Choose the way to read a prompt and to answer it with `n_predict` tokens.
+
+    A prompt that fits the budget and a chunk is read at once. Raises `UsageError` if the budget is too small for the
+    policy or for the question, and `DapqError` if positions go beyond `n_ctx_train`.
+    """
+    n_prompt, n_keep = len(prompt), policy.cells_to_keep(budget, len(prompt))
+    n_chunk, n_asked = CHUNK - policy.n_probe, len(prompt.head) + len(prompt.tail)
+    if one_shot or n_prompt <= n_keep + n_chunk:
+        way, n_cells = Way.ALL, n_prompt + max(policy.n_probe if n_keep < n_prompt else 0, n_predict)
+    else:
+        way = Way.SKIM if policy.skims and prompt.has_question else Way.ONE_PASS
+        n_cells = n_keep + max(CHUNK, n_predict)
+    n_read = (n_keep - n_asked) // n_chunk + 1 if way == Way.SKIM else 0
+    # the context holds a chunk, the question, the look-ahead and its probe
+    if way == Way.SKIM and n_asked + 2 * N_LOOK_AHEAD > n_keep:
+        raise UsageError(
+            f"the question has {n_asked:,} tokens: set --kv-budget to {n_asked + 2 * N_LOOK_AHEAD} cells or more"
+        )
+    is_compact = way == Way.SKIM and n_prompt >= n_ctx_train
+    n_positions = n_asked + n_read * n_chunk if is_compact else n_prompt
+    if n_positions >= n_ctx_train and not allow_overflow:
+        raise DapqError(
+            f"the prompt has {n_positions:,} tokens, but the model was trained for {n_ctx_train:,}: "
+            "shorten the document, or set --allow-overflow to go beyond"
+        )
+    n_predict = n_predict if allow_overflow else min(n_predict, n_ctx_train - n_positions)
+    return Plan(way, n_keep, n_cells, n_predict, n_positions, is_compact, n_read)
+
+
+class Reader:
+    """Reads a prompt into an empty cache as planned; the logits of its last token stay in the context.
+
+    `progress` is called with the tokens that were evaluated so far, and with all that will be.
+    """
+
+    def __init__(self, cache: KVCache, policy: Policy, plan: Plan, progress: Progress) -> None:
+        self.cache = cache
+        self.policy = policy
+        self.plan = plan
+        self.chunks: list[Chunk] = []
+        self._progress = progress
+        self.n_done, self._n_total = 0, 0
+
+    def read(self, prompt: Prompt) -> None:
+        """Read and evict. Raises `DapqError` if llama.cpp fails, and what `Policy.evict` raises."""
+        self._n_total = len(prompt)
+        if self.plan.way == Way.SKIM:
+            self._skim(prompt)
+            self._read_chunks(prompt)
+        elif self.plan.way == Way.ONE_PASS:
+            self._read_in_one_pass(prompt)
+        else:
+            self._read(prompt.tokens)
+        self.policy.evict(self.cache, self.plan.n_keep)
+
+    def _read(self, tokens: list[int]) -> None:
+        for start in range(0, len(tokens), CHUNK):
+            part = tokens[start : start + CHUNK]
+            self.cache.read(part)
+            self.n_done += len(part)
+            self._progress(self.n_done, self._n_total)
+
+    def _read_in_one_pass(self, prompt: Prompt) -> None:
+        tokens, n_chunk = prompt.tokens, CHUNK - self.policy.n_probe
+        for start in range(0, len(tokens), n_chunk):
+            self.policy.evict(self.cache, self.plan.n_keep)
+            self._read(tokens[start : start + n_chunk])
+
+    def _skim(self, prompt: Prompt) -> None:
+        """Ask each chunk for itself: read it with the question, look ahead, and see what that attends to."""
+        n_chunks = -(-len(prompt.body) // (CHUNK - self.policy.n_probe))
+        # chunks of about the same size
+        borders = np.linspace(0, len(prompt.body), n_chunks + 1).astype(int).tolist()
+        self.chunks = [Chunk(start, stop) for start, stop in zip(borders, borders[1:], strict=False)]
+        n_asked = len(prompt.head) + len(prompt.tail)
+        self._n_total = len(prompt.body) + n_chunks * n_asked + self.plan.n_read * borders[1] + n_asked
+        for chunk in self.chunks:
+            self.cache.clear()
+            self._read(prompt.head + prompt.body[chunk.start : chunk.stop] + prompt.tail)
+            ahead = self.cache.look_ahead(N_LOOK_AHEAD)
+            n_head, n_chunk = len(prompt.head), chunk.stop - chunk.start
+            layers = self.cache.probe(ahead, n_asked + n_chunk)
+            chunk.relevance = relevance(layers, slice(n_head, n_head + n_chunk))
+        self.cache.clear()
+
+    def _read_chunks(self, prompt: Prompt) -> None:
+        """Read the most relevant chunks in order, at their true positions unless these are compact."""
+        for chunk in sorted(self.chunks, key=lambda chunk: -chunk.relevance)[: self.plan.n_read]:
+            chunk.is_read = True
+        self._read(prompt.head)
+        stop = 0
+        for chunk in self.chunks:
+            if chunk.is_read:
+                self._skip(chunk.start - stop)
+                self._read(prompt.body[chunk.start : chunk.stop])
+                stop = chunk.stop
+        self._skip(len(prompt.body) - stop)
+        self._read(prompt.tail)
+
+    def _skip(self, n_positions: int) -> None:
+        if not self.plan.is_compact:
+            self.cache.skip(n_positions)
