@@ -44,6 +44,7 @@ CACHE_TYPES = {
 # the KV cache of llama.cpp is padded to this many cells
 N_CTX_PAD = 256
 
+
 @dataclass(frozen=True)
 class ReadStats:
     """How a prompt was read, see `reader.Plan`, and what it cost.

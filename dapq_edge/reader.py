@@ -5,6 +5,7 @@
 - skim, then read: ask each chunk for itself, then read the most relevant ones and evict.
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -20,7 +21,10 @@ from .scores import relevance
 # cells beside the budget: a chunk of the text, and the probe after it
 CHUNK = 512
 
-# tokens of the answer that are guessed from one chunk
+# cells used at most to skim, where a larger cache takes more time than fewer questions save
+N_SKIM = 1024
+
+# tokens of the answer that are guessed from the text that is skimmed
 N_LOOK_AHEAD = 8
 
 Progress = Callable[[int, int], None]
@@ -68,7 +72,7 @@ class Plan:
 
     n_keep: cells that it keeps; n_cells: cells that the context needs; n_predict: tokens of the answer at most.
     n_positions: positions that the prompt takes; is_compact: they count the tokens that are read, not those skimmed.
-    n_read: chunks that are read after skimming all of them.
+    n_window: tokens that are skimmed together; n_read: chunks that are read after skimming all of them.
     """
 
     way: Way
@@ -77,6 +81,7 @@ class Plan:
     n_predict: int
     n_positions: int
     is_compact: bool = False
+    n_window: int = 0
     n_read: int = 0
 
 
@@ -103,11 +108,11 @@ def plan(
         way = Way.SKIM if policy.skims and prompt.has_question else Way.ONE_PASS
         n_cells = n_keep + max(CHUNK, n_predict)
     n_read = (n_keep - n_asked) // n_chunk + 1 if way == Way.SKIM else 0
-    # the context holds a chunk, the question, the look-ahead and its probe
-    if way == Way.SKIM and n_asked + 2 * N_LOOK_AHEAD > n_keep:
-        raise UsageError(
-            f"the question has {n_asked:,} tokens: set --kv-budget to {n_asked + 2 * N_LOOK_AHEAD} cells or more"
-        )
+    # skimming needs the question, the look-ahead and its probe beside the text
+    n_beside = n_asked + 2 * N_LOOK_AHEAD
+    if way == Way.SKIM and n_beside > n_keep:
+        raise UsageError(f"the question has {n_asked:,} tokens: set --kv-budget to {n_beside} cells or more")
+    n_window = min(n_cells, max(N_SKIM, n_beside + CHUNK)) - n_beside
     is_compact = way == Way.SKIM and n_prompt >= n_ctx_train
     n_positions = n_asked + n_read * n_chunk if is_compact else n_prompt
     if n_positions >= n_ctx_train and not allow_overflow:
@@ -116,7 +121,7 @@ def plan(
             "shorten the document, or set --allow-overflow to go beyond"
         )
     n_predict = n_predict if allow_overflow else min(n_predict, n_ctx_train - n_positions)
-    return Plan(way, n_keep, n_cells, n_predict, n_positions, is_compact, n_read)
+    return Plan(way, n_keep, n_cells, n_predict, n_positions, is_compact, n_window, n_read)
 
 
 class Reader:
@@ -159,21 +164,29 @@ class Reader:
             self._read(tokens[start : start + n_chunk])
 
     def _skim(self, prompt: Prompt) -> None:
-        """Ask each chunk for itself: read it with the question, look ahead, and see what that attends to."""
-        n_chunks = -(-len(prompt.body) // (CHUNK - self.policy.n_probe))
-        # chunks of about the same size
-        borders = np.linspace(0, len(prompt.body), n_chunks + 1).astype(int).tolist()
-        self.chunks = [Chunk(start, stop) for start, stop in zip(borders, borders[1:], strict=False)]
-        n_asked = len(prompt.head) + len(prompt.tail)
-        self._n_total = len(prompt.body) + n_chunks * n_asked + self.plan.n_read * borders[1] + n_asked
-        for chunk in self.chunks:
+        """Ask the document piece by piece: read it with the question, look ahead, and see what that attends to."""
+        n_head, n_asked = len(prompt.head), len(prompt.head) + len(prompt.tail)
+        windows = self._windows(len(prompt.body))
+        self.chunks = [chunk for window in windows for chunk in window]
+        n_reread = n_asked + sum(sorted(chunk.stop - chunk.start for chunk in self.chunks)[-self.plan.n_read :])
+        self._n_total = len(prompt.body) + len(windows) * n_asked + n_reread
+        for window in windows:
+            start, stop = window[0].start, window[-1].stop
             self.cache.clear()
-            self._read(prompt.head + prompt.body[chunk.start : chunk.stop] + prompt.tail)
-            ahead = self.cache.look_ahead(N_LOOK_AHEAD)
-            n_head, n_chunk = len(prompt.head), chunk.stop - chunk.start
-            layers = self.cache.probe(ahead, n_asked + n_chunk)
-            chunk.relevance = relevance(layers, slice(n_head, n_head + n_chunk))
+            self._read(prompt.head + prompt.body[start:stop] + prompt.tail)
+            layers = self.cache.probe(self.cache.look_ahead(N_LOOK_AHEAD), n_asked + stop - start)
+            for chunk in window:
+                cells = slice(n_head + chunk.start - start, n_head + chunk.stop - start)
+                chunk.relevance = relevance(layers, cells)
         self.cache.clear()
+
+    def _windows(self, n_body: int) -> list[list[Chunk]]:
+        """The chunks of a document that are skimmed together, all of about the same size."""
+        windows = _split(range(n_body), self.plan.n_window)
+        return [
+            [Chunk(chunk.start, chunk.stop) for chunk in _split(window, CHUNK - self.policy.n_probe)]
+            for window in windows
+        ]
 
     def _read_chunks(self, prompt: Prompt) -> None:
         """Read the most relevant chunks in order, at their true positions unless these are compact."""
@@ -192,3 +205,9 @@ class Reader:
     def _skip(self, n_positions: int) -> None:
         if not self.plan.is_compact:
             self.cache.skip(n_positions)
+
+
+def _split(tokens: range, n_max: int) -> list[range]:
+    """Parts of at most `n_max` tokens, of about the same size."""
+    borders = np.linspace(tokens.start, tokens.stop, -(-len(tokens) // n_max) + 1).astype(int).tolist()
+    return [range(start, stop) for start, stop in itertools.pairwise(borders)]

@@ -115,7 +115,9 @@ def keep_all(c: Context, seq_id: int = 0) -> list[np.ndarray]:
 
 
 def load(c: Context, state: bytes, seq_id: int = 0) -> int:
-    return llama_cpp.llama_state_seq_set_data(c.ctx, (ctypes.c_uint8 * len(state)).from_buffer_copy(state), len(state), seq_id)
+    return llama_cpp.llama_state_seq_set_data(
+        c.ctx, (ctypes.c_uint8 * len(state)).from_buffer_copy(state), len(state), seq_id
+    )
 
 
 def whole_state(c: Context) -> bytes:
@@ -186,7 +188,9 @@ class Reference:
 
 @pytest.mark.parametrize("unified", [False, True])
 @pytest.mark.parametrize("dst", [0, 2])
-@pytest.mark.parametrize("heads, cache", [("gqa", cache) for cache in CACHES] + [(h, c) for h in ("mha", "mqa") for c in CACHES[4:6]])
+@pytest.mark.parametrize(
+    "heads, cache", [("gqa", cache) for cache in CACHES] + [(h, c) for h in ("mha", "mqa") for c in CACHES[4:6]]
+)
 def test_moves_the_bytes_of_each_head(tiny_model, heads, cache, unified, dst):
     """From scattered cells, next to another sequence."""
     (n_head, n_head_kv), (type_k, type_v, flash_attn) = HEADS[heads], cache
@@ -555,6 +559,21 @@ def test_save_and_load_uneven_layers(tiny_model, flash_attn):
         assert_same_logits(fresh.logits, expected)
 
 
+def test_save_and_load_uneven_layers_that_lost_cells(tiny_model):
+    """A shift to negative positions drops the first cells."""
+    path = tiny_model(Spec())
+    with Context(path) as c, Context(path) as fresh:
+        assert c.decode(PROMPT, 0) == 0
+        native.seq_gather(c.ctx, 0, 0, random_keep(c, UNEVEN))
+        llama_cpp.llama_memory_seq_add(c.memory, 0, -1, -1, -20)
+        assert c.decode(PROBE, N_PROMPT - 20) == 0
+        assert native.seq_positions(c.ctx, 0).size < max(UNEVEN) + len(PROBE)
+        assert load(fresh, c.state()) == len(c.state())
+        for context in (c, fresh):
+            assert context.decode(PROBE, N_PROMPT - 20 + len(PROBE)) == 0
+        assert_same_logits(fresh.logits, c.logits)
+
+
 def test_uneven_gathers_that_are_refused(tiny_model):
     """As copies, in separate caches, where another sequence is in the way, and of cells that a layer lacks."""
     path = tiny_model(Spec())
@@ -740,13 +759,17 @@ def test_unsupported_models(tiny_model, tmp_path):
         with Context(path) as c:
             assert c.decode(PROMPT, 0) == 0
             before = c.state()
-            heads = list(native.gather_heads(c.ctx).values())
-            assert len(heads) == (3 if path == tiny_model(specs[0]) else 0)
-            keep = [np.tile(np.arange(10), (n_head, 1)) for n_head in heads]
-            for call in (lambda ctx, keep=keep: native.seq_gather(ctx, 0, 0, keep), lambda ctx: native.seq_skip(ctx, 0, 5)):
+            assert native.gather_heads(c.ctx) == {}
+            with pytest.raises(UnsupportedModelError):
+                native.seq_gather(c.ctx, 0, 0, [np.tile(np.arange(10), (2, 1))] * 3)
+            with pytest.raises(UnsupportedModelError):
+                native.seq_skip(c.ctx, 0, 5)
+            if path != tiny_model(specs[0]):
                 with pytest.raises(UnsupportedModelError):
-                    call(c.ctx)
-            assert c.state() == before
+                    native.n_cells(c.ctx)
+                with pytest.raises(UnsupportedModelError):
+                    native.resize(c.ctx, 100)
+            assert c.state() == before and native.memory_bytes(c.ctx) > 0
 
 
 def test_copy_into_a_sequence_that_has_only_a_window(tiny_model):

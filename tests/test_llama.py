@@ -59,7 +59,9 @@ def test_refuses_before_it_reads(llama):
     seen = []
 
     def read(n_tokens, policy, budget, **options):
-        llama.read(random_tokens(n_tokens, 1), get_policy(policy), Budget.parse(budget), progress=seen.append, **options)
+        llama.read(
+            random_tokens(n_tokens, 1), get_policy(policy), Budget.parse(budget), progress=seen.append, **options
+        )
 
     with pytest.raises(DapqError, match="reading needs 257 cells: raise -c 256"):
         read(257, "full", "100%", n_predict=0, n_cells=256)

@@ -1,0 +1,176 @@
+"""Reading in bounded memory: the plan, and what each way of reading leaves in the cache."""
+
+import llama_cpp
+import numpy as np
+import pytest
+from context import Context
+from test_probe import random_tokens
+from tiny import Spec, forward
+
+from dapq_edge import native
+from dapq_edge.budgets import Budget
+from dapq_edge.cache import KVCache
+from dapq_edge.errors import DapqError, NoFreeCellsError, UsageError
+from dapq_edge.policies import get_policy
+from dapq_edge.reader import CHUNK, N_LOOK_AHEAD, Prompt, Reader, Way, plan
+
+SPEC = Spec(n_ctx=8192)
+
+
+def make_prompt(n_body: int, n_head: int = 5, n_tail: int = 20, has_question: bool = True) -> Prompt:
+    tokens = random_tokens(n_head + n_body + n_tail, 7)
+    return Prompt(tokens[:n_head], tokens[n_head : n_head + n_body], tokens[n_head + n_body :], has_question)
+
+
+def make_plan(prompt, policy="dapq", budget="100", **options):
+    return plan(prompt, get_policy(policy), Budget.parse(budget), **{"n_predict": 16, "n_ctx_train": 8192, **options})
+
+
+def read(path, prompt, policy="dapq", budget="100", **options):
+    """A context that has read the prompt, its cache, and the reader."""
+    made = make_plan(prompt, policy, budget, **options)
+    context = Context(path, n_ctx=-(-made.n_cells // 256) * 256)
+    reader = Reader(KVCache(context.ctx), get_policy(policy), made, lambda done, total: None)
+    reader.read(prompt)
+    return context, reader.cache, reader
+
+
+def test_ways():
+    short, long = make_prompt(500), make_prompt(3000)
+    assert make_plan(short).way == Way.ALL
+    assert make_plan(long).way == Way.SKIM
+    assert make_plan(long, "streaming").way == Way.ONE_PASS
+    assert make_plan(make_prompt(3000, has_question=False)).way == Way.ONE_PASS
+    assert make_plan(long, one_shot=True).way == make_plan(long, "full").way == make_plan(long, budget="4000").way == Way.ALL
+
+
+def test_cells_are_bounded():
+    """Whatever the length of the document is."""
+    for n_body in (3000, 6000, 100_000):
+        made = make_plan(make_prompt(n_body), budget="300")
+        assert made.n_cells == 300 + CHUNK and made.n_keep == 300
+    assert make_plan(make_prompt(3000), budget="300", n_predict=1000).n_cells == 1300
+    assert make_plan(make_prompt(500), one_shot=True).n_cells == 525 + 32  # the probe is larger than the answer
+    assert make_plan(make_prompt(500), "full").n_cells == 525 + 16
+
+
+def test_trained_context():
+    long = make_prompt(3000)
+    made = make_plan(long, n_ctx_train=2000)
+    assert made.is_compact and made.n_positions < 2000
+    assert not make_plan(long).is_compact
+    for options in ({"policy": "streaming"}, {"policy": "full"}, {"one_shot": True}):
+        with pytest.raises(DapqError, match="has 3,025 tokens, but the model was trained for 2,000.*--allow-overflow"):
+            make_plan(long, n_ctx_train=2000, **options)
+        assert make_plan(long, n_ctx_train=2000, allow_overflow=True, **options).n_positions == 3025
+    # the answer ends where the trained context does
+    assert make_plan(long, n_ctx_train=3030).n_predict == 5
+    assert make_plan(long, n_ctx_train=3030, allow_overflow=True).n_predict == 16
+
+
+def test_budget_below_the_question():
+    with pytest.raises(UsageError, match="the question has 205 tokens: set --kv-budget to 221 cells or more"):
+        make_plan(make_prompt(3000, n_tail=200), budget="220")
+    assert make_plan(make_prompt(3000, n_tail=200), budget="221").n_window >= CHUNK
+
+
+def test_prompt_within_the_budget_is_stock(tiny_model):
+    prompt = make_prompt(600)
+    context, cache, reader = read(tiny_model(SPEC), prompt, budget="1000")
+    with context, Context(tiny_model(SPEC), n_ctx=1024) as stock:
+        assert stock.decode(prompt.tokens[:512], 0) == stock.decode(prompt.tokens[512:], 512) == 0
+        assert cache.n_cells == len(prompt) and reader.chunks == []
+        assert context.logits.tobytes() == stock.logits.tobytes()
+        assert context.state() == stock.state()
+
+
+@pytest.mark.parametrize("policy", ["dapq", "streaming"])
+def test_one_pass(tiny_model, policy):
+    prompt = make_prompt(3000, has_question=False)
+    context, cache, reader = read(tiny_model(SPEC), prompt, policy, "100")
+    with context:
+        assert native.n_cells(context.ctx) <= -(-(100 + CHUNK) // 256) * 256
+        assert cache.n_cells == 100 and cache.next_position == len(prompt) and reader.n_done == len(prompt)
+        assert cache.positions[:4].tolist() == [0, 1, 2, 3]
+        assert cache.positions[-8:].tolist() == list(range(len(prompt) - 8, len(prompt)))
+        assert context.decode(random_tokens(5, 1), len(prompt)) == 0
+
+
+def test_streaming_in_one_pass_is_streaming(tiny_model):
+    """What is kept depends on positions only, so that reading in one pass keeps the cells that a full cache would."""
+    prompt = make_prompt(1500, has_question=False)
+    context, cache, _ = read(tiny_model(SPEC), prompt, "streaming", "100")
+    with context:
+        assert cache.positions.tolist() == [*range(4), *range(len(prompt) - 96, len(prompt))]
+
+
+@pytest.mark.parametrize("budget", ["100", "700"])
+def test_skim_then_read(tiny_model, budget):
+    """The chunks are those with the largest relevance, and the cache is that of reading them at their positions."""
+    prompt = make_prompt(3000)
+    context, cache, reader = read(tiny_model(SPEC), prompt, budget=budget)
+    chosen = [chunk for chunk in reader.chunks if chunk.is_read]
+    assert [chunk.start for chunk in reader.chunks[1:]] == [chunk.stop for chunk in reader.chunks[:-1]]
+    assert (reader.chunks[0].start, reader.chunks[-1].stop) == (0, 3000)
+    assert len(chosen) == reader.plan.n_read == {"100": 1, "700": 2}[budget]
+    assert min(chunk.relevance for chunk in chosen) >= max(c.relevance for c in reader.chunks if not c.is_read)
+
+    positions = [*range(5), *(5 + i for c in chosen for i in range(c.start, c.stop)), *range(3005, 3025)]
+    _, logits = forward(SPEC, [prompt.tokens[i] for i in positions], positions, "f16", "f16")
+    with context:
+        np.testing.assert_allclose(context.logits, logits[-1], atol=0.02 * np.abs(logits[-1]).max())
+        assert cache.n_cells == min(int(budget), len(positions)) and cache.next_position == len(prompt)
+
+
+def test_relevance_is_attention_of_the_look_ahead(tiny_model):
+    """Against a plain reading of its definition, on the reference's attention."""
+    prompt = make_prompt(1000)
+    context, _, reader = read(tiny_model(SPEC), prompt, budget="100")
+    context.close()
+    n_window = reader.plan.n_window
+    assert len(prompt.body) > n_window
+    stop = next(chunk.stop for chunk in reader.chunks if chunk.stop > n_window // 2)
+    with Context(tiny_model(SPEC), n_ctx=1024) as c:
+        window = [chunk for chunk in reader.chunks if chunk.stop <= stop]
+        tokens = prompt.head + prompt.body[: window[-1].stop] + prompt.tail
+        cache = KVCache(c.ctx)
+        cache.read(tokens)
+        ahead = cache.look_ahead(N_LOOK_AHEAD)
+    attention, logits = forward(SPEC, tokens + ahead, list(range(len(tokens + ahead))), "f16", "f16")
+    assert ahead == logits[len(tokens) - 1 : -1].argmax(axis=1).tolist()
+    mean = attention[:, :, len(tokens) :].mean(axis=(0, 1, 2))
+    for chunk in window:
+        expected = mean[5 + chunk.start : 5 + chunk.stop].sum()
+        assert chunk.relevance == pytest.approx(expected, rel=0.03)
+
+
+def test_compact_positions(tiny_model):
+    """A document beyond the trained context, read at positions within it."""
+    prompt = make_prompt(3000)
+    context, cache, reader = read(tiny_model(SPEC), prompt, n_ctx_train=1000)
+    with context:
+        (chunk,) = [chunk for chunk in reader.chunks if chunk.is_read]
+        assert cache.next_position == len(prompt.head) + chunk.stop - chunk.start + len(prompt.tail) < 1000
+
+
+def test_window_model(tiny_model):
+    """The sliding-window layers go on with true positions over the gaps."""
+    path = tiny_model(Spec(arch="gemma2", n_layer=4, n_ctx=8192))
+    for has_question in (True, False):
+        context, cache, _ = read(path, make_prompt(3000, has_question=has_question))
+        with context:
+            assert cache.n_cells == 100 and cache.next_position == 3025
+            assert context.decode(random_tokens(5, 1), 3025) == 0
+
+
+def test_memory_runs_out_in_the_middle(tiny_model):
+    """No free cell: an error that says so, and the context can be used again."""
+    prompt = make_prompt(3000, has_question=False)
+    made = make_plan(prompt)
+    with Context(tiny_model(SPEC), n_ctx=512) as c:
+        reader = Reader(KVCache(c.ctx), get_policy("dapq"), made, lambda done, total: None)
+        with pytest.raises(NoFreeCellsError):
+            reader.read(prompt)
+        reader.cache.clear()
+        assert c.decode(prompt.tokens[:100], 0) == 0
+        assert llama_cpp.llama_memory_seq_pos_max(c.memory, 0) == 99
