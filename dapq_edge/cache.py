@@ -72,15 +72,21 @@ class KVCache:
         if n_positions:
             native.seq_skip(self.ctx, self.seq_id, n_positions)
 
+    @property
+    def n_vocab(self) -> int:
+        return llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(llama_cpp.llama_get_model(self.ctx)))
+
+    @property
+    def logits(self) -> npt.NDArray[np.float32]:
+        """Logits of the last token that was read, until the next one: float32 [n_vocab]."""
+        return np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(self.ctx, -1), shape=(self.n_vocab,))
+
     def look_ahead(self, n_tokens: int) -> list[int]:
         """The next tokens by greedy decoding after `read`; all but the last one are read, too."""
-        vocab = llama_cpp.llama_model_get_vocab(llama_cpp.llama_get_model(self.ctx))
-        n_vocab, tokens = llama_cpp.llama_vocab_n_tokens(vocab), []
-        for i in range(n_tokens):
-            if i:
-                self.read(tokens[-1:])
-            logits = np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(self.ctx, -1), shape=(n_vocab,))
-            tokens.append(int(np.argmax(logits)))
+        tokens = [int(np.argmax(self.logits))]
+        while len(tokens) < n_tokens:
+            self.read(tokens[-1:])
+            tokens.append(int(np.argmax(self.logits)))
         return tokens
 
     def probed_heads(self) -> dict[int, tuple[int, int]]:

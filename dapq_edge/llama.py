@@ -62,6 +62,7 @@ class ReadStats:
     cells_kept: int
     bytes_peak: int
     bytes_kept: int
+    evict_seconds: float
     seconds: float
 
 
@@ -193,6 +194,7 @@ class Llama(llama_cpp.Llama):
             cells_kept=cells_kept,
             bytes_peak=bytes_peak,
             bytes_kept=bytes_kept,
+            evict_seconds=reader.evict_seconds,
             seconds=time.perf_counter() - start,
         )
 

@@ -6,6 +6,7 @@
 """
 
 import itertools
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -15,6 +16,7 @@ import numpy as np
 from .budgets import Budget
 from .cache import KVCache
 from .errors import DapqError, UsageError
+from .native import ProbeType
 from .policies import Policy
 from .scores import relevance
 
@@ -23,6 +25,9 @@ CHUNK = 512
 
 # cells used at most to skim, where a larger cache takes more time than fewer questions save
 N_SKIM = 1024
+
+# first cells that draw attention whatever they hold
+N_SINK = 4
 
 # tokens of the answer that are guessed from the text that is skimmed
 N_LOOK_AHEAD = 8
@@ -137,6 +142,7 @@ class Reader:
         self.chunks: list[Chunk] = []
         self._progress = progress
         self.n_done, self._n_total = 0, 0
+        self.evict_seconds = 0.0
 
     def read(self, prompt: Prompt) -> None:
         """Read and evict. Raises `DapqError` if llama.cpp fails, and what `Policy.evict` raises."""
@@ -148,7 +154,7 @@ class Reader:
             self._read_in_one_pass(prompt)
         else:
             self._read(prompt.tokens)
-        self.policy.evict(self.cache, self.plan.n_keep)
+        self._evict()
 
     def _read(self, tokens: list[int]) -> None:
         for start in range(0, len(tokens), CHUNK):
@@ -157,10 +163,15 @@ class Reader:
             self.n_done += len(part)
             self._progress(self.n_done, self._n_total)
 
+    def _evict(self) -> None:
+        start = time.perf_counter()
+        self.policy.evict(self.cache, self.plan.n_keep)
+        self.evict_seconds += time.perf_counter() - start
+
     def _read_in_one_pass(self, prompt: Prompt) -> None:
         tokens, n_chunk = prompt.tokens, CHUNK - self.policy.n_probe
         for start in range(0, len(tokens), n_chunk):
-            self.policy.evict(self.cache, self.plan.n_keep)
+            self._evict()
             self._read(tokens[start : start + n_chunk])
 
     def _skim(self, prompt: Prompt) -> None:
@@ -174,10 +185,11 @@ class Reader:
             start, stop = window[0].start, window[-1].stop
             self.cache.clear()
             self._read(prompt.head + prompt.body[start:stop] + prompt.tail)
-            layers = self.cache.probe(self.cache.look_ahead(N_LOOK_AHEAD), n_asked + stop - start)
+            ahead = self.cache.look_ahead(N_LOOK_AHEAD)
+            layers = self.cache.probe(ahead, n_asked + stop - start, ProbeType.MAX)
             for chunk in window:
-                cells = slice(n_head + chunk.start - start, n_head + chunk.stop - start)
-                chunk.relevance = relevance(layers, cells)
+                first = max(n_head + chunk.start - start, N_SINK)
+                chunk.relevance = relevance(layers, slice(first, n_head + chunk.stop - start))
         self.cache.clear()
 
     def _windows(self, n_body: int) -> list[list[Chunk]]:

@@ -42,6 +42,11 @@ def share(scores: Sequence[npt.NDArray[np.float32]], candidates: slice) -> npt.N
     return np.sqrt(np.mean((heads / np.maximum(total, np.finfo(np.float32).tiny)) ** 2, axis=0, keepdims=True))
 
 
-def relevance(layers: Sequence[LayerAttention], cells: slice) -> float:
-    """How much a look-ahead at the answer reads in `cells`: mean over all heads of the attention that they get."""
-    return float(np.mean([layer.attention[:, cells].sum(axis=1).mean() for layer in layers]))
+def relevance(layers: Sequence[LayerAttention], cells: slice, n_heads: int = 8) -> float:
+    """How much a look-ahead at the answer reads in `cells`: its largest attention, mean of the `n_heads` best heads.
+
+    layers: attention reduced by `ProbeType.MAX`. Heads that copy what the answer needs point at it with one query and
+    hardly look elsewhere; most heads do neither. Measured against 16 other ways; see README, "What did not work".
+    """
+    best = np.concatenate([layer.attention[:, cells].max(axis=1) for layer in layers])
+    return float(np.sort(best)[-n_heads:].mean())

@@ -31,6 +31,9 @@ from dapq_edge.reader import Prompt
 MIB = 2**20
 N_HEAD, N_TAIL = 4, 40
 
+# a context that is not longer than the smallest budget, to compare decoding with
+N_FRESH = 512
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -58,7 +61,7 @@ BOUNDED = [
 
 @dataclass
 class Measurement:
-    """ttft_s: from an empty context to the first token. evict_s: of it, probe, select and gather after the last token."""
+    """ttft_s: from an empty context to the first token. evict_s: what probes, selects and gathers take of it."""
 
     kind: str
     n_tokens: int
@@ -74,28 +77,144 @@ def measure(model: str, kind: Kind, n_tokens: int, n_predict: int, n_threads: in
     llama = Llama(find_model(model), n_threads=n_threads, type_k=kind.cache_type, type_v=kind.cache_type)
     tokens = np.random.default_rng(0).integers(100, llama.n_vocab(), n_tokens).tolist()
     prompt = Prompt(tokens[:N_HEAD], tokens[N_HEAD:-N_TAIL], tokens[-N_TAIL:], kind.has_question)
-    policy = TimedEviction(kind.policy)
     start = time.perf_counter()
     stats = llama.read(
         prompt,
-        policy.policy,
+        get_policy(kind.policy),
         Budget(kind.budget, is_share=False),
         n_predict=n_predict,
         one_shot=kind.one_shot,
         allow_overflow=True,
     )
-    times = []
-    for _ in llama.generate([], reset=False, temp=0):
-        times.append(time.perf_counter())
-        if len(times) == n_predict:
-            break
+    answer = llama.generate([], reset=False, temp=0)
+    times = [time.perf_counter() for _, _ in zip(answer, range(n_predict), strict=False)]
     return Measurement(
         kind.name,
         n_tokens,
         times[0] - start,
-        policy.seconds,
+        stats.evict_seconds,
         (n_predict - 1) / (times[-1] - times[0]),
         stats.bytes_peak,
         stats.bytes_kept,
         resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     )
+
+
+def measure_apart(args: argparse.Namespace, kind: Kind, n_tokens: int) -> Measurement:
+    """`measure` in a process of its own."""
+    job = {"model": args.model, "n_tokens": n_tokens, "n_predict": args.predict, "n_threads": args.threads}
+    command = [sys.executable, __file__, "--job", json.dumps({**job, "kind": asdict(kind)})]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode:
+        raise SystemExit(f"{kind.name}, {n_tokens} tokens: {result.stderr.strip()[-500:]}")
+    return Measurement(**json.loads(result.stdout))
+
+
+def kinds_at(args: argparse.Namespace, n_tokens: int, round_number: int) -> list[Kind]:
+    """What is measured in a round; slow kinds are left out beyond a length or a round."""
+    stock = STOCK if n_tokens <= args.quantized_up_to else STOCK[:1]
+    kinds = stock if round_number < args.rounds_stock else []
+    return kinds + [kind for kind in BOUNDED if not kind.one_shot or n_tokens <= args.one_shot_up_to]
+
+
+def run(args: argparse.Namespace) -> list[Measurement]:
+    console, measurements = Console(stderr=True), []
+    jobs = [(kind, n) for r in range(args.rounds) for n in args.lengths for kind in kinds_at(args, n, r)]
+    jobs += [(STOCK[0], N_FRESH)] * args.rounds
+    for i, (kind, n_tokens) in enumerate(jobs, start=1):
+        measurements.append(measure_apart(args, kind, n_tokens))
+        console.print(f"{i}/{len(jobs)}", measurements[-1], highlight=False, soft_wrap=True)
+        if args.json:
+            args.json.write_text(json.dumps([asdict(measurement) for measurement in measurements], indent=1))
+    return measurements
+
+
+def medians(measurements: list[Measurement]) -> list[Measurement]:
+    groups: dict[tuple[int, str], list[Measurement]] = {}
+    for measurement in measurements:
+        groups.setdefault((measurement.n_tokens, measurement.kind), []).append(measurement)
+    return [
+        Measurement(kind, n_tokens, *map(statistics.median, zip(*map(_numbers, group), strict=True)))
+        for (n_tokens, kind), group in sorted(groups.items(), key=lambda item: item[0][0])
+    ]
+
+
+def _numbers(m: Measurement) -> tuple[float, ...]:
+    return m.ttft_s, m.evict_s, m.decode_tps, m.kv_bytes_peak, m.kv_bytes_kept, m.rss_peak
+
+
+def print_table(rows: list[Measurement]) -> None:
+    table = Table(title="time to first token (TTFT), decoding after it, and peak memory; medians")
+    for heading in ("tokens", "kind", "TTFT s", "x stock", "evict s", "tokens/s", "KV peak MiB", "x stock", "RSS MiB"):
+        table.add_column(heading, justify="left" if heading == "kind" else "right")
+    stock = {row.n_tokens: row for row in rows if row.kind == STOCK[0].name}
+    for row in rows:
+        base = stock[row.n_tokens]
+        table.add_row(
+            f"{row.n_tokens:,}",
+            row.kind,
+            f"{row.ttft_s:.1f}",
+            f"{row.ttft_s / base.ttft_s:.2f}",
+            f"{row.evict_s:.2f}",
+            f"{row.decode_tps:.1f}",
+            f"{row.kv_bytes_peak / MIB:.1f}",
+            f"{row.kv_bytes_peak / base.kv_bytes_peak:.1%}",
+            f"{row.rss_peak / MIB:.0f}",
+        )
+    Console(width=120).print(table)
+
+
+def plot(rows: list[Measurement], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2))
+    panels = (("ttft_s", 1, "seconds to first token"), ("rss_peak", MIB, "peak memory of the process, MiB"))
+    for axis, (name, unit, label) in zip(axes, panels, strict=True):
+        for kind in dict.fromkeys(row.kind for row in rows):
+            line = [row for row in rows if row.kind == kind and row.n_tokens > N_FRESH]
+            style = "--" if kind.startswith("stock") else "-"
+            axis.plot(
+                [row.n_tokens for row in line],
+                [getattr(row, name) / unit for row in line],
+                style,
+                label=kind,
+                marker="o",
+            )
+        axis.set(xlabel="tokens of the prompt", ylabel=label, ylim=(0, None))
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].legend(frameon=False, fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-m", "--model", default="smollm2-135m")
+    parser.add_argument("-t", "--threads", type=int, default=2)
+    parser.add_argument("-n", "--predict", type=int, default=64, help="tokens of the answer")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[2048, 8192, 16384, 32768])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds-stock", type=int, default=1, help="rounds that measure the stock caches, too")
+    parser.add_argument("--quantized-up-to", type=int, default=8192, help="longest prompt of stock q8_0 and q4_0")
+    parser.add_argument("--one-shot-up-to", type=int, default=8192, help="longest prompt of one-shot eviction")
+    parser.add_argument("--json", type=Path, help="write all measurements, after each of them")
+    parser.add_argument("--plot", type=Path, help="write a picture")
+    parser.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.job:
+        kind = Kind(**args.job.pop("kind"))
+        print(json.dumps(asdict(measure(kind=kind, **args.job))))
+        return 0
+    rows = medians(run(args))
+    print_table(rows)
+    if args.plot:
+        plot(rows, args.plot)
+    return 0
+
+
+if __name__ == "__main__":
+    with native.captured_log():
+        sys.exit(main())

@@ -36,6 +36,7 @@ class Result:
     kv_cells_kept: int
     kv_bytes_peak: int
     kv_bytes_kept: int
+    evict_s: float
     ttft_s: float
     decode_tps: float
     rss_mib: float
@@ -108,6 +109,7 @@ def _ask(args: argparse.Namespace, budget: Budget, policy: Policy) -> int:
         kv_cells_kept=read.cells_kept,
         kv_bytes_peak=read.bytes_peak,
         kv_bytes_kept=read.bytes_kept,
+        evict_s=round(read.evict_seconds, 3),
         ttft_s=round(times[0] - start, 3),
         decode_tps=round((len(times) - 1) / seconds, 2) if seconds else 0.0,
         rss_mib=round(psutil.Process().memory_info().rss / MIB, 1),

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import llama_cpp
 import numpy as np
 
 from ..cache import KVCache
@@ -33,9 +32,7 @@ class DapQ(ScoringPolicy):
         cache.probed_heads()
 
     def scores(self, cache: KVCache) -> Scores:
-        vocab = llama_cpp.llama_model_get_vocab(llama_cpp.llama_get_model(cache.ctx))
-        rng = np.random.default_rng(self.seed)
-        tokens = rng.integers(llama_cpp.llama_vocab_n_tokens(vocab), size=self.n_probe)
+        tokens = np.random.default_rng(self.seed).integers(cache.n_vocab, size=self.n_probe)
         # a layer that reads the cells of another one has none of its own
         layers = [layer for layer in cache.probe(tokens, cache.next_position) if layer.layer in cache.gathered_heads()]
         return [group_heads(replace(layer, attention=pool(layer.attention, self.pooling))) for layer in layers]
