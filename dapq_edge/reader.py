@@ -9,7 +9,7 @@ import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum
 
 import numpy as np
 
@@ -35,7 +35,7 @@ N_LOOK_AHEAD = 8
 Progress = Callable[[int, int], None]
 
 
-class Way(StrEnum):
+class Way(str, Enum):
     ALL = "all"
     ONE_PASS = "one pass"
     SKIM = "skim, then read"

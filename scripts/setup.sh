@@ -110,7 +110,8 @@ build_wheel() {
     fi
     # a fixed build folder lets an interrupted build go on
     rm -rf "$build/wheel"
-    PATH=$venv/bin:$PATH CMAKE_GENERATOR=Ninja "$venv/bin/pip" wheel -v --no-deps --no-build-isolation \
+    # RPC carries layers to other machines, and is a device for the tests
+    PATH=$venv/bin:$PATH CMAKE_GENERATOR=Ninja CMAKE_ARGS="-DGGML_RPC=on ${CMAKE_ARGS:-}" "$venv/bin/pip" wheel -v --no-deps --no-build-isolation \
         -C build-dir="$build/cmake" -w "$build/wheel" "$src" > "$log" 2>&1 || {
         grep -E -m 5 'error:|Error|No space left' "$log" >&2 || tail -n 5 "$log" >&2
         die "the build failed, see $log"

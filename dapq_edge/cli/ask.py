@@ -100,7 +100,7 @@ def _ask(args: argparse.Namespace, budget: Budget, policy: Policy) -> int:
     result = Result(
         answer="".join(pieces).strip(),
         policy=policy.name,
-        reading=read.way,
+        reading=read.way.value,
         positions="compact" if read.is_compact else "true",
         prompt_tokens=len(prompt),
         tokens_evaluated=read.tokens_evaluated,

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Run the tests of the patch with AddressSanitizer, UndefinedBehaviorSanitizer and assertions; arguments go to pytest.
+
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+EXTRAS=test ./scripts/setup.sh
+source=$(ls -d .build/llama_cpp_python-*/vendor/llama.cpp)
+build=.build/sanitizers
+
+PATH=$PWD/.venv/bin:$PATH
+command -v ccache > /dev/null && export CMAKE_C_COMPILER_LAUNCHER=ccache CMAKE_CXX_COMPILER_LAUNCHER=ccache
+cmake -S "$source" -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Debug -DCMAKE_C_FLAGS=-O1 -DCMAKE_CXX_FLAGS=-O1 \
+    -DLLAMA_SANITIZE_ADDRESS=ON -DLLAMA_SANITIZE_UNDEFINED=ON -DGGML_RPC=ON -DBUILD_SHARED_LIBS=ON \
+    -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_CURL=OFF \
+    > .build/sanitizers.log
+cmake --build "$build" >> .build/sanitizers.log
+
+LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)"
+export LD_PRELOAD
+export ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
+export LLAMA_CPP_LIB_PATH=$build/bin
+exec .venv/bin/python -m pytest -p no:cacheprovider \
+    tests/test_probe.py tests/test_eviction.py tests/test_gather.py tests/test_fuzz.py tests/test_reader.py "$@"
