@@ -19,7 +19,7 @@ from .cache import KVCache
 from .errors import DapqError, UnsupportedModelError
 from .models import check_gguf
 from .policies import Policy
-from .reader import Chunk, Progress, Prompt, Reader, Way
+from .reader import N_SINK, Chunk, Progress, Prompt, Reader, Way
 from .reader import plan as make_plan
 
 FLASH_ATTN = {
@@ -182,7 +182,8 @@ class Llama(llama_cpp.Llama):
         self.n_tokens = self.kv_cache.next_position
         self.input_ids[: self.n_tokens] = -1 if plan.is_compact else prompt.tokens
         cells_kept, bytes_kept = self._used()
-        if cells_kept < len(prompt) and _pad(cells_kept + plan.n_predict) < cells_peak:
+        # bounded reading leaves no more than a chunk to give back
+        if plan.way == Way.ALL and cells_kept < len(prompt):
             native.resize(self._ctx.ctx, _pad(cells_kept + plan.n_predict))
         return ReadStats(
             way=plan.way,
@@ -248,7 +249,10 @@ class Llama(llama_cpp.Llama):
         end = self.tokenize((tail + answer_prefix).encode(), add_bos=False, special=True)
         # a template may spell the BOS token out
         start = (bos if start[:1] != bos else []) + start
-        return Prompt(start, message[:n_body], message[n_body:] + end, has_question=bool(question))
+        # the first tokens draw attention whatever they are, so that they belong to every part of the document
+        n_more = min(max(0, N_SINK - len(start)), n_body)
+        body, tail = message[n_more:n_body], message[n_body:] + end
+        return Prompt(start + message[:n_more], body, tail, has_question=bool(question))
 
     def _text_tokens(self, text: str) -> list[int]:
         return self.tokenize(text.encode(), add_bos=False, special=False)

@@ -24,6 +24,9 @@ from .errors import DapqError, NoFreeCellsError, StockBuildError, UnsupportedMod
 # llama-cpp-python's own table of the levels is an older one
 GGML_LOG_LEVEL_ERROR = 4
 
+# what llama.cpp fails for is nearly always this
+_LOWER = "not enough memory? lower --kv-budget, -c or -b"
+
 _INT8_P = ctypes.POINTER(ctypes.c_int8)
 _INT32_P = ctypes.POINTER(ctypes.c_int32)
 _FLOAT_P = ctypes.POINTER(ctypes.c_float)
@@ -135,7 +138,7 @@ def decode(ctx: llama_cpp.llama_context_p, seq_id: int, tokens: Sequence[int] | 
         if code == 1:
             raise NoFreeCellsError(f"no free cells for tokens {start} to {start + n_batch} of {len(tokens)}: raise -c")
         if code != 0:
-            raise DapqError(f"llama.cpp cannot read token {start} of {len(tokens)} (code {code}): not enough memory?")
+            raise DapqError(f"llama.cpp cannot read token {start} of {len(tokens)} (code {code}): {_LOWER}")
 
 
 class _Batch:
@@ -197,7 +200,7 @@ def resize(ctx: llama_cpp.llama_context_p, cells: int) -> None:
     """
     code = _function("llama_memory_resize")(ctx, min(cells, 2**31 - 1))
     if code == -3:
-        raise DapqError(f"not enough memory for {cells} cells")
+        raise DapqError(f"llama.cpp could not allocate {cells} cells: {_LOWER}")
     _check(code, f"resize the memory to {cells} cells")
 
 
@@ -225,7 +228,7 @@ def seq_gather(ctx: llama_cpp.llama_context_p, src: int, dst: int, keep: Sequenc
     if code == 1:
         raise NoFreeCellsError(f"no {n_keep.max()} free cells for a copy of the cache: raise -c")
     if code == -3:
-        raise DapqError("llama.cpp could not move the cells: not enough memory?")
+        raise DapqError(f"llama.cpp could not move the cells: {_LOWER}")
     _check(code, f"gather {cells.size} rows of sequence {src}")
 
 
@@ -288,7 +291,7 @@ def probe(
     if code == -2:
         raise UnsupportedModelError("this model cannot be probed: use --policy full or streaming")
     if code == -3:
-        raise DapqError("llama.cpp could not compute the probe: not enough memory?")
+        raise DapqError(f"llama.cpp could not compute the probe: {_LOWER}")
     _check(code, f"probe {tokens.size} tokens at position {pos} (at most {probe_tokens_max(ctx)} fit)")
     return attention
 

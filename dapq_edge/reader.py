@@ -43,7 +43,7 @@ class Way(str, Enum):
 
 @dataclass(frozen=True)
 class Prompt:
-    """Tokens of a prompt: what comes before a document, the document, and the question after it.
+    """Tokens of a prompt: what comes before a document (not nothing), the document, and the question after it.
 
     has_question: whether `tail` says what is wanted of the document.
     """
@@ -188,8 +188,8 @@ class Reader:
             ahead = self.cache.look_ahead(N_LOOK_AHEAD)
             layers = self.cache.probe(ahead, n_asked + stop - start, ProbeType.MAX)
             for chunk in window:
-                first = max(n_head + chunk.start - start, N_SINK)
-                chunk.relevance = relevance(layers, slice(first, n_head + chunk.stop - start))
+                cells = slice(n_head + chunk.start - start, n_head + chunk.stop - start)
+                chunk.relevance = relevance(layers, cells)
         self.cache.clear()
 
     def _windows(self, n_body: int) -> list[list[Chunk]]:

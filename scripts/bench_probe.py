@@ -42,16 +42,15 @@ def main() -> int:
     for heading in ("cells", "prefill s", "probe s", "decode s", "probe / decode", "probe / prefill"):
         table.add_column(heading, justify="right")
     prefill = 0.0
+    cache = llama.kv_cache
     for length in sorted(args.lengths):
-        tokens = rng.integers(100, llama.n_vocab(), length - llama.n_tokens).tolist()
-        prefill += seconds(lambda tokens=tokens: llama.eval(tokens))
+        tokens = rng.integers(100, llama.n_vocab(), length - cache.n_cells).tolist()
+        prefill += seconds(lambda tokens=tokens: cache.read(tokens))
         probes, decodes = [], []
         for _ in range(args.rounds):
             probes.append(seconds(lambda length=length: native.probe(llama._ctx.ctx, 0, probe, length)))
-            decodes.append(seconds(lambda: (llama.eval(probe), llama._ctx.get_logits())))
-            # the next eval removes what is beyond n_tokens
-            llama.n_tokens = length
-            llama._ctx.kv_cache_seq_rm(-1, length, -1)
+            decodes.append(seconds(lambda: (cache.read(probe), cache.logits)))
+            native.seq_remove(llama._ctx.ctx, 0, range(length, length + N_PROBE))
         p, d = statistics.median(probes), statistics.median(decodes)
         table.add_row(str(length), f"{prefill:.1f}", f"{p:.3f}", f"{d:.3f}", f"{p / d:.2f}", f"{p / prefill:.1%}")
     Console().print(table)

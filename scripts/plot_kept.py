@@ -18,10 +18,12 @@ import numpy as np
 
 from dapq_edge import native
 from dapq_edge.budgets import Budget
+from dapq_edge.cache import Keep
 from dapq_edge.evaluation.needle import Needle, needle_prompt, read_haystack
+from dapq_edge.evaluation.snapshot import Snapshot
 from dapq_edge.llama import Llama
 from dapq_edge.models import find_model
-from dapq_edge.policies import get_policy
+from dapq_edge.policies import ScoringPolicy, get_policy
 
 COLORS = {"full": "#8a8f98", "streaming": "#c2703d", "dapq": "#1f6f8b"}
 
@@ -43,6 +45,12 @@ def answer_cells(llama: Llama, tokens: list[int], answer: str) -> tuple[int, int
     raise ValueError("the answer is not in the prompt")
 
 
+def share_of_heads(keep: Keep, n_cells: int) -> np.ndarray:
+    """For each cell, the share of the KV heads of all layers that keep it: [cells]."""
+    heads = np.concatenate(keep)
+    return np.bincount(heads.ravel(), minlength=n_cells) / len(heads)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--doc", type=Path, required=True)
@@ -53,26 +61,29 @@ def main() -> int:
     args = parser.parse_args()
 
     llama = Llama(find_model("smollm2-135m"), n_threads=2)
-    tokens = needle_prompt(llama, NEEDLE, read_haystack([args.doc]), args.length, args.depth)
-    llama.open_context(len(tokens) + 64)
-    first, last = answer_cells(llama, tokens, NEEDLE.answer)
+    prompt = needle_prompt(llama, NEEDLE, read_haystack([args.doc]), args.length, args.depth)
+    n_prompt, n_keep = len(prompt), Budget.parse(args.budget).cells(len(prompt))
+    first, last = answer_cells(llama, prompt.tokens, NEEDLE.answer)
+    llama.read(prompt, get_policy("full"), Budget.parse("100%"))
+    snapshot = Snapshot(llama)
 
     figure, axes = plt.subplots(len(COLORS), 1, figsize=(10, 3.4), sharex=True)
     for axis, (name, color) in zip(axes, COLORS.items(), strict=True):
-        stats = llama.read(tokens, get_policy(name), Budget.parse(args.budget))
-        kept = np.zeros(len(tokens))
-        kept[llama.kv_cache.positions] = 1
+        snapshot.restore()
+        policy, kept = get_policy(name), np.ones(n_prompt)
+        if isinstance(policy, ScoringPolicy):
+            kept = share_of_heads(policy.keep(llama.kv_cache, n_keep), n_prompt)
+        policy.evict(llama.kv_cache, n_keep)
+        mib = llama.kv_cache.n_bytes / 2**20
         answer = "".join(llama.stream(12)).split("\n")[0].strip()
-        axis.fill_between(np.arange(len(tokens)), kept, step="mid", color=color, linewidth=0)
+        axis.fill_between(np.arange(n_prompt), kept, step="mid", color=color, linewidth=0)
         axis.plot([(first + last) / 2], [1.15], "v", color="#b3202c", markersize=7, clip_on=False)
-        axis.set(ylim=(0, 1), yticks=[], xlim=(0, len(tokens)))
-        mib = stats.bytes_kept / 2**20
+        axis.set(ylim=(0, 1), yticks=[], xlim=(0, n_prompt))
         axis.set_title(f"{name}, {mib:.0f} MiB", loc="left", fontsize=10, fontweight="bold", color=color)
         axis.set_title(f"“… is {answer}”", loc="right", fontsize=9, family="monospace")
-        for side in ("top", "right", "left"):
-            axis.spines[side].set_visible(False)
+        axis.spines[["top", "right", "left"]].set_visible(False)
     axes[-1].set_xlabel(
-        f"position in the prompt ({stats.cells_read:,} tokens); filled: cells that are kept; ▼: the answer"
+        f"position in the prompt ({n_prompt:,} tokens); height: share of the heads that keep it; ▼: the answer"
     )
     figure.suptitle(f"“{NEEDLE.question}”", fontsize=11, x=0.01, ha="left")
     figure.tight_layout()

@@ -38,8 +38,8 @@ def run(n_gpu_layers):
         rng = np.random.default_rng(0)
 
         def keep(counts):
-            heads = zip(native.gather_heads(c.ctx).values(), counts, strict=False)
-            return [np.sort(rng.permuted(np.tile(np.arange(N_PROMPT), (h, 1)), axis=1)[:, :n], axis=1) for h, n in heads]
+            layers = zip(native.gather_heads(c.ctx).values(), counts, strict=False)
+            return [np.sort([rng.choice(N_PROMPT, n, replace=False) for _ in range(n_head)]) for n_head, n in layers]
 
         native.seq_gather(c.ctx, 0, 1, keep([20] * 4))
         branch = c.state(1)

@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DapqError as error:
         return _fail(error, EXIT_ERROR)
     except MemoryError:
-        return _fail("not enough memory", EXIT_ERROR)
+        return _fail("not enough memory: lower --kv-budget, -c or -b", EXIT_ERROR)
     except KeyboardInterrupt:
         return _fail("interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..budgets import Budget
-from ..cache import KVCache
+from ..cache import Keep, KVCache
 from ..errors import UsageError
 from ..scores import Scores
 from ..select import select
@@ -68,7 +68,11 @@ class ScoringPolicy(Policy):
             )
         return n_keep
 
+    def keep(self, cache: KVCache, n_keep: int) -> Keep:
+        """The cells that `evict` keeps. The cache is left as it was."""
+        return select(self.scores(cache), n_keep, self.n_sink, self.n_recent, self.granularity)
+
     def evict(self, cache: KVCache, n_keep: int) -> None:
         self.check(cache)
         if n_keep < cache.n_cells:
-            cache.evict(select(self.scores(cache), n_keep, self.n_sink, self.n_recent, self.granularity))
+            cache.evict(self.keep(cache, n_keep))
