@@ -14,11 +14,12 @@ cmake -S "$source" -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Debug -DCMAKE_C_FLAGS
     -DLLAMA_SANITIZE_ADDRESS=ON -DLLAMA_SANITIZE_UNDEFINED=ON -DGGML_RPC=ON -DBUILD_SHARED_LIBS=ON \
     -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_CURL=OFF \
     > .build/sanitizers.log
-cmake --build "$build" >> .build/sanitizers.log
+cmake --build "$build" --target llama ggml-rpc >> .build/sanitizers.log
 
 LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)"
 export LD_PRELOAD
-export ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
+# tests of the memory of the process need a small quarantine
+export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:quarantine_size_mb=1:thread_local_quarantine_size_kb=64 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 export LLAMA_CPP_LIB_PATH=$build/bin
-exec .venv/bin/python -m pytest -p no:cacheprovider \
+exec .venv/bin/python -m pytest -p no:cacheprovider --capture=sys \
     tests/test_probe.py tests/test_eviction.py tests/test_gather.py tests/test_fuzz.py tests/test_reader.py "$@"
