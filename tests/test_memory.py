@@ -113,8 +113,8 @@ prompt = make_prompt(2000)
 llama.kv_cache.read(prompt.tokens[:1000])
 before = llama.kv_cache.logits.copy()
 _, hard = resource.getrlimit(resource.RLIMIT_AS)
-# what the probe of so many cells needs is not there
-resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + 2**20, hard))
+# the weights of the probe of so many cells do not fit
+resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + 24 * 2**20, hard))
 with native.captured_log():
     try:
         get_policy("dapq").evict(llama.kv_cache, 100)
