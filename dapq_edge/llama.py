@@ -182,9 +182,10 @@ class Llama(llama_cpp.Llama):
         self.n_tokens = self.kv_cache.next_position
         self.input_ids[: self.n_tokens] = -1 if plan.is_compact else prompt.tokens
         cells_kept, bytes_kept = self._used()
+        n_needed = _pad(cells_kept + plan.n_predict)
         # bounded reading leaves no more than a chunk to give back
-        if plan.way == Way.ALL and cells_kept < len(prompt):
-            native.resize(self._ctx.ctx, _pad(cells_kept + plan.n_predict))
+        if plan.way == Way.ALL and cells_kept < len(prompt) and n_needed < cells_peak:
+            native.resize(self._ctx.ctx, n_needed)
         return ReadStats(
             way=plan.way,
             is_compact=plan.is_compact,

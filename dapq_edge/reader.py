@@ -108,10 +108,10 @@ def plan(
     n_prompt, n_keep = len(prompt), policy.cells_to_keep(budget, len(prompt))
     n_chunk, n_asked = CHUNK - policy.n_probe, len(prompt.head) + len(prompt.tail)
     if one_shot or n_prompt <= n_keep + n_chunk:
-        way, n_cells = Way.ALL, n_prompt + max(policy.n_probe if n_keep < n_prompt else 0, n_predict)
+        way, n_reading = Way.ALL, n_prompt + (policy.n_probe if n_keep < n_prompt else 0)
     else:
-        way = Way.SKIM if policy.skims and prompt.has_question else Way.ONE_PASS
-        n_cells = n_keep + max(CHUNK, n_predict)
+        way, n_reading = Way.SKIM if policy.skims and prompt.has_question else Way.ONE_PASS, n_keep + CHUNK
+    n_cells = max(n_reading, n_keep + n_predict)
     n_read = (n_keep - n_asked) // n_chunk + 1 if way == Way.SKIM else 0
     # skimming needs the question, the look-ahead and its probe beside the text
     n_beside = n_asked + 2 * N_LOOK_AHEAD

@@ -55,7 +55,8 @@ def test_cells_are_bounded():
         made = make_plan(make_prompt(n_body), budget="300")
         assert made.n_cells == 300 + CHUNK and made.n_keep == 300
     assert make_plan(make_prompt(3000), budget="300", n_predict=1000).n_cells == 1300
-    assert make_plan(make_prompt(500), one_shot=True).n_cells == 525 + 32  # the probe is larger than the answer
+    assert make_plan(make_prompt(500), one_shot=True).n_cells == 525 + 32
+    assert make_plan(make_prompt(500), one_shot=True, n_predict=500).n_cells == 100 + 500
     assert make_plan(make_prompt(500), "full").n_cells == 525 + 16
 
 
