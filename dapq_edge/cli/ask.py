@@ -104,7 +104,7 @@ def _ask(args: argparse.Namespace, budget: Budget, policy: Policy) -> int:
         positions="compact" if read.is_compact else "true",
         prompt_tokens=len(prompt),
         tokens_evaluated=read.tokens_evaluated,
-        chunks=[asdict(chunk) for chunk in read.chunks],
+        chunks=[{**asdict(chunk), "relevance": round(chunk.relevance, 4)} for chunk in read.chunks],
         kv_cells_peak=read.cells_peak,
         kv_cells_kept=read.cells_kept,
         kv_bytes_peak=read.bytes_peak,
