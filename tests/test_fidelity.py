@@ -1,0 +1,53 @@
+"""KL divergence to the full cache: the numbers, and the rows that it is measured on."""
+
+import json
+
+import numpy as np
+import pytest
+from test_probe import random_tokens
+from tiny import Spec
+
+from dapq_edge.budgets import Budget
+from dapq_edge.errors import DapqError
+from dapq_edge.evaluation.fidelity import kl_divergence, log_probabilities, news_prompt, read_contexts
+from dapq_edge.evaluation.snapshot import Snapshot
+from dapq_edge.llama import Llama
+from dapq_edge.policies import get_policy
+
+
+def test_kl_divergence():
+    p, q = np.log([[0.5, 0.5], [0.9, 0.1]]), np.log([[0.25, 0.75], [0.9, 0.1]])
+    assert kl_divergence(p, p) == 0
+    assert kl_divergence(p, q) == pytest.approx((0.5 * np.log(2) + 0.5 * np.log(2 / 3)) / 2)
+
+
+def test_evicting_nothing_has_no_divergence(tiny_model):
+    """And evicting something has: the same tokens are read after both caches."""
+    llama = Llama(tiny_model(Spec(n_ctx=2048)), n_threads=2)
+    llama.read(random_tokens(300, 1), get_policy("full"), Budget.parse("100%"), n_predict=64)
+    snapshot = Snapshot(llama)
+    tokens = llama.kv_cache.look_ahead(10)
+    snapshot.restore()
+    full = log_probabilities(llama, tokens)
+    np.testing.assert_allclose(np.exp(full).sum(axis=1), 1)
+    divergence = {}
+    for n_keep in (300, 50):
+        snapshot.restore()
+        get_policy("dapq").evict(llama.kv_cache, n_keep)
+        divergence[n_keep] = kl_divergence(full, log_probabilities(llama, tokens))
+    assert abs(divergence[300]) < 1e-9 < divergence[50]
+    llama.close()
+
+
+def test_rows(tmp_path, tiny_model):
+    path = tmp_path / "news.jsonl"
+    path.write_text(json.dumps({"context": "word " * 200}) + "\n{}\n")
+    rows = read_contexts(path)
+    llama = Llama(tiny_model(Spec(n_ctx=2048)), n_threads=2)
+    context = next(rows)
+    prompt = news_prompt(llama, context, 600)
+    assert len(prompt) == 600 and prompt.has_question
+    assert news_prompt(llama, context, 5000) is None
+    with pytest.raises(DapqError, match="line 2: not a row of LongBench"):
+        next(rows)
+    llama.close()
