@@ -34,5 +34,6 @@ class DapQ(ScoringPolicy):
     def scores(self, cache: KVCache) -> Scores:
         tokens = np.random.default_rng(self.seed).integers(cache.n_vocab, size=self.n_probe)
         # a layer that reads the cells of another one has none of its own
-        layers = [layer for layer in cache.probe(tokens, cache.next_position) if layer.layer in cache.gathered_heads()]
+        own = cache.gathered_heads()
+        layers = [layer for layer in cache.probe(tokens, cache.next_position) if layer.layer in own]
         return [group_heads(replace(layer, attention=pool(layer.attention, self.pooling))) for layer in layers]
