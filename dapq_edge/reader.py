@@ -151,7 +151,7 @@ class Reader:
             self._skim(prompt)
             self._read_chunks(prompt)
         elif self.plan.way == Way.ONE_PASS:
-            self._read_in_one_pass(prompt)
+            self._read_in_one_pass(prompt.tokens)
         else:
             self._read(prompt.tokens)
         self._evict()
@@ -168,11 +168,12 @@ class Reader:
         self.policy.evict(self.cache, self.plan.n_keep)
         self.evict_seconds += time.perf_counter() - start
 
-    def _read_in_one_pass(self, prompt: Prompt) -> None:
-        tokens, n_chunk = prompt.tokens, CHUNK - self.policy.n_probe
-        for start in range(0, len(tokens), n_chunk):
+    def _read_in_one_pass(self, tokens: list[int]) -> None:
+        n_keep = self.plan.n_keep
+        self._read(tokens[:n_keep])
+        for part in _split(range(n_keep, len(tokens)), CHUNK - self.policy.n_probe):
             self._evict()
-            self._read(tokens[start : start + n_chunk])
+            self._read(tokens[part.start : part.stop])
 
     def _skim(self, prompt: Prompt) -> None:
         """Ask the document piece by piece: read it with the question, look ahead, and see what that attends to."""

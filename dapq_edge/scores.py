@@ -30,16 +30,24 @@ def group_heads(layer: LayerAttention) -> npt.NDArray[np.float32]:
     return layer.attention.reshape(layer.n_head_kv, -1, n_cells).mean(axis=1)
 
 
+def normalize(attention: npt.NDArray[np.float32], candidates: slice) -> npt.NDArray[np.float32]:
+    """Divide each head by its sum over `candidates`, the cells that it can lose.
+
+    A head that rests on the sinks then counts as much as one that reads. attention: float32 [heads, cells]; returns the
+    same shape.
+    """
+    total = attention[:, candidates].sum(axis=1, keepdims=True)
+    return attention / np.maximum(total, np.finfo(np.float32).tiny)
+
+
 def share(scores: Sequence[npt.NDArray[np.float32]], candidates: slice) -> npt.NDArray[np.float32]:
     """One score per cell for all heads of `scores`: float32 [1, cells].
 
-    Each head is normalised over the cells that it can lose (`candidates`), so that a head that rests on the sinks
-    counts as much as one that reads; the root mean square lets a cell that few heads need beat one that all of them
-    glance at. Measured against five other ways on needle cases; see README, "What did not work".
+    The root mean square of the normalised heads lets a cell that few heads need beat one that all of them glance at.
+    Measured against five other ways on needle cases; see README, "What did not work".
     """
-    heads = np.concatenate(scores)
-    total = heads[:, candidates].sum(axis=1, keepdims=True)
-    return np.sqrt(np.mean((heads / np.maximum(total, np.finfo(np.float32).tiny)) ** 2, axis=0, keepdims=True))
+    heads = normalize(np.concatenate(scores), candidates)
+    return np.sqrt(np.mean(heads**2, axis=0, keepdims=True))
 
 
 def relevance(layers: Sequence[LayerAttention], cells: slice, n_heads: int = 8) -> float:

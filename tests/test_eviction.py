@@ -145,9 +145,10 @@ def test_dapq_keeps_what_attention_says(tiny_model):
     probe = np.random.default_rng(policy.seed).integers(320, size=policy.n_probe).tolist()
     positions = [*range(N_PROMPT), *range(N_PROMPT, N_PROMPT + policy.n_probe)]
     attention, _ = forward(spec, PROMPT + probe, positions, "f16", "f16")
-    mean = attention[:, :, N_PROMPT:, :N_PROMPT].mean(axis=2).reshape(-1, N_PROMPT)
-    pooled = np.stack([np.convolve(row, np.ones(5) / 5, mode="same") for row in mean])
-    expected = pooled.reshape(spec.n_layer, spec.n_head_kv, -1, N_PROMPT).mean(axis=2)
+    largest = attention[:, :, N_PROMPT:, :N_PROMPT].max(axis=2).reshape(-1, N_PROMPT)
+    scores = np.stack([row + np.convolve(row, np.ones(5) / 5, mode="same") for row in largest])
+    scores /= scores[:, 4:-8].sum(axis=1, keepdims=True)
+    expected = scores.reshape(spec.n_layer, spec.n_head_kv, -1, N_PROMPT).mean(axis=2)
     with Context(tiny_model(spec)) as c:
         assert c.decode(PROMPT, 0) == 0
         scores = policy.scores(KVCache(c.ctx))

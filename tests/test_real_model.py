@@ -107,7 +107,8 @@ def test_window_model_reads_and_answers(question):
     """Gemma 3 270M, a base model: what it writes after reading in bounded memory is text, and no longer than asked."""
     llama = load("gemma3-270m")
     document = (LLAMA_CPP / HOWTO).read_text()[:9000]
-    stats = llama.read(llama.chat_prompt(document, question), get_policy("dapq"), Budget.parse("300"), n_predict=20)
+    prompt = llama.chat_prompt(document, question, "The first step is to")
+    stats = llama.read(prompt, get_policy("dapq"), Budget.parse("300"), n_predict=20)
     assert stats.way == (Way.SKIM if question else Way.ONE_PASS)
     assert stats.cells_kept == 300 and stats.cells_peak == 1024
     answer = "".join(llama.stream(20))

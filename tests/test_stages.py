@@ -7,7 +7,7 @@ from dapq_edge.budgets import Budget
 from dapq_edge.cache import LayerAttention
 from dapq_edge.errors import UsageError
 from dapq_edge.policies import POLICIES, get_policy
-from dapq_edge.scores import group_heads, pool, share
+from dapq_edge.scores import group_heads, normalize, pool, share
 from dapq_edge.select import select, top_cells
 
 
@@ -41,6 +41,13 @@ def test_group_heads():
     attention = np.arange(12, dtype=np.float32).reshape(4, 3)
     np.testing.assert_allclose(group_heads(LayerAttention(0, 2, attention)), [[1.5, 2.5, 3.5], [7.5, 8.5, 9.5]])
     np.testing.assert_allclose(group_heads(LayerAttention(0, 4, attention)), attention)
+
+
+def test_normalize():
+    """Each head sums to 1 over the cells that it can lose; one that looks at none of them stays finite."""
+    attention = np.array([[0.6, 0.1, 0.3, 0.0], [1.0, 0.0, 0.0, 0.0]], dtype=np.float32)
+    np.testing.assert_allclose(normalize(attention, slice(1, None))[0], [1.5, 0.25, 0.75, 0.0], rtol=1e-6)
+    assert np.isfinite(normalize(attention, slice(1, None))).all()
 
 
 def test_share_ignores_what_is_always_kept():

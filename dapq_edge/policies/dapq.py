@@ -4,9 +4,11 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
-from ..cache import KVCache
-from ..scores import Scores, group_heads, pool
+from ..cache import KVCache, LayerAttention
+from ..native import ProbeType
+from ..scores import Scores, group_heads, normalize, pool
 from .base import ScoringPolicy
 
 
@@ -15,8 +17,10 @@ class DapQ(ScoringPolicy):
     """Keep the cells that pseudo queries at the positions of the answer attend to (arXiv 2603.11564).
 
     The content of the queries hardly matters, their positions do: `n_probe` random tokens (`seed`) at L..L+n_probe-1,
-    where L is the first position of the answer. The paper finds 32 to 64 best. Scores are means over the queries,
-    average pooling of width `pooling`, means over the query heads of a KV head.
+    where L is the first position of the answer. The paper finds 32 to 64 best. The score of a cell is the largest
+    attention of the queries plus its average over `pooling` cells, normalised for each query head; then the mean over
+    the query heads of a KV head. It is closer to the full cache than the pooled mean over the queries that the paper
+    takes; see README, "What did not work".
     """
 
     name = "dapq"
@@ -35,5 +39,10 @@ class DapQ(ScoringPolicy):
         tokens = np.random.default_rng(self.seed).integers(cache.n_vocab, size=self.n_probe)
         # a layer that reads the cells of another one has none of its own
         own = cache.gathered_heads()
-        layers = [layer for layer in cache.probe(tokens, cache.next_position) if layer.layer in own]
-        return [group_heads(replace(layer, attention=pool(layer.attention, self.pooling))) for layer in layers]
+        layers = cache.probe(tokens, cache.next_position, ProbeType.MAX)
+        return [self._layer_scores(layer) for layer in layers if layer.layer in own]
+
+    def _layer_scores(self, layer: LayerAttention) -> npt.NDArray[np.float32]:
+        candidates = slice(self.n_sink, -self.n_recent or None)
+        attention = layer.attention + pool(layer.attention, self.pooling)
+        return group_heads(replace(layer, attention=normalize(attention, candidates)))
