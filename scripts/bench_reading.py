@@ -194,7 +194,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-m", "--model", default="smollm2-135m")
     parser.add_argument("-t", "--threads", type=int, default=2)
-    parser.add_argument("-n", "--predict", type=int, default=64, help="tokens of the answer")
+    parser.add_argument("-n", "--predict", type=int, default=128, help="tokens of the answer")
     parser.add_argument("--lengths", type=int, nargs="+", default=[2048, 8192, 16384, 32768])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rounds-stock", type=int, default=1, help="rounds that measure the stock caches, too")
