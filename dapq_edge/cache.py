@@ -93,14 +93,14 @@ class KVCache:
         """{layer: (query heads, KV heads)} of the full-attention layers. Raises `UnsupportedModelError` if none."""
         heads = native.probe_heads(self.ctx)
         if not heads:
-            raise UnsupportedModelError("this model cannot be probed: use --policy full or streaming")
+            raise UnsupportedModelError(native.NO_PROBE)
         return heads
 
     def gathered_heads(self) -> dict[int, int]:
         """{layer: KV heads} of the layers that can be evicted. Raises `UnsupportedModelError` if there are none."""
         heads = native.gather_heads(self.ctx)
         if not heads:
-            raise UnsupportedModelError("the memory of this model cannot be evicted: use --policy full")
+            raise UnsupportedModelError(native.NO_EVICTION)
         return heads
 
     def probe(

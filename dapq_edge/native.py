@@ -24,6 +24,9 @@ from .errors import DapqError, NoFreeCellsError, StockBuildError, UnsupportedMod
 # llama-cpp-python's own table of the levels is an older one
 GGML_LOG_LEVEL_ERROR = 4
 
+NO_PROBE = "this model cannot be probed: use --policy full or streaming"
+NO_EVICTION = "the memory of this model cannot be evicted: use --policy full"
+
 # what llama.cpp fails for is nearly always this
 _LOWER = "not enough memory? lower --kv-budget, -c or -b"
 
@@ -112,7 +115,7 @@ def require() -> None:
 def _check(code: int, what: str) -> int:
     """Turn the error codes of the memory functions into exceptions."""
     if code == -2:
-        raise UnsupportedModelError("the memory of this model cannot be evicted: use --policy full")
+        raise UnsupportedModelError(NO_EVICTION)
     if code < 0:
         raise DapqError(f"llama.cpp refused to {what} (code {code})")
     return code
@@ -289,7 +292,7 @@ def probe(
     if code == 2:
         raise DapqError("the probe was aborted")
     if code == -2:
-        raise UnsupportedModelError("this model cannot be probed: use --policy full or streaming")
+        raise UnsupportedModelError(NO_PROBE)
     if code == -3:
         raise DapqError(f"llama.cpp could not compute the probe: {_LOWER}")
     _check(code, f"probe {tokens.size} tokens at position {pos} (at most {probe_tokens_max(ctx)} fit)")

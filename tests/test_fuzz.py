@@ -6,7 +6,7 @@ import llama_cpp
 import numpy as np
 import pytest
 from context import Context
-from test_gather import Cells, assert_same_cells, assert_same_logits, load, parse
+from gathered import Cells, assert_same_cells, assert_same_logits, load, parse
 from test_probe import random_tokens
 from tiny import Spec
 
