@@ -8,6 +8,7 @@ table has medians. Prompts are random tokens: speed does not depend on the text.
 """
 
 import argparse
+import itertools
 import json
 import resource
 import statistics
@@ -119,8 +120,10 @@ def kinds_at(args: argparse.Namespace, n_tokens: int, round_number: int) -> list
 
 def run(args: argparse.Namespace) -> list[Measurement]:
     console, measurements = Console(stderr=True), []
-    jobs = [(kind, n) for r in range(args.rounds) for n in args.lengths for kind in kinds_at(args, n, r)]
-    jobs += [(STOCK[0], N_FRESH)] * args.rounds
+    jobs = []
+    for round_number, n_tokens in itertools.product(range(args.rounds), args.lengths):
+        jobs += [(kind, n_tokens) for kind in kinds_at(args, n_tokens, round_number)]
+        jobs.append((STOCK[0], N_FRESH))
     for i, (kind, n_tokens) in enumerate(jobs, start=1):
         measurements.append(measure_apart(args, kind, n_tokens))
         console.print(f"{i}/{len(jobs)}", measurements[-1], highlight=False, soft_wrap=True)
