@@ -81,13 +81,19 @@ class KVCache:
         """Logits of the last token that was read, until the next one: float32 [n_vocab]."""
         return np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(self.ctx, -1), shape=(self.n_vocab,))
 
-    def look_ahead(self, n_tokens: int) -> list[int]:
-        """The next tokens by greedy decoding after `read`; all but the last one are read, too."""
-        tokens = [int(np.argmax(self.logits))]
-        while len(tokens) < n_tokens:
-            self.read(tokens[-1:])
-            tokens.append(int(np.argmax(self.logits)))
-        return tokens
+    def look_ahead(self, n_tokens: int) -> tuple[list[int], float]:
+        """The next tokens by greedy decoding after `read`, and the geometric mean of their probabilities.
+
+        All but the last token are read, too.
+        """
+        tokens, log_probabilities = [], []
+        for _ in range(n_tokens):
+            if tokens:
+                self.read(tokens[-1:])
+            logits = self.logits.astype(np.float64)
+            tokens.append(int(np.argmax(logits)))
+            log_probabilities.append(-np.log(np.exp(logits - logits.max()).sum()))
+        return tokens, float(np.exp(np.mean(log_probabilities)))
 
     def probed_heads(self) -> dict[int, tuple[int, int]]:
         """{layer: (query heads, KV heads)} of the full-attention layers. Raises `UnsupportedModelError` if none."""

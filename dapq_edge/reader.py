@@ -63,7 +63,10 @@ class Prompt:
 
 @dataclass
 class Chunk:
-    """Tokens `start` to `stop` (exclusive) of a document, and how much a look-ahead at the answer attends to them."""
+    """Tokens `start` to `stop` (exclusive) of a document.
+
+    relevance: how much a look-ahead at the answer attends to them, times how sure the model is of it; 0 to 1.
+    """
 
     start: int
     stop: int
@@ -186,11 +189,12 @@ class Reader:
             start, stop = window[0].start, window[-1].stop
             self.cache.clear()
             self._read(prompt.head + prompt.body[start:stop] + prompt.tail)
-            ahead = self.cache.look_ahead(N_LOOK_AHEAD)
+            ahead, confidence = self.cache.look_ahead(N_LOOK_AHEAD)
             layers = self.cache.probe(ahead, n_asked + stop - start, ProbeType.MAX)
             for chunk in window:
                 cells = slice(n_head + chunk.start - start, n_head + chunk.stop - start)
-                chunk.relevance = relevance(layers, cells)
+                # a guess that nothing in the window supports attends to something, too
+                chunk.relevance = relevance(layers, cells) * confidence
         self.cache.clear()
 
     def _windows(self, n_body: int) -> list[list[Chunk]]:

@@ -40,7 +40,7 @@ def main() -> int:
     for i, prompt in enumerate(itertools.islice(prompts, args.rows), start=1):
         llama.read(prompt, get_policy("full"), Budget.parse("100%"), n_predict=64)
         snapshot = Snapshot(llama)
-        tokens = llama.kv_cache.look_ahead(args.n)
+        tokens, _ = llama.kv_cache.look_ahead(args.n)
         snapshot.restore()
         full = log_probabilities(llama, tokens)
         for policy, granularity, budget in todo:

@@ -26,7 +26,7 @@ def test_evicting_nothing_has_no_divergence(tiny_model):
     llama = Llama(tiny_model(Spec(n_ctx=2048)), n_threads=2)
     llama.read(random_tokens(300, 1), get_policy("full"), Budget.parse("100%"), n_predict=64)
     snapshot = Snapshot(llama)
-    tokens = llama.kv_cache.look_ahead(10)
+    tokens, _ = llama.kv_cache.look_ahead(10)
     snapshot.restore()
     full = log_probabilities(llama, tokens)
     np.testing.assert_allclose(np.exp(full).sum(axis=1), 1)

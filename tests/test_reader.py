@@ -128,7 +128,7 @@ def test_skim_then_read(tiny_model, budget):
         assert cache.n_cells == min(int(budget), len(positions)) and cache.next_position == len(prompt)
 
 
-def test_relevance_is_attention_of_the_look_ahead(tiny_model):
+def test_relevance_is_attention_and_confidence_of_the_look_ahead(tiny_model):
     """Against a plain reading of its definition, on the reference's attention."""
     prompt = make_prompt(1000)
     context, _, reader = read(tiny_model(SPEC), prompt, budget="100")
@@ -141,13 +141,16 @@ def test_relevance_is_attention_of_the_look_ahead(tiny_model):
         tokens = prompt.head + prompt.body[: window[-1].stop] + prompt.tail
         cache = KVCache(c.ctx)
         cache.read(tokens)
-        ahead = cache.look_ahead(N_LOOK_AHEAD)
+        ahead, confidence = cache.look_ahead(N_LOOK_AHEAD)
     attention, logits = forward(SPEC, tokens + ahead, list(range(len(tokens + ahead))), "f16", "f16")
     assert ahead == logits[len(tokens) - 1 : -1].argmax(axis=1).tolist()
+    logits = logits[len(tokens) - 1 : -1].astype(np.float64)
+    probabilities = np.exp(logits.max(axis=1)) / np.exp(logits).sum(axis=1)
+    assert confidence == pytest.approx(np.exp(np.log(probabilities).mean()), rel=0.03)
     largest = attention[:, :, len(tokens) :].max(axis=2).reshape(-1, len(tokens + ahead))
     for chunk in window:
         by_head = largest[:, 5 + chunk.start : 5 + chunk.stop].max(axis=1)
-        assert chunk.relevance == pytest.approx(np.sort(by_head)[-8:].mean(), rel=0.03)
+        assert chunk.relevance == pytest.approx(np.sort(by_head)[-8:].mean() * confidence, rel=0.03)
 
 
 def test_compact_positions(tiny_model):
