@@ -84,10 +84,11 @@ class KVCache:
     def look_ahead(self, n_tokens: int) -> tuple[list[int], float]:
         """The next tokens by greedy decoding after `read`, and the geometric mean of their probabilities.
 
-        All but the last token are read, too.
+        It ends with a token that ends the answer, or after `n_tokens`. All but the last token are read, too.
         """
         tokens, log_probabilities = [], []
-        for _ in range(n_tokens):
+        vocab = llama_cpp.llama_model_get_vocab(llama_cpp.llama_get_model(self.ctx))
+        while len(tokens) < n_tokens and not (tokens and llama_cpp.llama_vocab_is_eog(vocab, tokens[-1])):
             if tokens:
                 self.read(tokens[-1:])
             logits = self.logits.astype(np.float64)

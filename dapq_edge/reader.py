@@ -32,6 +32,9 @@ N_SINK = 4
 # tokens of the answer that are guessed from the text that is skimmed
 N_LOOK_AHEAD = 8
 
+# a chunk is read if it is at least half as relevant as the best one
+MIN_RELEVANCE = 0.5
+
 Progress = Callable[[int, int], None]
 
 
@@ -80,7 +83,7 @@ class Plan:
 
     n_keep: cells that it keeps; n_cells: cells that the context needs; n_predict: tokens of the answer at most.
     n_positions: positions that the prompt takes; is_compact: they count the tokens that are read, not those skimmed.
-    n_window: tokens that are skimmed together; n_read: chunks that are read after skimming all of them.
+    n_window: tokens that are skimmed together.
     """
 
     way: Way
@@ -90,7 +93,6 @@ class Plan:
     n_positions: int
     is_compact: bool = False
     n_window: int = 0
-    n_read: int = 0
 
 
 def plan(
@@ -115,21 +117,20 @@ def plan(
     else:
         way, n_reading = Way.SKIM if policy.skims and prompt.has_question else Way.ONE_PASS, n_keep + CHUNK
     n_cells = max(n_reading, n_keep + n_predict)
-    n_read = (n_keep - n_asked) // n_chunk + 1 if way == Way.SKIM else 0
     # skimming needs the question, the look-ahead and its probe beside the text
     n_beside = n_asked + 2 * N_LOOK_AHEAD
     if way == Way.SKIM and n_beside > n_keep:
         raise UsageError(f"the question has {n_asked:,} tokens: set --kv-budget to {n_beside} cells or more")
     n_window = min(n_cells, max(N_SKIM, n_beside + CHUNK)) - n_beside
     is_compact = way == Way.SKIM and n_prompt >= n_ctx_train
-    n_positions = n_asked + n_read * n_chunk if is_compact else n_prompt
+    n_positions = n_keep + n_chunk if is_compact else n_prompt
     if n_positions >= n_ctx_train and not allow_overflow:
         raise DapqError(
             f"the prompt has {n_positions:,} tokens, but the model was trained for {n_ctx_train:,}: "
             "shorten the document, or set --allow-overflow to go beyond"
         )
     n_predict = n_predict if allow_overflow else min(n_predict, n_ctx_train - n_positions)
-    return Plan(way, n_keep, n_cells, n_predict, n_positions, is_compact, n_window, n_read)
+    return Plan(way, n_keep, n_cells, n_predict, n_positions, is_compact, n_window)
 
 
 class Reader:
@@ -183,8 +184,8 @@ class Reader:
         n_head, n_asked = len(prompt.head), len(prompt.head) + len(prompt.tail)
         windows = self._windows(len(prompt.body))
         self.chunks = [chunk for window in windows for chunk in window]
-        n_reread = n_asked + sum(sorted(chunk.stop - chunk.start for chunk in self.chunks)[-self.plan.n_read :])
-        self._n_total = len(prompt.body) + len(windows) * n_asked + n_reread
+        # the chunks that are read are not known yet
+        self._n_total = len(prompt.body) + len(windows) * n_asked + self.plan.n_keep
         for window in windows:
             start, stop = window[0].start, window[-1].stop
             self.cache.clear()
@@ -207,8 +208,8 @@ class Reader:
 
     def _read_chunks(self, prompt: Prompt) -> None:
         """Read the most relevant chunks in order, at their true positions unless these are compact."""
-        for chunk in sorted(self.chunks, key=lambda chunk: -chunk.relevance)[: self.plan.n_read]:
-            chunk.is_read = True
+        n_read = self._choose(self.plan.n_keep - len(prompt.head) - len(prompt.tail))
+        self._n_total = self.n_done + len(prompt.head) + n_read + len(prompt.tail)
         self._read(prompt.head)
         stop = 0
         for chunk in self.chunks:
@@ -218,6 +219,17 @@ class Reader:
                 stop = chunk.stop
         self._skip(len(prompt.body) - stop)
         self._read(prompt.tail)
+
+    def _choose(self, n_free: int) -> int:
+        """Choose relevant chunks until `n_free` cells are full, the last one can go beyond; returns their tokens."""
+        ranked = sorted(self.chunks, key=lambda chunk: -chunk.relevance)
+        n_read = 0
+        for chunk in ranked:
+            if n_read >= n_free or chunk.relevance < MIN_RELEVANCE * ranked[0].relevance:
+                break
+            chunk.is_read = True
+            n_read += chunk.stop - chunk.start
+        return n_read
 
     def _skip(self, n_positions: int) -> None:
         if not self.plan.is_compact:
