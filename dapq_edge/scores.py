@@ -44,7 +44,7 @@ def share(scores: Sequence[npt.NDArray[np.float32]], candidates: slice) -> npt.N
     """One score per cell for all heads of `scores`: float32 [1, cells].
 
     The root mean square of the normalised heads lets a cell that few heads need beat one that all of them glance at.
-    Measured against five other ways on needle cases; see README, "What did not work".
+    Measured against other ways on needle cases; see README, "What did not work".
     """
     heads = normalize(np.concatenate(scores), candidates)
     return np.sqrt(np.mean(heads**2, axis=0, keepdims=True))
@@ -54,7 +54,7 @@ def relevance(layers: Sequence[LayerAttention], cells: slice, n_heads: int = 8) 
     """How much a look-ahead at the answer reads in `cells`: its largest attention, mean of the `n_heads` best heads.
 
     layers: attention reduced by `ProbeType.MAX`. Heads that copy what the answer needs point at it with one query and
-    hardly look elsewhere; most heads do neither. Measured against 16 other ways; see README, "What did not work".
+    hardly look elsewhere; most heads do neither. Measured against other ways; see README, "What did not work".
     """
     best = np.concatenate([layer.attention[:, cells].max(axis=1) for layer in layers])
     return float(np.sort(best)[-n_heads:].mean())

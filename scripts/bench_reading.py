@@ -114,7 +114,7 @@ def measure_apart(args: argparse.Namespace, kind: Kind, n_tokens: int) -> Measur
 def kinds_at(args: argparse.Namespace, n_tokens: int, round_number: int) -> list[Kind]:
     """What is measured in a round; slow kinds are left out beyond a length or a round."""
     stock = STOCK if n_tokens <= args.quantized_up_to else STOCK[:1]
-    kinds = stock if round_number < args.rounds_stock else []
+    kinds = stock if round_number < max(args.rounds_stock, 1) else []
     return kinds + [kind for kind in BOUNDED if not kind.one_shot or n_tokens <= args.one_shot_up_to]
 
 
@@ -211,6 +211,8 @@ def main() -> int:
         kind = Kind(**args.job.pop("kind"))
         print(json.dumps(asdict(measure(kind=kind, **args.job))))
         return 0
+    if args.plot:
+        import matplotlib  # noqa: F401, not to fail after an hour
     rows = medians(run(args))
     print_table(rows)
     if args.plot:

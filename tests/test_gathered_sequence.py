@@ -7,6 +7,7 @@ from gathered import (
     ARCHS,
     N_KEEP,
     UNEVEN,
+    WINDOW_SPEC,
     Reference,
     assert_same_cells,
     assert_same_logits,
@@ -117,6 +118,19 @@ def test_shift_of_a_gathered_sequence(tiny_model, flash_attn, n_keep):
         assert native.seq_positions(c.ctx, 0)[-1] == N_PROMPT + 102 + len(PROBE)
 
 
+def test_window_layers_are_shifted_with_the_others(tiny_model):
+    """Without gathered cells everything is as in llama.cpp, also from position -1, the start."""
+    with Context(tiny_model(WINDOW_SPEC)) as c:
+        assert c.decode(PROMPT, 0) == 0
+        llama_cpp.llama_memory_seq_cp(c.memory, 0, 1, -1, -1)
+        for change, last in (
+            (llama_cpp.llama_memory_seq_add, 100 + N_PROMPT - 1),
+            (llama_cpp.llama_memory_seq_div, 87),
+        ):
+            change(c.memory, 0, -1, -1, 100 if last > 100 else 2)
+            assert llama_cpp.llama_memory_seq_pos_max(c.memory, 0) == native.seq_positions(c.ctx, 0)[-1] == last
+
+
 def test_shared_gathered_cells_are_not_shifted(tiny_model):
     """It would shift them for the other sequence, too."""
     with Context(tiny_model(Spec()), n_seq_max=2, kv_unified=True) as c:
@@ -172,8 +186,7 @@ def test_skip_to_the_last_position(tiny_model):
     """Removing a whole sequence never fails."""
     with Context(tiny_model(Spec())) as c:
         assert c.decode(PROMPT, 0) == 0
-        try:
+        with pytest.raises(DapqError):
             native.seq_skip(c.ctx, 0, 2**31 - N_PROMPT)
-        except DapqError:
-            native.seq_skip(c.ctx, 0, 2**31 - N_PROMPT - 1)
+        native.seq_skip(c.ctx, 0, 2**31 - N_PROMPT - 1)
         assert remove(c, 0) and native.seq_positions(c.ctx, 0).size == 0

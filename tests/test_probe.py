@@ -28,15 +28,18 @@ def random_tokens(n: int, seed: int) -> list[int]:
 PROMPT = random_tokens(N_PROMPT, 1)
 PROBE = random_tokens(N_PROBE, 2)
 
+# the weights of a power of two of queries are also what the layer goes on with, unless V is quantized
+PROBES = {"whole": PROBE[:8], "split": PROBE}
 
-def reference(spec: Spec, pos: int, type_k: str, type_v: str) -> np.ndarray:
+
+def reference(spec: Spec, pos: int, type_k: str, type_v: str, probe: list[int] = PROBE) -> np.ndarray:
     """float32 [rows, queries, cells] as `native.probe` returns it; cells at pos and after it are hidden."""
     n_seen = min(pos, N_PROMPT)
-    positions = [*range(n_seen), *range(pos, pos + N_PROBE)]
-    attention, _ = forward(spec, PROMPT[:n_seen] + PROBE, positions, type_k, type_v)
+    positions = [*range(n_seen), *range(pos, pos + len(probe))]
+    attention, _ = forward(spec, PROMPT[:n_seen] + probe, positions, type_k, type_v)
     seen = attention[spec.full_layers][:, :, n_seen:, :n_seen]
     hidden = np.zeros((*seen.shape[:3], N_PROMPT - n_seen))
-    return np.concatenate([seen, hidden], axis=-1).reshape(-1, N_PROBE, N_PROMPT)
+    return np.concatenate([seen, hidden], axis=-1).reshape(-1, len(probe), N_PROMPT)
 
 
 def assert_close(actual: np.ndarray, expected: np.ndarray, cache_type: str = "f16", n_head: int = 4) -> None:
@@ -51,29 +54,44 @@ def assert_close(actual: np.ndarray, expected: np.ndarray, cache_type: str = "f1
 @pytest.mark.parametrize("heads", HEADS)
 @pytest.mark.parametrize("flash_attn", [False, True])
 @pytest.mark.parametrize("cache_type", TOLERANCE)
-def test_matches_numpy(tiny_model, heads, flash_attn, cache_type):
+@pytest.mark.parametrize("queries", PROBES)
+def test_matches_numpy(tiny_model, heads, flash_attn, cache_type, queries):
+    probe = PROBES[queries]
     n_head, n_head_kv = HEADS[heads]
     spec = Spec(n_head=n_head, n_head_kv=n_head_kv)
     type_v = cache_type if flash_attn or cache_type in ("f16", "bf16") else "f16"
-    expected = reference(spec, N_PROMPT, cache_type, type_v)
+    expected = reference(spec, N_PROMPT, cache_type, type_v, probe)
     with Context(tiny_model(spec), type_k=cache_type, type_v=type_v, flash_attn=flash_attn) as c:
         assert c.decode(PROMPT, 0) == 0
-        assert_close(native.probe(c.ctx, 0, PROBE, N_PROMPT, ProbeType.NONE), expected, cache_type)
-        assert_close(native.probe(c.ctx, 0, PROBE, N_PROMPT, ProbeType.MEAN), expected.mean(axis=1), cache_type)
-        assert_close(native.probe(c.ctx, 0, PROBE, N_PROMPT, ProbeType.MAX), expected.max(axis=1), cache_type)
+        assert_close(native.probe(c.ctx, 0, probe, N_PROMPT, ProbeType.NONE), expected, cache_type)
+        assert_close(native.probe(c.ctx, 0, probe, N_PROMPT, ProbeType.MEAN), expected.mean(axis=1), cache_type)
+        assert_close(native.probe(c.ctx, 0, probe, N_PROMPT, ProbeType.MAX), expected.max(axis=1), cache_type)
+
+
+@pytest.mark.parametrize("heads", HEADS)
+def test_quantized_k_and_plain_v(tiny_model, heads):
+    """With flash attention, where the layer goes on with the weights of the probe."""
+    n_head, n_head_kv = HEADS[heads]
+    spec, probe = Spec(n_head=n_head, n_head_kv=n_head_kv), PROBES["whole"]
+    with Context(tiny_model(spec), type_k="q8_0", type_v="f16", flash_attn=True) as c:
+        assert c.decode(PROMPT, 0) == 0
+        attention = native.probe(c.ctx, 0, probe, N_PROMPT, ProbeType.NONE)
+        assert_close(attention, reference(spec, N_PROMPT, "q8_0", "f16", probe), "q8_0")
 
 
 @pytest.mark.parametrize("arch", ["refact", "gemma2"])
 @pytest.mark.parametrize("flash_attn", [False, True])
 @pytest.mark.parametrize("cache_type", ["f16", "q8_0"])
-def test_matches_numpy_with_alibi_or_soft_cap(tiny_model, arch, flash_attn, cache_type):
+@pytest.mark.parametrize("queries", PROBES)
+def test_matches_numpy_with_alibi_or_soft_cap(tiny_model, arch, flash_attn, cache_type, queries):
+    probe = PROBES[queries]
     spec = Spec(arch=arch, head_dim=32, n_layer=4)
     type_v = cache_type if flash_attn else "f16"
     with Context(tiny_model(spec), type_k=cache_type, type_v=type_v, flash_attn=flash_attn) as c:
         assert c.decode(PROMPT, 0) == 0
-        attention = native.probe(c.ctx, 0, PROBE, N_PROMPT, ProbeType.NONE)
+        attention = native.probe(c.ctx, 0, probe, N_PROMPT, ProbeType.NONE)
         assert list(native.probe_heads(c.ctx)) == spec.full_layers
-        assert_close(attention, reference(spec, N_PROMPT, cache_type, type_v), cache_type)
+        assert_close(attention, reference(spec, N_PROMPT, cache_type, type_v, probe), cache_type)
 
 
 @pytest.mark.parametrize("pos", [1, N_PROMPT - 32, N_PROMPT, N_PROMPT + 1, N_PROMPT + 300])

@@ -12,9 +12,6 @@ from tiny import Spec
 from dapq_edge import native
 from dapq_edge.errors import DapqError
 
-# of a row of K or V in a layer of Spec()
-ROW = 2 * 64 * 2
-
 
 @pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("flash_attn", [False, True])

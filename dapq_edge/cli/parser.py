@@ -66,7 +66,7 @@ def _add_ask(commands: argparse._SubParsersAction) -> None:
 
     model = command.add_argument_group("model")
     source = model.add_mutually_exclusive_group(required=True)
-    source.add_argument("-m", "--model", metavar="MODEL", help="GGUF file, or the alias smollm2-135m")
+    source.add_argument("-m", "--model", metavar="MODEL", help="GGUF file, or an alias: smollm2-135m, gemma3-270m")
     source.add_argument("-hf", "--hf-repo", metavar="USER/REPO[:QUANT]", help="GGUF model of Hugging Face")
     model.add_argument("--offline", action="store_true", help="use only what is in the cache of Hugging Face")
     model.add_argument(
