@@ -73,8 +73,12 @@ class KVCache:
             native.seq_skip(self.ctx, self.seq_id, n_positions)
 
     @property
+    def _vocab(self) -> llama_cpp.llama_vocab_p:
+        return llama_cpp.llama_model_get_vocab(llama_cpp.llama_get_model(self.ctx))
+
+    @property
     def n_vocab(self) -> int:
-        return llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(llama_cpp.llama_get_model(self.ctx)))
+        return llama_cpp.llama_vocab_n_tokens(self._vocab)
 
     @property
     def logits(self) -> npt.NDArray[np.float32]:
@@ -87,14 +91,13 @@ class KVCache:
         It ends with a token that ends the answer, or after `n_tokens`. All but the last token are read, too.
         """
         tokens, log_probabilities = [], []
-        vocab = llama_cpp.llama_model_get_vocab(llama_cpp.llama_get_model(self.ctx))
-        while len(tokens) < n_tokens and not (tokens and llama_cpp.llama_vocab_is_eog(vocab, tokens[-1])):
-            if tokens:
-                self.read(tokens[-1:])
+        while True:
             logits = self.logits.astype(np.float64)
             tokens.append(int(np.argmax(logits)))
             log_probabilities.append(-np.log(np.exp(logits - logits.max()).sum()))
-        return tokens, float(np.exp(np.mean(log_probabilities)))
+            if len(tokens) == n_tokens or llama_cpp.llama_vocab_is_eog(self._vocab, tokens[-1]):
+                return tokens, float(np.exp(np.mean(log_probabilities)))
+            self.read(tokens[-1:])
 
     def probed_heads(self) -> dict[int, tuple[int, int]]:
         """{layer: (query heads, KV heads)} of the full-attention layers. Raises `UnsupportedModelError` if none."""

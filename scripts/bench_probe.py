@@ -48,9 +48,7 @@ def main() -> int:
         prefill += seconds(lambda tokens=tokens: cache.read(tokens))
         probes, decodes = [], []
         for _ in range(args.rounds):
-            probes.append(
-                seconds(lambda length=length: native.probe(llama._ctx.ctx, 0, probe, length, native.ProbeType.MAX))
-            )
+            probes.append(seconds(lambda length=length: cache.probe(probe, length, native.ProbeType.MAX)))
             decodes.append(seconds(lambda: (cache.read(probe), cache.logits)))
             native.seq_remove(llama._ctx.ctx, 0, range(length, length + N_PROBE))
         p, d = statistics.median(probes), statistics.median(decodes)

@@ -122,6 +122,7 @@ def test_skim_then_read(tiny_model, budget):
     n_relevant = sum(chunk.relevance >= MIN_RELEVANCE * ranked[0].relevance for chunk in ranked)
     sizes = np.cumsum([chunk.stop - chunk.start for chunk in ranked])
     n_fit = 1 + int(np.searchsorted(sizes, int(budget) - 25))
+    assert len(chosen) == {"100": 1, "700": 2}[budget]
     assert n_relevant > 1 and {chunk.start for chunk in chosen} == {c.start for c in ranked[: min(n_relevant, n_fit)]}
 
     positions = [*range(5), *(5 + i for c in chosen for i in range(c.start, c.stop)), *range(3005, 3025)]
