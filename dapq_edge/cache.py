@@ -1,6 +1,7 @@
 """One sequence's KV cache: read, probe, evict, usage."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import llama_cpp
@@ -8,10 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from . import native
-from .errors import UnsupportedModelError
+from .errors import DapqError, UnsupportedModelError
 
 # for each full-attention layer, the cells that each KV head keeps: integers [KV heads, cells], ascending in a row
 Keep = list[npt.NDArray[np.intp]]
+
+# the sequence that a branch takes
+BRANCH = 1
 
 
 @dataclass(frozen=True)
@@ -31,11 +35,16 @@ class KVCache:
 
     A cell is a slot of the KV cache: one position, all layers. Cells are counted from 0 in ascending position. After an
     eviction, a cell holds other tokens in each layer and KV head.
+
+    recent: the tokens that were read since the last eviction or gap. They are the ones of the last cells.
+    n_missing: how many of the first cells each layer lacks, in the order of `gathered_heads`; empty if none does.
     """
 
     def __init__(self, ctx: llama_cpp.llama_context_p, seq_id: int = 0) -> None:
         self.ctx = ctx
         self.seq_id = seq_id
+        self.recent: list[int] = []
+        self.n_missing: list[int] = []
 
     @property
     def positions(self) -> npt.NDArray[np.int32]:
@@ -58,6 +67,7 @@ class KVCache:
 
     def clear(self) -> None:
         """Free all cells of the sequence."""
+        self.recent, self.n_missing = [], []
         llama_cpp.llama_memory_seq_rm(llama_cpp.llama_get_memory(self.ctx), self.seq_id, -1, -1)
 
     def read(self, tokens: Sequence[int] | npt.NDArray) -> None:
@@ -66,10 +76,12 @@ class KVCache:
         Raises as `native.decode` does.
         """
         native.decode(self.ctx, self.seq_id, tokens, self.next_position)
+        self.recent += map(int, tokens)
 
     def skip(self, n_positions: int) -> None:
         """Leave out positions before the next token, for text that is not read."""
         if n_positions:
+            self.recent = []
             native.seq_skip(self.ctx, self.seq_id, n_positions)
 
     @property
@@ -82,8 +94,11 @@ class KVCache:
 
     @property
     def logits(self) -> npt.NDArray[np.float32]:
-        """Logits of the last token that was read, until the next one: float32 [n_vocab]."""
-        return np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(self.ctx, -1), shape=(self.n_vocab,))
+        """Logits of the last token that was read, until the next one: float32 [n_vocab]. Raises `DapqError` if none."""
+        logits = llama_cpp.llama_get_logits_ith(self.ctx, -1)
+        if not logits:
+            raise DapqError("the context has no logits: read a token first")
+        return np.ctypeslib.as_array(logits, shape=(self.n_vocab,))
 
     def look_ahead(self, n_tokens: int) -> tuple[list[int], float]:
         """The next tokens by greedy decoding after `read`, and the geometric mean of their probabilities.
@@ -113,6 +128,10 @@ class KVCache:
             raise UnsupportedModelError(native.NO_EVICTION)
         return heads
 
+    @property
+    def can_evict(self) -> bool:
+        return bool(native.gather_heads(self.ctx)) and bool(native.probe_heads(self.ctx))
+
     def probe(
         self, tokens: Sequence[int] | npt.NDArray, pos: int, reduce: native.ProbeType = native.ProbeType.MEAN
     ) -> list[LayerAttention]:
@@ -134,8 +153,26 @@ class KVCache:
     def evict(self, keep: Keep) -> None:
         """Free all cells but those in `keep`, which move to the front. Raises as `native.seq_gather` does."""
         native.seq_gather(self.ctx, self.seq_id, self.seq_id, keep)
+        n_cells = [heads.shape[-1] for heads in keep]
+        self.recent, self.n_missing = [], [max(n_cells) - n for n in n_cells]
 
-    def branch(self, seq_id: int, keep: Keep) -> "KVCache":
-        """A copy of the cells in `keep` in the empty sequence `seq_id`. Raises as `native.seq_gather` does."""
-        native.seq_gather(self.ctx, self.seq_id, seq_id, keep)
-        return KVCache(self.ctx, seq_id)
+    @contextmanager
+    def branch(self, keep: Keep | None = None) -> Iterator["KVCache"]:
+        """A sequence to look ahead on, with a copy of the cells in `keep`; without it, all cells are shared.
+
+        It is removed at the end, and the logits are again those before it. Raises `DapqError` if the context has one
+        sequence only, and as `native.seq_gather` does.
+        """
+        logits = self.logits.copy()
+        branch = KVCache(self.ctx, BRANCH)
+        if llama_cpp.llama_n_seq_max(self.ctx) <= BRANCH:
+            raise DapqError(f"a context of one sequence has no room for a branch: open it with n_seq_max={BRANCH + 1}")
+        if keep is None:
+            llama_cpp.llama_memory_seq_cp(llama_cpp.llama_get_memory(self.ctx), self.seq_id, BRANCH, -1, -1)
+        else:
+            native.seq_gather(self.ctx, self.seq_id, BRANCH, keep)
+        try:
+            yield branch
+        finally:
+            branch.clear()
+            self.logits[:] = logits

@@ -15,7 +15,7 @@ from llama_cpp._internals import LlamaContext
 
 from . import native
 from .budgets import Budget
-from .cache import KVCache
+from .cache import BRANCH, KVCache
 from .errors import DapqError, UnsupportedModelError
 from .models import check_gguf
 from .policies import Policy
@@ -110,6 +110,9 @@ class Llama(llama_cpp.Llama):
         self.context_params.type_v = CACHE_TYPES[type_v]
         # a window cache of the size of the window, as the command line tools of llama.cpp have it
         self.context_params.swa_full = False
+        # a branch shares the cells
+        self.context_params.n_seq_max, self.context_params.kv_unified = 1 + BRANCH, True
+        self._kv_cache = KVCache(self._ctx.ctx)
 
     @property
     def n_ctx_train(self) -> int:
@@ -134,6 +137,7 @@ class Llama(llama_cpp.Llama):
                     cause = f"not enough memory ({cause}): lower -c, -n or --kv-budget, or set -ctk q8_0 -ctv q8_0"
                 raise DapqError(f"llama.cpp cannot open a context of {n_cells} cells: {cause}") from error
         self._ctx = self._stack.enter_context(contextlib.closing(context))
+        self._kv_cache = KVCache(self._ctx.ctx)
         self._n_ctx = max(n_cells, n_ctx)
         self.input_ids.resize(self._n_ctx, refcheck=False)
         self.reset()
@@ -141,7 +145,7 @@ class Llama(llama_cpp.Llama):
     @property
     def kv_cache(self) -> KVCache:
         """The cache of the sequence that is read and decoded."""
-        return KVCache(self._ctx.ctx)
+        return self._kv_cache
 
     def read(
         self,

@@ -6,6 +6,7 @@
 """
 
 import itertools
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -81,13 +82,15 @@ class Chunk:
 class Plan:
     """How a prompt is read.
 
-    n_keep: cells that it keeps; n_cells: cells that the context needs; n_predict: tokens of the answer at most.
+    n_keep: cells that it keeps; n_resident: the same in the layer that keeps most; n_cells: cells that the context
+    needs; n_predict: tokens of the answer at most.
     n_positions: positions that the prompt takes; is_compact: they count the tokens that are read, not those skimmed.
     n_window: tokens that are skimmed together.
     """
 
     way: Way
     n_keep: int
+    n_resident: int
     n_cells: int
     n_predict: int
     n_positions: int
@@ -111,26 +114,30 @@ def plan(
     policy or for the question, and `DapqError` if positions go beyond `n_ctx_train`.
     """
     n_prompt, n_keep = len(prompt), policy.cells_to_keep(budget, len(prompt))
+    n_resident = min(n_prompt, math.ceil(n_keep * policy.max_share))
+    n_branch = policy.n_branch(n_keep) if n_keep < n_prompt else 0
     n_chunk, n_asked = CHUNK - policy.n_probe, len(prompt.head) + len(prompt.tail)
-    if one_shot or n_prompt <= n_keep + n_chunk:
+    if one_shot or n_prompt <= n_resident + n_chunk:
         way, n_reading = Way.ALL, n_prompt + (policy.n_probe if n_keep < n_prompt else 0)
+    elif policy.reads_in_chunks:
+        way, n_reading = Way.SKIM if policy.skims and prompt.has_question else Way.ONE_PASS, n_resident + CHUNK
     else:
-        way, n_reading = Way.SKIM if policy.skims and prompt.has_question else Way.ONE_PASS, n_keep + CHUNK
-    n_cells = max(n_reading, n_keep + n_predict)
+        raise UsageError(f"--policy {policy.name} cannot read in bounded memory: set --one-shot")
+    n_cells = max(n_reading + n_branch, n_resident + n_predict)
     # skimming needs the question, the look-ahead and its probe beside the text
     n_beside = n_asked + 2 * N_LOOK_AHEAD
     if way == Way.SKIM and n_beside > n_keep:
         raise UsageError(f"the question has {n_asked:,} tokens: set --kv-budget to {n_beside} cells or more")
     n_window = min(n_cells, max(N_SKIM, n_beside + CHUNK)) - n_beside
     is_compact = way == Way.SKIM and n_prompt >= n_ctx_train
-    n_positions = n_keep + n_chunk if is_compact else n_prompt
+    n_positions = n_resident + n_chunk if is_compact else n_prompt
     if n_positions >= n_ctx_train and not allow_overflow:
         raise DapqError(
             f"the prompt has {n_positions:,} tokens, but the model was trained for {n_ctx_train:,}: "
             "shorten the document, or set --allow-overflow to go beyond"
         )
     n_predict = n_predict if allow_overflow else min(n_predict, n_ctx_train - n_positions)
-    return Plan(way, n_keep, n_cells, n_predict, n_positions, is_compact, n_window)
+    return Plan(way, n_keep, n_resident, n_cells, n_predict, n_positions, is_compact, n_window)
 
 
 class Reader:
@@ -173,9 +180,9 @@ class Reader:
         self.evict_seconds += time.perf_counter() - start
 
     def _read_in_one_pass(self, tokens: list[int]) -> None:
-        n_keep = self.plan.n_keep
-        self._read(tokens[:n_keep])
-        for part in _split(range(n_keep, len(tokens)), CHUNK - self.policy.n_probe):
+        n_resident = self.plan.n_resident
+        self._read(tokens[:n_resident])
+        for part in _split(range(n_resident, len(tokens)), CHUNK - self.policy.n_probe):
             self._evict()
             self._read(tokens[part.start : part.stop])
 

@@ -24,10 +24,12 @@ def pool(attention: npt.NDArray[np.float32], width: int) -> npt.NDArray[np.float
     return ((total[..., width:] - total[..., :n_cells]) / width).astype(np.float32)
 
 
-def group_heads(layer: LayerAttention) -> npt.NDArray[np.float32]:
-    """Mean over the query heads that share a KV head: float32 [KV heads, cells]."""
-    n_cells = layer.attention.shape[-1]
-    return layer.attention.reshape(layer.n_head_kv, -1, n_cells).mean(axis=1)
+def group_heads(attention: npt.NDArray[np.float32], n_head_kv: int) -> npt.NDArray[np.float32]:
+    """Mean over the query heads that share a KV head.
+
+    attention: float32 [query heads, cells]; returns float32 [KV heads, cells].
+    """
+    return attention.reshape(n_head_kv, -1, attention.shape[-1]).mean(axis=1)
 
 
 def normalize(attention: npt.NDArray[np.float32], candidates: slice) -> npt.NDArray[np.float32]:

@@ -1,5 +1,7 @@
 """The select stage: which cells each KV head keeps."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -25,12 +27,18 @@ def top_cells(scores: npt.NDArray[np.float32], n_keep: int, n_sink: int, n_recen
     return np.sort(np.concatenate([best, np.tile(always, (n_heads, 1))], axis=1), axis=1)
 
 
-def select(scores: Scores, n_keep: int, n_sink: int, n_recent: int, granularity: str) -> Keep:
-    """The cells that each KV head of each layer keeps, see `top_cells`; `granularity` is one of `GRANULARITIES`."""
+def select(scores: Scores, n_keep: Sequence[int], n_sink: int, n_recent: int, granularity: str) -> Keep:
+    """The cells that each KV head of each layer keeps, see `top_cells`.
+
+    n_keep: cells of each layer; granularity: one of `GRANULARITIES`. Raises ValueError if all layers are to keep the
+    same cells, but different numbers of them.
+    """
     candidates = slice(n_sink, -n_recent or None)
     if granularity == "cell":
-        cells = top_cells(share(scores, candidates), n_keep, n_sink, n_recent)
+        if len(set(n_keep)) > 1:
+            raise ValueError("layers that keep the same cells keep the same number of them")
+        cells = top_cells(share(scores, candidates), n_keep[0], n_sink, n_recent)
         return [np.tile(cells, (len(layer), 1)) for layer in scores]
     if granularity == "layer":
         scores = [np.tile(share([layer], candidates), (len(layer), 1)) for layer in scores]
-    return [top_cells(layer, n_keep, n_sink, n_recent) for layer in scores]
+    return [top_cells(layer, n, n_sink, n_recent) for layer, n in zip(scores, n_keep, strict=True)]

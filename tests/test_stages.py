@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from dapq_edge.budgets import Budget
-from dapq_edge.cache import LayerAttention
 from dapq_edge.errors import UsageError
 from dapq_edge.policies import POLICIES, get_policy
 from dapq_edge.scores import group_heads, normalize, pool, share
@@ -39,8 +38,8 @@ def test_pool():
 def test_group_heads():
     """Query heads of a KV head are neighbours."""
     attention = np.arange(12, dtype=np.float32).reshape(4, 3)
-    np.testing.assert_allclose(group_heads(LayerAttention(0, 2, attention)), [[1.5, 2.5, 3.5], [7.5, 8.5, 9.5]])
-    np.testing.assert_allclose(group_heads(LayerAttention(0, 4, attention)), attention)
+    np.testing.assert_allclose(group_heads(attention, 2), [[1.5, 2.5, 3.5], [7.5, 8.5, 9.5]])
+    np.testing.assert_allclose(group_heads(attention, 4), attention)
 
 
 def test_normalize():
@@ -76,17 +75,21 @@ def test_top_cells():
 def test_granularity():
     """What each head, each layer, or all of them keep of the same scores."""
     scores = [np.random.default_rng(layer).random((2, 50), dtype=np.float32) for layer in range(3)]
-    by_head = select(scores, 10, 2, 3, "head")
+    by_head = select(scores, [10, 10, 10], 2, 3, "head")
     assert all((kept == top_cells(layer, 10, 2, 3)).all() for kept, layer in zip(by_head, scores, strict=True))
-    by_layer = select(scores, 10, 2, 3, "layer")
+    by_layer = select(scores, [10, 10, 10], 2, 3, "layer")
     assert all((kept[0] == kept[1]).all() for kept in by_layer) and (by_layer[0] != by_layer[1]).any()
-    by_cell = select(scores, 10, 2, 3, "cell")
+    by_cell = select(scores, [10, 10, 10], 2, 3, "cell")
     assert all((kept == by_cell[0][0]).all() for kept in by_cell) and (by_cell[0] != by_layer[0]).any()
     assert all(kept.shape == (2, 10) for kept in by_head + by_layer + by_cell)
+    uneven = select(scores, [10, 5, 50], 2, 3, "head")
+    assert [kept.shape for kept in uneven] == [(2, 10), (2, 5), (2, 50)] and (uneven[0] == by_head[0]).all()
+    with pytest.raises(ValueError):
+        select(scores, [10, 5, 50], 2, 3, "cell")
 
 
 def test_registry():
-    assert {"full", "streaming", "dapq"} <= set(POLICIES)
+    assert {"fused", "dapq", "laq", "snapkv", "h2o", "tova", "pyramid", "streaming", "full", "oracle"} <= set(POLICIES)
     for name, policy in POLICIES.items():
         assert policy.name == name and policy.summary
     with pytest.raises(UsageError, match="choose one of"):

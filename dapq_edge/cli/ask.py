@@ -5,18 +5,17 @@ import json
 import sys
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import psutil
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .. import native
 from ..budgets import Budget
 from ..documents import read_document
-from ..errors import UsageError
-from ..llama import CACHE_TYPES, Llama
-from ..models import find_hf_model, find_model
-from ..policies import Policy, get_policy
+from ..heads import find_profile, load_profile
+from ..policies import get_policy
+from .model import check_model_options, load_model, progress_bar
 
 MIB = 2**20
 
@@ -58,24 +57,25 @@ class Result:
 
 
 def run(args: argparse.Namespace) -> int:
-    budget, policy = Budget.parse(args.kv_budget), get_policy(args.policy, args.granularity)
-    for option, name in (("-ctk", args.cache_type_k), ("-ctv", args.cache_type_v)):
-        if name not in CACHE_TYPES:
-            raise UsageError(f"{option} {name}: choose one of {', '.join(CACHE_TYPES)}")
-    native.require()
+    # wrong arguments before a model is loaded
+    budget, _ = Budget.parse(args.kv_budget), get_policy(args.policy)
+    check_model_options(args)
     # what llama.cpp reports becomes a part of our errors
     with native.captured_log():
-        return _ask(args, budget, policy)
+        return _ask(args, budget)
 
 
-def _ask(args: argparse.Namespace, budget: Budget, policy: Policy) -> int:
+def _ask(args: argparse.Namespace, budget: Budget) -> int:
     console = Console(stderr=True)
     document = read_document(args.doc)
-    llama = _load(args, console)
+    llama = load_model(args, console)
+    model = Path(llama.model_path)
+    heads = load_profile(Path(args.heads), model) if args.heads else find_profile(model)
+    policy = get_policy(args.policy, args.granularity, heads)
     prompt = llama.chat_prompt(document, args.question, args.answer_prefix)
 
     start = time.perf_counter()
-    with _progress(console) as bar:
+    with progress_bar(console) as bar:
         task = bar.add_task("reading", total=len(prompt))
         read = llama.read(
             prompt,
@@ -117,30 +117,7 @@ def _ask(args: argparse.Namespace, budget: Budget, policy: Policy) -> int:
     if args.json:
         print(json.dumps(asdict(result), ensure_ascii=False))
     else:
-        print()
+        print(flush=True)
         console.print(result.line(), style="dim", highlight=False, soft_wrap=True)
     sys.stdout.flush()
     return 0
-
-
-def _load(args: argparse.Namespace, console: Console) -> Llama:
-    def report(line: str) -> None:
-        console.print(line, style="dim", highlight=False)
-
-    path = find_hf_model(args.hf_repo, args.offline) if args.hf_repo else find_model(args.model, report)
-    n_threads = args.threads if args.threads > 0 else psutil.cpu_count(logical=False)
-    return Llama(
-        path,
-        n_gpu_layers=args.n_gpu_layers,
-        n_threads=n_threads,
-        n_batch=args.batch_size,
-        flash_attn=args.flash_attn,
-        type_k=args.cache_type_k,
-        type_v=args.cache_type_v,
-        seed=args.seed & 0xFFFFFFFF,
-    )
-
-
-def _progress(console: Console) -> Progress:
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

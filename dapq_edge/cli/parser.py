@@ -18,6 +18,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, help="versions of the package, the patch and llama.cpp; backends")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_ask(commands)
+    _add_heads(commands)
+    _add_eval(commands)
     _add_policies(commands)
     return parser
 
@@ -35,13 +37,13 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def _lazy(module: str) -> Run:
-    """The `run` of a command's module, imported when the command runs: --help stays fast."""
+def _lazy(module: str, function: str = "run") -> Run:
+    """A function of a command's module, imported when the command runs: --help stays fast."""
 
     def run(args: argparse.Namespace) -> int:
         from importlib import import_module
 
-        return import_module(f"dapq_edge.cli.{module}").run(args)
+        return getattr(import_module(f"dapq_edge.cli.{module}"), function)(args)
 
     return run
 
@@ -64,6 +66,125 @@ def _add_ask(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     command.set_defaults(run=_lazy("ask"))
 
+    _add_model(command)
+    cache = command.add_argument_group("eviction")
+    cache.add_argument(
+        "--kv-budget",
+        default=DEFAULT_BUDGET,
+        metavar="N|P%",
+        help=f"cells to keep, or a share of the prompt (default: {DEFAULT_BUDGET.replace('%', '%%')})",
+    )
+    cache.add_argument(
+        "--policy", default=DEFAULT_POLICY, metavar="NAME", help=f"see dapq-edge policies (default: {DEFAULT_POLICY})"
+    )
+    cache.add_argument(
+        "--heads", metavar="FILE", help="head profile (default: the one that dapq-edge heads calibrate made)"
+    )
+    cache.add_argument(
+        "--granularity",
+        choices=["head", "layer", "cell"],
+        default="head",
+        help="who keeps cells of its own: each head, each layer, or nobody (default: head)",
+    )
+    cache.add_argument(
+        "--one-shot", action="store_true", help="read everything, then evict (default: read in bounded memory)"
+    )
+    cache.add_argument(
+        "--allow-overflow", action="store_true", help="go beyond the context length that the model was trained for"
+    )
+
+    sampling = command.add_argument_group("sampling")
+    sampling.add_argument(
+        "-n",
+        "--predict",
+        type=_positive_or(),
+        default=256,
+        metavar="N",
+        help="tokens of the answer at most (default: 256)",
+    )
+    sampling.add_argument(
+        "--temp", type=_temperature, default=0.0, metavar="T", help="temperature (default: 0, greedy)"
+    )
+    sampling.add_argument(
+        "-s", "--seed", type=int, default=-1, metavar="N", help="seed of the sampler (default: -1, random)"
+    )
+
+
+def _add_heads(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "heads",
+        help="find the heads of a model that retrieve facts",
+        description="Find the heads of a model that retrieve facts, and show them.",
+        allow_abbrev=False,
+    )
+    actions = command.add_subparsers(title="actions", metavar="ACTION", required=True)
+    calibrate = actions.add_parser("calibrate", help="measure the heads and keep their profile", allow_abbrev=False)
+    calibrate.add_argument("--haystack", metavar="DIR", help="folder with *.txt (default: texts of our own)")
+    calibrate.add_argument("--needles", metavar="FILE", help="facts, JSONL (default: facts of our own)")
+    calibrate.add_argument(
+        "--length", type=_positive_or(), default=896, metavar="N", help="tokens of a prompt (default: 896)"
+    )
+    calibrate.set_defaults(run=_lazy("heads", "calibrate"))
+    show = actions.add_parser("show", help="list the best heads", allow_abbrev=False)
+    show.add_argument("--json", action="store_true", help="print the profile")
+    show.set_defaults(run=_lazy("heads", "show"))
+    for action in (calibrate, show):
+        action.add_argument("--plot", metavar="OUT.png", help="draw layers x heads (needs matplotlib)")
+        _add_model(action)
+
+
+def _add_eval(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "eval",
+        help="measure how much of the full cache's answers survives eviction",
+        description="Measure how much of the full cache's answers survives eviction.",
+        allow_abbrev=False,
+    )
+    tasks = command.add_subparsers(title="tasks", metavar="TASK", required=True)
+    needle = tasks.add_parser("needle", help="facts in unrelated text", allow_abbrev=False)
+    needle.add_argument("--haystack", required=True, metavar="DIR", help="folder with *.txt")
+    needle.add_argument("--needles", required=True, metavar="FILE", help="facts, questions and answers, JSONL")
+    needle.add_argument("--depths", type=float, nargs="+", default=[0.1, 0.3, 0.5, 0.7, 0.9], metavar="D")
+    needle.add_argument(
+        "--offsets", type=_positive_or(), default=1, metavar="N", help="parts of the haystack (default: 1)"
+    )
+    needle.add_argument("--no-prefix", action="store_true", help="without the first words of the answer")
+    needle.add_argument("--paraphrased", action="store_true", help="ask with other words")
+    needle.set_defaults(run=_lazy("eval", "run_needle"))
+    ruler = tasks.add_parser("ruler", help="tasks of RULER", allow_abbrev=False)
+    ruler.add_argument("--data", metavar="FILE", help="rows of RULER, JSONL (default: generate them)")
+    ruler.add_argument(
+        "--tasks", nargs="+", default=["single", "multikey", "multivalue", "multiquery", "tracking"], metavar="TASK"
+    )
+    ruler.set_defaults(run=_lazy("eval", "run_ruler"))
+    fidelity = tasks.add_parser("fidelity", help="KL divergence to the full cache", allow_abbrev=False)
+    fidelity.add_argument("--data", required=True, metavar="FILE", help="rows of LongBench, JSONL")
+    fidelity.set_defaults(run=_lazy("eval", "run_fidelity"))
+    for task in (ruler, fidelity):
+        task.add_argument("--rows", type=_positive_or(), default=20, metavar="N", help="prompts (default: 20)")
+    for task, n_predict in ((needle, 12), (ruler, 48), (fidelity, 48)):
+        _add_eval_options(task, n_predict)
+
+
+def _add_eval_options(task: argparse.ArgumentParser, n_predict: int) -> None:
+    task.add_argument(
+        "--lengths", type=_positive_or(), nargs="+", default=[2048], metavar="N", help="tokens of a prompt"
+    )
+    task.add_argument("--budgets", nargs="+", default=["64", "128", "256"], metavar="N|P%")
+    task.add_argument("--policies", nargs="+", default=[DEFAULT_POLICY], metavar="NAME")
+    task.add_argument("--heads", metavar="FILE", help="head profile (default: the one that was calibrated)")
+    task.add_argument("--granularity", choices=["head", "layer", "cell"], default="head")
+    task.add_argument("--bounded", action="store_true", help="read in bounded memory for each policy and budget")
+    task.add_argument(
+        "-n", "--predict", type=_positive_or(), default=n_predict, metavar="N", help=f"(default: {n_predict})"
+    )
+    task.add_argument("--seed", type=_positive_or(0), default=0, metavar="N", help="of what is random (default: 0)")
+    task.add_argument("--json", metavar="OUT.jsonl", help="append results, and resume from those that are there")
+    task.add_argument("--plot", metavar="OUT.png", help="draw the results (needs matplotlib)")
+    _add_model(task)
+
+
+def _add_model(command: argparse.ArgumentParser) -> None:
     model = command.add_argument_group("model")
     source = model.add_mutually_exclusive_group(required=True)
     source.add_argument("-m", "--model", metavar="MODEL", help="GGUF file, or an alias: smollm2-135m, gemma3-270m")
@@ -94,45 +215,6 @@ def _add_ask(commands: argparse._SubParsersAction) -> None:
     )
     model.add_argument(
         "-ctv", "--cache-type-v", default="f16", metavar="TYPE", help="type of the V cache (default: f16)"
-    )
-
-    cache = command.add_argument_group("eviction")
-    cache.add_argument(
-        "--kv-budget",
-        default=DEFAULT_BUDGET,
-        metavar="N|P%",
-        help=f"cells to keep, or a share of the prompt (default: {DEFAULT_BUDGET.replace('%', '%%')})",
-    )
-    cache.add_argument(
-        "--policy", default=DEFAULT_POLICY, metavar="NAME", help=f"see dapq-edge policies (default: {DEFAULT_POLICY})"
-    )
-    cache.add_argument(
-        "--granularity",
-        choices=["head", "layer", "cell"],
-        default="head",
-        help="who keeps cells of its own: each head, each layer, or nobody (default: head)",
-    )
-    cache.add_argument(
-        "--one-shot", action="store_true", help="read everything, then evict (default: read in bounded memory)"
-    )
-    cache.add_argument(
-        "--allow-overflow", action="store_true", help="go beyond the context length that the model was trained for"
-    )
-
-    sampling = command.add_argument_group("sampling")
-    sampling.add_argument(
-        "-n",
-        "--predict",
-        type=_positive_or(),
-        default=256,
-        metavar="N",
-        help="tokens of the answer at most (default: 256)",
-    )
-    sampling.add_argument(
-        "--temp", type=_temperature, default=0.0, metavar="T", help="temperature (default: 0, greedy)"
-    )
-    sampling.add_argument(
-        "-s", "--seed", type=int, default=-1, metavar="N", help="seed of the sampler (default: -1, random)"
     )
 
 

@@ -1,30 +1,99 @@
 """Fidelity: how far the next tokens of an evicted cache are from those of the full cache."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
+from ..cache import Keep, KVCache
 from ..errors import DapqError
 from ..llama import Llama
+from ..policies.oracle import Oracle
 from ..reader import Prompt
+from ..scores import Scores
+from ..select import top_cells
+from .results import Row
+from .runner import Job, Seen
 
 # the prompt of multi_news in LongBench (arXiv 2308.14508)
 INSTRUCTION = "You are given several news passages. Write a one-page summary of all news.\n\nNews:\n"
 QUESTION = "Now, write a one-page summary of all the news.\n\nSummary:"
 
 
-def read_contexts(path: Path) -> Iterator[str]:
-    """The documents of a LongBench JSONL file. Raises `DapqError` with the number of a bad line."""
+@dataclass
+class FidelityCase:
+    """A document of LongBench, and what the full cache answers to it."""
+
+    key: Row
+    context: str
+    references: Sequence[str]
+    n_tokens: int
+    n_predict: int
+    needs_full: ClassVar[bool] = True
+
+    def prompt(self, llama: Llama) -> Prompt:
+        prompt = news_prompt(llama, self.context, self.n_tokens)
+        if prompt is None:
+            raise DapqError(f"a document is shorter than {self.n_tokens} tokens")
+        return prompt
+
+    def observe(self, llama: Llama) -> None:
+        """The greedy answer of the full cache, its probabilities, and the cells that it looks at."""
+        with llama.kv_cache.branch() as branch:
+            self._answer, _ = branch.look_ahead(self.n_predict)
+        with llama.kv_cache.branch() as branch:
+            self._full = log_probabilities(branch, self._answer)
+        self._oracle = Oracle().scores(llama.kv_cache, 0) if llama.kv_cache.can_evict else None
+
+    def measure(self, llama: Llama, job: Job, seen: Seen) -> Row:
+        """kl: nats; top1: share of tokens that both caches find most probable; rouge_l of the greedy answer, 0 to 1.
+
+        recall: the share of the cells that the oracle would choose for each head and that the policy chose, too.
+        """
+        cache = llama.kv_cache
+        with cache.branch() as branch:
+            answer, _ = branch.look_ahead(self.n_predict)
+        evicted = log_probabilities(cache, self._answer)
+        row = {
+            "kl": kl_divergence(self._full, evicted),
+            "top1": float((self._full.argmax(axis=1) == evicted.argmax(axis=1)).mean()),
+        }
+        if self.references:
+            row["rouge_l"] = rouge_l(llama.detokenize(answer).decode("utf-8", "replace"), self.references)
+        if seen.keep is not None and self._oracle is not None:
+            row["recall"] = recall(seen.keep, self._oracle, job.policy.n_sink, job.policy.n_recent)
+        return row
+
+
+def fidelity_cases(path: Path, n_rows: int, n_tokens: int, n_predict: int, llama: Llama) -> Iterator[FidelityCase]:
+    """The first `n_rows` documents that are long enough. Raises `DapqError` with the number of a bad line."""
+    found = 0
+    for number, row in read_rows(path):
+        if found == n_rows:
+            return
+        # most documents that are too short need no model to tell
+        if len(row["context"]) > n_tokens and news_prompt(llama, row["context"], n_tokens):
+            found += 1
+            key = {"task": f"fidelity {path.stem}", "row": number, "length": n_tokens, "n": n_predict}
+            yield FidelityCase(key, row["context"], row.get("answers", []), n_tokens, n_predict)
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, dict]]:
+    """Line number and row of a LongBench JSONL file. Raises `DapqError` with the number of a bad line."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DapqError(f"cannot read {path}: {error}") from error
     for number, line in enumerate(lines, start=1):
         try:
-            yield json.loads(line)["context"]
+            row = json.loads(line)
+            if not isinstance(row["context"], str):
+                raise TypeError("the context is no text")
+            yield number, row
         except (ValueError, KeyError, TypeError) as error:
             raise DapqError(f"{path}, line {number}: not a row of LongBench: {error}") from error
 
@@ -37,12 +106,12 @@ def news_prompt(llama: Llama, context: str, n_tokens: int) -> Prompt | None:
     return Prompt(prompt.head, prompt.body[: n_tokens - len(prompt.head) - len(prompt.tail)], prompt.tail)
 
 
-def log_probabilities(llama: Llama, tokens: list[int]) -> npt.NDArray[np.float64]:
+def log_probabilities(cache: KVCache, tokens: Sequence[int]) -> npt.NDArray[np.float64]:
     """Of all tokens after each of `tokens`, which are read one after the other: float64 [tokens, n_vocab]."""
     rows = []
     for token in tokens:
-        llama.kv_cache.read([token])
-        logits = llama.kv_cache.logits.astype(np.float64)
+        cache.read([token])
+        logits = cache.logits.astype(np.float64)
         logits -= logits.max()
         rows.append(logits - np.log(np.exp(logits).sum()))
     return np.stack(rows)
@@ -51,3 +120,24 @@ def log_probabilities(llama: Llama, tokens: list[int]) -> npt.NDArray[np.float64
 def kl_divergence(full: npt.NDArray[np.float64], evicted: npt.NDArray[np.float64]) -> float:
     """Mean KL divergence of the full cache's next-token distributions to those of the evicted one, in nats."""
     return float((np.exp(full) * (full - evicted)).sum(axis=1).mean())
+
+
+def recall(keep: Keep, oracle: Scores, n_sink: int, n_recent: int) -> float:
+    """The share of the oracle's best cells in `keep`, mean over heads; without those that are always kept."""
+    shares = []
+    for kept, scores in zip(keep, oracle, strict=True):
+        best = top_cells(scores, kept.shape[1], n_sink, n_recent)
+        for mine, wanted in zip(kept, best, strict=True):
+            wanted = wanted[n_sink : wanted.size - n_recent]
+            shares.append(np.isin(wanted, mine).mean() if wanted.size else 1.0)
+    return float(np.mean(shares))
+
+
+def rouge_l(answer: str, references: Sequence[str]) -> float:
+    """F-measure of the longest common subsequence with the best reference. Raises `DapqError` without rouge-score."""
+    try:
+        from rouge_score import rouge_scorer
+    except ImportError as error:
+        raise DapqError("ROUGE-L needs rouge-score: pip install rouge-score") from error
+    scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
+    return max(scorer.score(reference, answer)["rougeL"].fmeasure for reference in references)

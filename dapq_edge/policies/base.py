@@ -1,14 +1,23 @@
 """What all policies share: probe -> score -> budget -> select -> evict."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+import numpy.typing as npt
+
 from ..budgets import Budget
-from ..cache import Keep, KVCache
+from ..cache import Keep, KVCache, LayerAttention
 from ..errors import UsageError
-from ..scores import Scores
+from ..heads import HeadProfile
+from ..native import ProbeType
+from ..scores import Scores, group_heads, pool
 from ..select import select
+
+# tokens to probe with, and the position of the first one
+Queries = tuple[Sequence[int] | npt.NDArray, int]
 
 
 @dataclass(frozen=True)
@@ -21,8 +30,12 @@ class Policy(ABC):
     # free cells that the policy needs while it probes
     n_probe: ClassVar[int] = 0
 
-    # whether a document is skimmed for the parts that a question needs, before it is read
+    # whether it can evict again and again while a prompt is read, and whether it can choose what to read of a document
+    reads_in_chunks: ClassVar[bool] = True
     skims: ClassVar[bool] = False
+
+    # cells of the layer that keeps most, for each cell of the budget
+    max_share: ClassVar[float] = 1.0
 
     @abstractmethod
     def check(self, cache: KVCache) -> None:
@@ -36,6 +49,10 @@ class Policy(ABC):
     def evict(self, cache: KVCache, n_keep: int) -> None:
         """Evict cells of `cache` until it has `n_keep`; it is left alone if it has no more than that."""
 
+    def n_branch(self, n_keep: int) -> int:
+        """Free cells that it needs for a branch."""
+        return 0
+
 
 @dataclass(frozen=True)
 class ScoringPolicy(Policy):
@@ -43,14 +60,16 @@ class ScoringPolicy(Policy):
 
     granularity: which heads keep the same cells, see `select.GRANULARITIES`.
     n_sink, n_recent: cells at the start and at the end that are always kept.
+    heads: the retrieval heads of the model, for the policies that use them.
     """
 
     granularity: str = "head"
     n_sink: int = 4
     n_recent: int = 8
+    heads: HeadProfile | None = None
 
     @abstractmethod
-    def scores(self, cache: KVCache) -> Scores:
+    def scores(self, cache: KVCache, n_keep: int) -> Scores:
         """Score of each cell, for each KV head of each layer of `cache.gathered_heads`. The cache is left as it was."""
 
     def check(self, cache: KVCache) -> None:
@@ -68,11 +87,57 @@ class ScoringPolicy(Policy):
             )
         return n_keep
 
+    def layer_budgets(self, n_keep: int, layers: list[int]) -> list[int]:
+        """Cells that each of the layers keeps, on average `n_keep`."""
+        return [n_keep] * len(layers)
+
     def keep(self, cache: KVCache, n_keep: int) -> Keep:
         """The cells that `evict` keeps. The cache is left as it was."""
-        return select(self.scores(cache), n_keep, self.n_sink, self.n_recent, self.granularity)
+        scores = self.scores(cache, n_keep)
+        missing = cache.n_missing or [0] * len(scores)
+        scores = [layer[:, n:] for layer, n in zip(scores, missing, strict=True)]
+        budgets = self.layer_budgets(n_keep, list(cache.gathered_heads()))
+        if self.granularity == "cell" and len(set(budgets)) > 1:
+            raise UsageError(f"--granularity cell: {self.name} keeps other numbers of cells in each layer")
+        n_kept = [min(n, layer.shape[1]) for n, layer in zip(budgets, scores, strict=True)]
+        keep = select(scores, n_kept, self.n_sink, self.n_recent, self.granularity)
+        return [cells + n for cells, n in zip(keep, missing, strict=True)]
 
     def evict(self, cache: KVCache, n_keep: int) -> None:
         self.check(cache)
         if n_keep < cache.n_cells:
             cache.evict(self.keep(cache, n_keep))
+
+
+@dataclass(frozen=True)
+class ProbingPolicy(ScoringPolicy):
+    """Scores cells by the attention of some queries.
+
+    Its average over `pooling` cells, then the mean over the query heads of a KV head.
+    """
+
+    n_probe: ClassVar[int] = 32
+    skims: ClassVar[bool] = True
+
+    # how the attention of the queries becomes one number for each cell
+    reduce: ClassVar[ProbeType] = ProbeType.MEAN
+
+    pooling: int = 5
+
+    @abstractmethod
+    def queries(self, cache: KVCache, n_keep: int) -> Queries:
+        """The tokens to probe with, at most `n_probe`, and the position of the first one."""
+
+    def check(self, cache: KVCache) -> None:
+        super().check(cache)
+        cache.probed_heads()
+
+    def scores(self, cache: KVCache, n_keep: int) -> Scores:
+        tokens, pos = self.queries(cache, n_keep)
+        # a layer that reads the cells of another one has none of its own
+        own = cache.gathered_heads()
+        return [self.layer_scores(layer) for layer in cache.probe(tokens, pos, self.reduce) if layer.layer in own]
+
+    def layer_scores(self, layer: LayerAttention) -> npt.NDArray[np.float32]:
+        """float32 [KV heads, cells]."""
+        return group_heads(pool(layer.attention, self.pooling), layer.n_head_kv)

@@ -1,6 +1,6 @@
 """dapq: pseudo queries at the positions of the answer (DapQ, arXiv 2603.11564)."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -8,12 +8,12 @@ import numpy.typing as npt
 
 from ..cache import KVCache, LayerAttention
 from ..native import ProbeType
-from ..scores import Scores, group_heads, normalize, pool
-from .base import ScoringPolicy
+from ..scores import group_heads, normalize, pool
+from .base import ProbingPolicy, Queries
 
 
 @dataclass(frozen=True)
-class DapQ(ScoringPolicy):
+class DapQ(ProbingPolicy):
     """Keep the cells that pseudo queries at the positions of the answer attend to (arXiv 2603.11564).
 
     The content of the queries hardly matters, their positions do: `n_probe` random tokens (`seed`) at L..L+n_probe-1,
@@ -25,24 +25,18 @@ class DapQ(ScoringPolicy):
 
     name = "dapq"
     summary = "cells that pseudo queries at the answer's positions attend to (DapQ, arXiv 2603.11564)"
-    n_probe: ClassVar[int] = 32
-    skims: ClassVar[bool] = True
+    reduce: ClassVar[ProbeType] = ProbeType.MAX
 
-    pooling: int = 5
     seed: int = 0
 
-    def check(self, cache: KVCache) -> None:
-        super().check(cache)
-        cache.probed_heads()
+    def queries(self, cache: KVCache, n_keep: int) -> Queries:
+        return self.filler(cache, self.n_probe), cache.next_position
 
-    def scores(self, cache: KVCache) -> Scores:
-        tokens = np.random.default_rng(self.seed).integers(cache.n_vocab, size=self.n_probe)
-        # a layer that reads the cells of another one has none of its own
-        own = cache.gathered_heads()
-        layers = cache.probe(tokens, cache.next_position, ProbeType.MAX)
-        return [self._layer_scores(layer) for layer in layers if layer.layer in own]
+    def filler(self, cache: KVCache, n_tokens: int) -> npt.NDArray[np.int64]:
+        """Random tokens: integers [n_tokens]."""
+        return np.random.default_rng(self.seed).integers(cache.n_vocab, size=n_tokens)
 
-    def _layer_scores(self, layer: LayerAttention) -> npt.NDArray[np.float32]:
+    def layer_scores(self, layer: LayerAttention) -> npt.NDArray[np.float32]:
         candidates = slice(self.n_sink, -self.n_recent or None)
         attention = layer.attention + pool(layer.attention, self.pooling)
-        return group_heads(replace(layer, attention=normalize(attention, candidates)))
+        return group_heads(normalize(attention, candidates), layer.n_head_kv)

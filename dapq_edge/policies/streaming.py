@@ -16,6 +16,6 @@ class Streaming(ScoringPolicy):
     name = "streaming"
     summary = "the sinks and the most recent cells (StreamingLLM, arXiv 2309.17453)"
 
-    def scores(self, cache: KVCache) -> Scores:
+    def scores(self, cache: KVCache, n_keep: int) -> Scores:
         ages = np.arange(cache.n_cells, dtype=np.float32)
         return [np.tile(ages, (n_head_kv, 1)) for n_head_kv in cache.gathered_heads().values()]

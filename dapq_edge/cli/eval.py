@@ -1,0 +1,102 @@
+"""`dapq-edge eval`: how much of the full cache's answers survives eviction."""
+
+import argparse
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from rich.console import Console
+
+from .. import native
+from ..budgets import Budget
+from ..errors import DapqError, UsageError
+from ..evaluation import fidelity, ruler
+from ..evaluation.needle import needle_cases, read_haystack, read_needles
+from ..evaluation.results import Results
+from ..evaluation.runner import Case, evaluate, jobs_of
+from ..evaluation.summary import tables
+from ..heads import find_profile, load_profile
+from ..llama import Llama
+from ..policies import get_policy
+from .model import check_model_options, load_model, progress_bar
+
+MakeCases = Callable[[Llama], Iterable[Case]]
+
+
+def run_needle(args: argparse.Namespace) -> int:
+    haystack = read_haystack(sorted(Path(args.haystack).glob("*.txt")))
+    needles = read_needles(Path(args.needles))
+    if not haystack or not needles:
+        raise DapqError(f"no *.txt in {args.haystack}" if not haystack else f"no needles in {args.needles}")
+    if not all(0 <= depth <= 1 for depth in args.depths):
+        raise UsageError("--depths: from 0 to 1")
+
+    def cases(llama: Llama) -> Iterable[Case]:
+        return needle_cases(
+            needles,
+            haystack,
+            lengths=args.lengths,
+            depths=args.depths,
+            n_offsets=args.offsets,
+            seed=args.seed,
+            n_predict=args.predict,
+            with_prefix=not args.no_prefix,
+            paraphrased=args.paraphrased,
+        )
+
+    return _run(args, cases)
+
+
+def run_ruler(args: argparse.Namespace) -> int:
+    unknown = set(args.tasks) - set(ruler.GENERATORS)
+    if unknown:
+        raise UsageError(f"--tasks {' '.join(sorted(unknown))}: choose of {', '.join(ruler.GENERATORS)}")
+
+    def cases(llama: Llama) -> Iterable[Case]:
+        if args.data:
+            return ruler.file_cases(Path(args.data), args.rows, args.predict)
+        return ruler.generated_cases(args.tasks, args.lengths, args.rows, args.seed, args.predict)
+
+    return _run(args, cases)
+
+
+def run_fidelity(args: argparse.Namespace) -> int:
+    def cases(llama: Llama) -> Iterable[Case]:
+        for length in args.lengths:
+            yield from fidelity.fidelity_cases(Path(args.data), args.rows, length, args.predict, llama)
+
+    return _run(args, cases)
+
+
+def _run(args: argparse.Namespace, make_cases: MakeCases) -> int:
+    check_model_options(args)
+    for budget in args.budgets:
+        Budget.parse(budget)
+    for name in args.policies:
+        get_policy(name)
+    results = Results(Path(args.json) if args.json else None)
+    console = Console(stderr=True)
+    with native.captured_log():
+        llama = load_model(args, console)
+        model = Path(llama.model_path)
+        heads = load_profile(Path(args.heads), model) if args.heads else find_profile(model)
+        jobs = jobs_of([get_policy(name, args.granularity, heads) for name in args.policies], args.budgets)
+        cases = list(make_cases(llama))
+        if not cases:
+            raise DapqError("no prompt of this length: lower --lengths")
+        for case in cases:
+            case.key.update(model=model.name, bounded=args.bounded)
+        with progress_bar(console) as bar:
+            task = bar.add_task("evaluating")
+            evaluate(
+                llama,
+                cases,
+                jobs,
+                results,
+                bounded=args.bounded,
+                progress=lambda done, total: bar.update(task, completed=done, total=total),
+            )
+    # the file may have rows of other prompts and policies
+    keys = [case.key | job.key for case in cases for job in jobs]
+    for table in tables([row for row in results.rows if any(key.items() <= row.items() for key in keys)]):
+        Console().print(table)
+    return 0

@@ -1,0 +1,43 @@
+"""What the commands that run a model have in common."""
+
+import argparse
+
+import psutil
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from .. import native
+from ..errors import UsageError
+from ..llama import CACHE_TYPES, Llama
+from ..models import find_hf_model, find_model
+
+
+def check_model_options(args: argparse.Namespace) -> None:
+    """Raise `UsageError` if an option is wrong, and `StockBuildError` if llama.cpp is."""
+    for option, name in (("-ctk", args.cache_type_k), ("-ctv", args.cache_type_v)):
+        if name not in CACHE_TYPES:
+            raise UsageError(f"{option} {name}: choose one of {', '.join(CACHE_TYPES)}")
+    native.require()
+
+
+def load_model(args: argparse.Namespace, console: Console) -> Llama:
+    def report(line: str) -> None:
+        console.print(line, style="dim", highlight=False)
+
+    path = find_hf_model(args.hf_repo, args.offline) if args.hf_repo else find_model(args.model, report)
+    n_threads = args.threads if args.threads > 0 else psutil.cpu_count(logical=False)
+    return Llama(
+        path,
+        n_gpu_layers=args.n_gpu_layers,
+        n_threads=n_threads,
+        n_batch=args.batch_size,
+        flash_attn=args.flash_attn,
+        type_k=args.cache_type_k,
+        type_v=args.cache_type_v,
+        seed=getattr(args, "seed", -1) & 0xFFFFFFFF,
+    )
+
+
+def progress_bar(console: Console) -> Progress:
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

@@ -1,0 +1,125 @@
+"""Runs policies on prompts: each prompt is read once, and all policies and budgets start from its full cache."""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+from ..budgets import Budget
+from ..cache import Keep
+from ..llama import Llama, ReadStats
+from ..policies import Policy
+from ..policies.base import ScoringPolicy
+from ..policies.full import Full
+from ..reader import Prompt
+from .results import Results, Row
+from .snapshot import Snapshot
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A policy and its budget, as they were written."""
+
+    policy: Policy
+    budget: str
+
+    @property
+    def key(self) -> Row:
+        granularity = getattr(self.policy, "granularity", "")
+        return {"policy": self.policy.name, "granularity": granularity, "budget": self.budget}
+
+
+FULL = Job(Full(), "100%")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was done before a measurement.
+
+    keep: the cells that were kept of the full cache; stats: how the prompt was read in bounded memory.
+    """
+
+    keep: Keep | None = None
+    stats: ReadStats | None = None
+
+
+class Case(Protocol):
+    """One prompt, and what to measure after it was read and evicted."""
+
+    # says which prompt it is
+    key: Row
+
+    # tokens of the answer
+    n_predict: int
+
+    # whether `observe` has to see the full cache
+    needs_full: ClassVar[bool]
+
+    def prompt(self, llama: Llama) -> Prompt:
+        """Raises `DapqError` if there is none of the wanted length."""
+
+    def observe(self, llama: Llama) -> None:
+        """Called with the full cache, before anything is measured; it may change the cache."""
+
+    def measure(self, llama: Llama, job: Job, seen: Seen) -> Row:
+        """What the cache as it is now gives."""
+
+
+def jobs_of(policies: Sequence[Policy], budgets: Sequence[str]) -> list[Job]:
+    """The full cache, and all policies with all budgets."""
+    pairs = itertools.product((policy for policy in policies if policy.name != FULL.policy.name), budgets)
+    return [FULL, *(Job(policy, budget) for policy, budget in pairs)]
+
+
+def evaluate(
+    llama: Llama, cases: Iterable[Case], jobs: Sequence[Job], results: Results, *, bounded: bool, progress: Progress
+) -> None:
+    """Measure all jobs on all cases but those that `results` has.
+
+    bounded: read the prompt for each job in bounded memory, instead of evicting the full cache. Raises `DapqError` as
+    `Llama.read` does.
+    """
+    cases = list(cases)
+    total = len(cases) * len(jobs)
+    progress(0, total)
+    for done, case in enumerate(cases):
+        todo = [job for job in jobs if not results.has(case.key | job.key)]
+        if todo:
+            rows = _read_for_each(llama, case, todo) if bounded else _read_once(llama, case, todo)
+            for i, (job, row) in enumerate(rows, start=1):
+                results.add(case.key | job.key, row)
+                progress(done * len(jobs) + i, total)
+        progress((done + 1) * len(jobs), total)
+
+
+def _read_once(llama: Llama, case: Case, jobs: Sequence[Job]) -> Iterator[tuple[Job, Row]]:
+    prompt = case.prompt(llama)
+    _read_all(llama, case, prompt)
+    snapshot = Snapshot(llama)
+    case.observe(llama)
+    for job in jobs:
+        snapshot.restore()
+        keep, n_keep = None, job.policy.cells_to_keep(Budget.parse(job.budget), len(prompt))
+        if isinstance(job.policy, ScoringPolicy) and n_keep < len(prompt):
+            job.policy.check(llama.kv_cache)
+            keep = job.policy.keep(llama.kv_cache, n_keep)
+            llama.kv_cache.evict(keep)
+        yield job, case.measure(llama, job, Seen(keep=keep))
+
+
+def _read_for_each(llama: Llama, case: Case, jobs: Sequence[Job]) -> Iterator[tuple[Job, Row]]:
+    prompt = case.prompt(llama)
+    if case.needs_full:
+        _read_all(llama, case, prompt)
+        case.observe(llama)
+    for job in jobs:
+        stats = llama.read(prompt, job.policy, Budget.parse(job.budget), n_predict=case.n_predict)
+        yield job, case.measure(llama, job, Seen(stats=stats))
+
+
+def _read_all(llama: Llama, case: Case, prompt: Prompt) -> None:
+    # room for a branch as large as the prompt
+    n_cells = 2 * (len(prompt) + case.n_predict)
+    llama.read(prompt, FULL.policy, Budget.parse(FULL.budget), n_predict=case.n_predict, n_cells=n_cells, one_shot=True)

@@ -1,0 +1,127 @@
+"""Summaries of results: means over prompts, each with a 95% interval."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from rich.table import Table
+
+from .results import Row
+
+# standard deviations of a 95% interval
+Z = 1.96
+
+# what says which prompt a row is of
+PROMPT = (
+    "task",
+    "model",
+    "length",
+    "depth",
+    "needle",
+    "offset",
+    "row",
+    "seed",
+    "prefix",
+    "paraphrased",
+    "n",
+    "bounded",
+)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean and the bounds of its 95% interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def group_by(rows: Sequence[Row], fields: Sequence[str]) -> dict[tuple, list[Row]]:
+    """Rows by the values of `fields`, in the order of their first rows."""
+    groups: dict[tuple, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row.get(field) for field in fields), []).append(row)
+    return groups
+
+
+def of_full(rows: Sequence[Row], group: Sequence[Row]) -> Estimate | None:
+    """Score of a group as a share of what the full cache scores in `rows`, on the prompts that it answers.
+
+    The interval is Wilson's, which holds for shares near 1, too. None if the full cache answers nothing.
+    """
+    full = {tuple(row.get(f) for f in PROMPT): row["score"] for row in rows if row["policy"] == "full"}
+    pairs = [(row["score"], full.get(tuple(row.get(f) for f in PROMPT), 0)) for row in group]
+    shares = [min(1.0, score / of) for score, of in pairs if of]
+    return wilson(float(np.mean(shares)), len(shares)) if shares else None
+
+
+def wilson(share: float, n: int) -> Estimate:
+    """A share of n (Wilson 1927)."""
+    middle = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
+    half = Z / (1 + Z**2 / n) * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
+    return Estimate(share, max(0.0, middle - half), min(1.0, middle + half))
+
+
+def mean(values: Sequence[float]) -> Estimate:
+    """Of any numbers; the interval of a single one is not finite."""
+    average = float(np.mean(values))
+    half = Z * float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.inf
+    return Estimate(average, average - half, average + half)
+
+
+def tables(rows: Sequence[Row]) -> list[Table]:
+    """One table for each task, length, and way to read and to ask."""
+    groups = group_by(rows, ("task", "length", "bounded", "prefix", "paraphrased"))
+    return [_table(title, group) for title, group in groups.items()]
+
+
+def _table(key: tuple, rows: Sequence[Row]) -> Table:
+    task, length, bounded, prefix, paraphrased = key
+    notes = [
+        f"{length:,} tokens" if length else "",
+        "read in bounded memory" if bounded else "",
+        "without the first words of the answer" if prefix is False else "",
+        "paraphrased" if paraphrased else "",
+    ]
+    table = Table(title=", ".join([task, *filter(None, notes)]))
+    columns = [name for name in METRICS if any(name in row for row in rows)]
+    for heading in ("policy", "keeps", "budget", "prompts", *(METRICS[name] for name in columns)):
+        table.add_column(heading, justify="left" if heading in ("policy", "keeps") else "right")
+    if "score" in columns:
+        table.add_column("of the full cache", justify="right")
+    for (policy, granularity, budget), group in group_by(rows, ("policy", "granularity", "budget")).items():
+        cells = [_metric(name, [row[name] for row in group if name in row]) for name in columns]
+        if "score" in columns:
+            cells.append(_percent(of_full(rows, group)))
+        table.add_row(policy, granularity, budget, str(len(group)), *cells)
+    return table
+
+
+METRICS = {
+    "score": "score",
+    "rank": "chunk first",
+    "kl": "KL, nats",
+    "top1": "top-1",
+    "recall": "recall",
+    "rouge_l": "ROUGE-L",
+    "ttft_s": "s to first token",
+}
+
+
+def _metric(name: str, values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    if name == "rank":
+        return _percent(wilson(float(np.mean([rank == 1 for rank in values])), len(values)))
+    if name in ("score", "top1", "recall"):
+        return f"{np.mean(values):.0%}"
+    if name == "kl":
+        estimate = mean(values)
+        return f"{estimate.mean:.3f} ± {estimate.high - estimate.mean:.3f}"
+    return f"{np.median(values):.1f}" if name == "ttft_s" else f"{np.mean(values):.3f}"
+
+
+def _percent(estimate: Estimate | None) -> str:
+    return f"{estimate.mean:.1%} ({estimate.low:.0%} to {estimate.high:.0%})" if estimate else ""

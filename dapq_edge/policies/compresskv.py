@@ -1,0 +1,52 @@
+"""compresskv: the retrieval heads of each layer choose for all (CompressKV, arXiv 2508.02401)."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ..budgets import by_error
+from ..cache import KVCache, LayerAttention
+from ..errors import UsageError
+from ..heads import HeadProfile
+from ..scores import pool
+from .base import ProbingPolicy, Queries
+
+
+@dataclass(frozen=True)
+class CompressKV(ProbingPolicy):
+    """Keep the cells that the semantic retrieval heads attend to, the same in all heads of a layer (arXiv 2508.02401).
+
+    The `n_heads` best retrieval heads of each layer see the last `n_recent` tokens of the prompt; the layers share the
+    budget by the error that eviction made in each of them when the model was calibrated (sections 3.2 and 3.3).
+    """
+
+    name = "compresskv"
+    summary = "cells that the retrieval heads attend to, more where eviction hurts (CompressKV, arXiv 2508.02401)"
+    max_share: ClassVar[float] = 1.6
+    min_share: ClassVar[float] = 0.5
+
+    n_heads: int = 4
+
+    def check(self, cache: KVCache) -> None:
+        super().check(cache)
+        self._profile.check(cache.probed_heads())
+
+    @property
+    def _profile(self) -> HeadProfile:
+        if self.heads is None:
+            raise UsageError("compresskv needs the retrieval heads of the model: run dapq-edge heads calibrate once")
+        return self.heads
+
+    def queries(self, cache: KVCache, n_keep: int) -> Queries:
+        window = cache.recent[-self.n_recent :]
+        return window, cache.next_position - len(window)
+
+    def layer_scores(self, layer: LayerAttention) -> npt.NDArray[np.float32]:
+        best = layer.attention[self._profile.top_heads(layer.layer, self.n_heads)]
+        return np.tile(pool(best, self.pooling).mean(axis=0), (layer.n_head_kv, 1))
+
+    def layer_budgets(self, n_keep: int, layers: list[int]) -> list[int]:
+        errors = [self._profile.errors[layer] for layer in layers]
+        return by_error(n_keep, errors, self.n_sink + self.n_recent, self.min_share, self.max_share)

@@ -1,0 +1,87 @@
+"""`dapq-edge heads` and `dapq-edge eval` as a user runs them."""
+
+import json
+
+import pytest
+from test_cli import assert_one_line, assert_usage, dapq_edge
+from test_evaluation import HAYSTACK, NEEDLES
+from tiny import Spec
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model):
+    return tiny_model(Spec(n_ctx=2048))
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A haystack and needles in its words."""
+    (tmp_path / "text.txt").write_text(HAYSTACK)
+    lines = [json.dumps({k: v for k, v in vars(needle).items() if v}) for needle in NEEDLES]
+    (tmp_path / "needles.jsonl").write_text("\n".join(lines) + "\n")
+    return ["--haystack", tmp_path, "--needles", tmp_path / "needles.jsonl"]
+
+
+def needle(model, data, *args):
+    return dapq_edge("eval", "needle", "-m", model, *data, "--lengths", 300, "--depths", 0.5, "-n", 4, *args)
+
+
+def test_calibrate_then_show_then_use(model, data, tmp_path):
+    env = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    result = dapq_edge("heads", "show", "-m", model, **env)
+    assert_one_line(result, 1, "dapq-edge heads calibrate")
+    result = dapq_edge("heads", "calibrate", "-m", model, *data, "--length", 300, **env)
+    assert result.returncode == 0, result.stderr.decode()
+    assert b"query heads" in result.stdout
+    shown = dapq_edge("heads", "show", "-m", model, "--json", **env)
+    assert set(json.loads(shown.stdout)) == {"model", "retrieval", "errors"}
+    doc = tmp_path / "text.txt"
+    question = ["ask", "-m", model, "--doc", doc, "--policy", "compresskv", "--kv-budget", 64, "-n", 2, "What?"]
+    assert dapq_edge(*question, "--one-shot", "--allow-overflow", **env).returncode == 0
+    (profile,) = (tmp_path / "cache").rglob("*.json")
+    profile.write_text("{")
+    assert_one_line(dapq_edge(*question, **env), 1, str(profile), "no head profile")
+    assert_one_line(dapq_edge(*question, XDG_CACHE_HOME=str(tmp_path)), 2, "dapq-edge heads calibrate")
+
+
+def test_eval_prints_a_table_and_resumes(model, data, tmp_path):
+    out = tmp_path / "out.jsonl"
+    args = ["--budgets", 64, "25%", "--policies", "streaming", "fused", "--json", out]
+    first = needle(model, data, *args)
+    assert first.returncode == 0, first.stderr.decode()
+    rows = out.read_text()
+    assert len(rows.splitlines()) == len(NEEDLES) * (1 + 2 * 2) and b"of the full cache" in first.stdout
+    again = needle(model, data, *args)
+    assert again.stdout == first.stdout and out.read_text() == rows
+
+
+def test_eval_of_generated_ruler(model):
+    result = dapq_edge(
+        *("eval", "ruler", "-m", model, "--tasks", "single", "--lengths", 600, "--rows", 1, "--budgets", 64, "-n", 4)
+    )
+    assert result.returncode == 0 and b"ruler single" in result.stdout, result.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (["--policies", "nonsense"], 2, ["choose one of"]),
+        (["--budgets", "0"], 2, ["--kv-budget"]),
+        (["--budgets", "3"], 2, ["always keeps 12 cells"]),
+        (["--depths", "2"], 2, ["--depths"]),
+        (["--lengths", "100000"], 1, ["too short"]),
+        (["--paraphrased"], 1, ["paraphrase"]),
+        (["--needles", "/nonexistent"], 1, ["/nonexistent"]),
+        (["--haystack", "/nonexistent"], 1, ["no *.txt"]),
+        (["--heads", "/nonexistent"], 1, ["/nonexistent"]),
+        (["--json", "/nonexistent/out.jsonl"], 1, ["/nonexistent/out.jsonl"]),
+    ],
+)
+def test_bad_input(model, data, args, code, words):
+    assert_one_line(needle(model, data, *args), code, *words)
+
+
+def test_bad_tasks(model):
+    assert_one_line(dapq_edge("eval", "ruler", "-m", model, "--tasks", "x"), 2, "--tasks x: choose of single")
+    assert_one_line(dapq_edge("eval", "fidelity", "-m", model, "--data", "/nonexistent"), 1, "/nonexistent")
+    assert_usage(dapq_edge("eval", "needle", "-m", model), "--haystack")
