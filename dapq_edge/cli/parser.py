@@ -180,7 +180,6 @@ def _add_eval_options(task: argparse.ArgumentParser, n_predict: int) -> None:
     )
     task.add_argument("--seed", type=_positive_or(0), default=0, metavar="N", help="of what is random (default: 0)")
     task.add_argument("--json", metavar="OUT.jsonl", help="append results, and resume from those that are there")
-    task.add_argument("--plot", metavar="OUT.png", help="draw the results (needs matplotlib)")
     _add_model(task)
 
 
