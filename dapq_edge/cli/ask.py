@@ -5,7 +5,6 @@ import json
 import sys
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import psutil
 from rich.console import Console
@@ -13,9 +12,8 @@ from rich.console import Console
 from .. import native
 from ..budgets import Budget
 from ..documents import read_document
-from ..heads import find_profile, load_profile
 from ..policies import get_policy
-from .model import check_model_options, load_model, progress_bar
+from .model import check_model_options, load_heads, load_model, progress_bar
 
 MIB = 2**20
 
@@ -69,9 +67,7 @@ def _ask(args: argparse.Namespace, budget: Budget) -> int:
     console = Console(stderr=True)
     document = read_document(args.doc)
     llama = load_model(args, console)
-    model = Path(llama.model_path)
-    heads = load_profile(Path(args.heads), model) if args.heads else find_profile(model)
-    policy = get_policy(args.policy, args.granularity, heads)
+    policy = get_policy(args.policy, args.granularity, load_heads(args, llama))
     prompt = llama.chat_prompt(document, args.question, args.answer_prefix)
 
     start = time.perf_counter()

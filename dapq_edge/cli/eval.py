@@ -14,10 +14,9 @@ from ..evaluation.needle import needle_cases, read_haystack, read_needles
 from ..evaluation.results import Results
 from ..evaluation.runner import Case, evaluate, jobs_of
 from ..evaluation.summary import tables
-from ..heads import find_profile, load_profile
 from ..llama import Llama
 from ..policies import get_policy
-from .model import check_model_options, load_model, progress_bar
+from .model import check_model_options, load_heads, load_model, progress_bar
 
 MakeCases = Callable[[Llama], Iterable[Case]]
 
@@ -77,14 +76,13 @@ def _run(args: argparse.Namespace, make_cases: MakeCases) -> int:
     console = Console(stderr=True)
     with native.captured_log():
         llama = load_model(args, console)
-        model = Path(llama.model_path)
-        heads = load_profile(Path(args.heads), model) if args.heads else find_profile(model)
+        heads = load_heads(args, llama)
         jobs = jobs_of([get_policy(name, args.granularity, heads) for name in args.policies], args.budgets)
         cases = list(make_cases(llama))
         if not cases:
             raise DapqError("no prompt of this length: lower --lengths")
         for case in cases:
-            case.key.update(model=model.name, bounded=args.bounded)
+            case.key.update(model=Path(llama.model_path).name, bounded=args.bounded)
         with progress_bar(console) as bar:
             task = bar.add_task("evaluating")
             evaluate(

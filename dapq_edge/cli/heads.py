@@ -16,8 +16,7 @@ from ..evaluation.calibration import calibrate as measure
 from ..evaluation.needle import read_haystack, read_needles
 from ..evaluation.plots import plot_heads, require_matplotlib
 from ..heads import HeadProfile, find_profile, profile_path
-from ..models import find_hf_model, find_model
-from .model import check_model_options, load_model, progress_bar
+from .model import check_model_options, find, load_model, progress_bar
 
 # heads that `show` lists
 N_SHOWN = 16
@@ -53,7 +52,7 @@ def calibrate(args: argparse.Namespace) -> int:
 def show(args: argparse.Namespace) -> int:
     if args.plot:
         require_matplotlib()
-    model = find_hf_model(args.hf_repo, args.offline) if args.hf_repo else find_model(args.model)
+    model = find(args)
     profile = find_profile(model)
     if profile is None:
         raise DapqError(f"no head profile of {model}: make one with dapq-edge heads calibrate")

@@ -1,6 +1,8 @@
 """What the commands that run a model have in common."""
 
 import argparse
+from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 from rich.console import Console
@@ -8,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from .. import native
 from ..errors import UsageError
+from ..heads import HeadProfile, find_profile, load_profile
 from ..llama import CACHE_TYPES, Llama
 from ..models import find_hf_model, find_model
 
@@ -20,14 +23,24 @@ def check_model_options(args: argparse.Namespace) -> None:
     native.require()
 
 
+def find(args: argparse.Namespace, report: Callable[[str], None] = lambda line: None) -> Path:
+    """The model file that -m or -hf names."""
+    return find_hf_model(args.hf_repo, args.offline) if args.hf_repo else find_model(args.model, report)
+
+
+def load_heads(args: argparse.Namespace, llama: Llama) -> HeadProfile | None:
+    """The profile of --heads, or the one that was calibrated, if there is one."""
+    model = Path(llama.model_path)
+    return load_profile(Path(args.heads), model) if args.heads else find_profile(model)
+
+
 def load_model(args: argparse.Namespace, console: Console) -> Llama:
     def report(line: str) -> None:
         console.print(line, style="dim", highlight=False)
 
-    path = find_hf_model(args.hf_repo, args.offline) if args.hf_repo else find_model(args.model, report)
     n_threads = args.threads if args.threads > 0 else psutil.cpu_count(logical=False)
     return Llama(
-        path,
+        find(args, report),
         n_gpu_layers=args.n_gpu_layers,
         n_threads=n_threads,
         n_batch=args.batch_size,

@@ -12,6 +12,14 @@ from .results import Row
 from .runner import Job, Seen
 
 
+def longest(prompt: Callable[[int], Prompt], low: int, high: int, n_tokens: int) -> Prompt:
+    """The longest prompt of at most `n_tokens` tokens, of those from `low`, which fits, to `high` (exclusive)."""
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if len(prompt(middle)) <= n_tokens else (low, middle)
+    return prompt(low)
+
+
 @dataclass(frozen=True)
 class AnswerCase:
     """A prompt, and the words that the answer must contain.

@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import DapqError
 from ..llama import Llama
 from ..reader import Prompt
-from .answers import AnswerCase
+from .answers import AnswerCase, longest
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,7 @@ def needle_prompt(llama: Llama, needle: Needle, haystack: str, n_tokens: int, de
     low, high = 0, min(len(haystack), 16 * n_tokens)
     if len(prompt(high)) < n_tokens:
         raise ValueError(f"the haystack is too short for a prompt of {n_tokens} tokens")
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if len(prompt(middle)) <= n_tokens else (low, middle)
-    return prompt(low)
+    return longest(prompt, low, high, n_tokens)
 
 
 def find_span(llama: Llama, tokens: Sequence[int], text: str) -> slice:

@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import DapqError
 from ..llama import Llama
 from ..reader import N_SINK, Prompt
-from .answers import AnswerCase
+from .answers import AnswerCase, longest
 
 FILLER = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 
@@ -127,10 +127,7 @@ def hide(llama: Llama, sample: Sample, n_tokens: int, seed: int) -> Prompt:
     low, high = 0, n_tokens
     if len(prompt(low)) > n_tokens:
         raise DapqError(f"a prompt of {n_tokens} tokens has no room for {len(sample.lines)} lines: raise --lengths")
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if len(prompt(middle)) <= n_tokens else (low, middle)
-    return prompt(low)
+    return longest(prompt, low, high, n_tokens)
 
 
 def file_cases(path: Path, n_rows: int, n_predict: int) -> Iterator[AnswerCase]:

@@ -11,11 +11,11 @@ from ..cache import KVCache, LayerAttention
 from ..errors import UsageError
 from ..heads import HeadProfile
 from ..scores import pool
-from .base import ProbingPolicy, Queries
+from .snapkv import SnapKV
 
 
 @dataclass(frozen=True)
-class CompressKV(ProbingPolicy):
+class CompressKV(SnapKV):
     """Keep the cells that the semantic retrieval heads attend to, the same in all heads of a layer (arXiv 2508.02401).
 
     The `n_heads` best retrieval heads of each layer see the last `n_recent` tokens of the prompt; the layers share the
@@ -27,6 +27,7 @@ class CompressKV(ProbingPolicy):
     max_share: ClassVar[float] = 1.6
     min_share: ClassVar[float] = 0.5
 
+    n_recent: int = 8
     n_heads: int = 4
 
     def check(self, cache: KVCache) -> None:
@@ -38,10 +39,6 @@ class CompressKV(ProbingPolicy):
         if self.heads is None:
             raise UsageError("compresskv needs the retrieval heads of the model: run dapq-edge heads calibrate once")
         return self.heads
-
-    def queries(self, cache: KVCache, n_keep: int) -> Queries:
-        window = cache.recent[-self.n_recent :]
-        return window, cache.next_position - len(window)
 
     def layer_scores(self, layer: LayerAttention) -> npt.NDArray[np.float32]:
         best = layer.attention[self._profile.top_heads(layer.layer, self.n_heads)]
