@@ -165,7 +165,7 @@ class Reader:
             self._read_in_one_pass(prompt.tokens)
         else:
             self._read(prompt.tokens)
-        self._evict()
+        self._evict(self.policy)
 
     def _read(self, tokens: list[int]) -> None:
         for start in range(0, len(tokens), CHUNK):
@@ -174,16 +174,16 @@ class Reader:
             self.n_done += len(part)
             self._progress(self.n_done, self._n_total)
 
-    def _evict(self) -> None:
+    def _evict(self, policy: Policy) -> None:
         start = time.perf_counter()
-        self.policy.evict(self.cache, self.plan.n_keep)
+        policy.evict(self.cache, self.plan.n_keep)
         self.evict_seconds += time.perf_counter() - start
 
     def _read_in_one_pass(self, tokens: list[int]) -> None:
         n_resident = self.plan.n_resident
         self._read(tokens[:n_resident])
         for part in _split(range(n_resident, len(tokens)), CHUNK - self.policy.n_probe):
-            self._evict()
+            self._evict(self.policy.while_reading)
             self._read(tokens[part.start : part.stop])
 
     def _skim(self, prompt: Prompt) -> None:

@@ -61,7 +61,7 @@ def main() -> int:
     args = parser.parse_args()
 
     llama = Llama(find_model("smollm2-135m"), n_threads=2)
-    prompt = needle_prompt(llama, NEEDLE, read_haystack([args.doc]), args.length, args.depth)
+    prompt = needle_prompt(llama, [NEEDLE], read_haystack([args.doc]), args.length, [args.depth])
     n_prompt, n_keep = len(prompt), Budget.parse(args.budget).cells(len(prompt))
     first, last = answer_cells(llama, prompt.tokens, NEEDLE.answer)
     llama.read(prompt, get_policy("full"), Budget.parse("100%"))

@@ -55,6 +55,21 @@ def test_eval_prints_a_table_and_resumes(model, data, tmp_path):
     assert again.stdout == first.stdout and out.read_text() == rows
 
 
+def test_eval_plots_and_reports(model, data, tmp_path):
+    pytest.importorskip("matplotlib")
+    folder = tmp_path / "results"
+    folder.mkdir()
+    assert_one_line(dapq_edge("eval", "report", folder), 1, "no results")
+    picture = tmp_path / "out.png"
+    args = ["--budgets", 64, "--policies", "streaming", "--json", folder / "out.jsonl", "--plot", picture]
+    result = needle(model, data, *args, "--facts", 2)
+    assert result.returncode == 0 and picture.read_bytes().startswith(b"\x89PNG"), result.stderr.decode()
+    result = dapq_edge("eval", "report", folder)
+    assert result.returncode == 0 and "2 facts" in (folder / "report.md").read_text(), result.stderr.decode()
+    (folder / "other.jsonl").write_text("{}\n")
+    assert_one_line(dapq_edge("eval", "report", folder), 1, "other.jsonl, line 1")
+
+
 def test_eval_of_generated_ruler(model):
     result = dapq_edge(
         *("eval", "ruler", "-m", model, "--tasks", "single", "--lengths", 600, "--rows", 1, "--budgets", 64, "-n", 4)
@@ -71,6 +86,7 @@ def test_eval_of_generated_ruler(model):
         (["--depths", "2"], 2, ["--depths"]),
         (["--lengths", "100000"], 1, ["too short"]),
         (["--paraphrased"], 1, ["paraphrase"]),
+        (["--facts", "3"], 1, ["as many needles"]),
         (["--needles", "/nonexistent"], 1, ["/nonexistent"]),
         (["--haystack", "/nonexistent"], 1, ["no *.txt"]),
         (["--heads", "/nonexistent"], 1, ["/nonexistent"]),

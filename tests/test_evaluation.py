@@ -1,7 +1,10 @@
 """Evaluation: cases, results that a rerun resumes from, and summaries."""
 
+import itertools
 import json
+import re
 import resource
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,10 +12,12 @@ from tiny import Spec
 
 from dapq_edge.errors import DapqError
 from dapq_edge.evaluation import ruler
-from dapq_edge.evaluation.needle import Needle, needle_cases
+from dapq_edge.evaluation.calibration import BUILT_IN
+from dapq_edge.evaluation.needle import Needle, needle_cases, read_needles
+from dapq_edge.evaluation.report import write_report
 from dapq_edge.evaluation.results import Results
 from dapq_edge.evaluation.runner import evaluate, jobs_of
-from dapq_edge.evaluation.summary import group_by, mean, of_full, wilson
+from dapq_edge.evaluation.summary import group_by, mean, of_full, summaries, wilson
 from dapq_edge.llama import Llama
 from dapq_edge.policies import get_policy
 
@@ -48,7 +53,7 @@ def test_needle_cases(llama):
     for case in cases:
         prompt = case.prompt(llama)
         assert 290 < len(prompt) <= 300
-        place = len(prompt.head) + case.place(llama, prompt)
+        place = len(prompt.head) + case.places(llama, prompt)[0]
         text = text_of(llama, prompt.tokens[: place + 1])
         assert text.endswith(f"-{case.outputs[0]}.")
         assert abs(place / len(prompt) - case.key["depth"]) < 0.15
@@ -56,6 +61,39 @@ def test_needle_cases(llama):
         list(needle_cases(NEEDLES, HAYSTACK, **OPTIONS, paraphrased=True))
     with pytest.raises(DapqError, match="too short"):
         next(needle_cases(NEEDLES, HAYSTACK, **{**OPTIONS, "lengths": [9000]})).prompt(llama)
+
+
+def test_several_facts(llama):
+    """All of them stand in the prompt, at evenly spread depths, and are asked for."""
+    cases = list(needle_cases(NEEDLES, HAYSTACK, **{**OPTIONS, "depths": [0.2], "n_offsets": 1}, n_facts=2))
+    assert [case.outputs for case in cases] == [["XQ7Z", "KJ5W"], ["KJ5W", "XQ7Z"]]
+    for case in cases:
+        prompt = case.prompt(llama)
+        places = [len(prompt.head) + place for place in case.places(llama, prompt)]
+        for place, output in zip(places, case.outputs, strict=True):
+            assert text_of(llama, prompt.tokens[: place + 1]).endswith(f"-{output}.")
+        assert np.allclose(np.array(places) / len(prompt), [0.2, 0.7], atol=0.15)
+        assert text_of(llama, prompt.tail).count(NEEDLES[0].question) == 2
+    with pytest.raises(DapqError, match="as many needles"):
+        list(needle_cases(NEEDLES, HAYSTACK, **OPTIONS, n_facts=3))
+
+
+def test_paraphrases(llama):
+    """Another question, another beginning of the answer."""
+    needles = [replace(NEEDLES[0], paraphrase="which letters?", paraphrase_prefix="these letters:")]
+    (case,) = needle_cases(needles, HAYSTACK, **{**OPTIONS, "depths": [0.5], "n_offsets": 1}, paraphrased=True)
+    text = text_of(llama, case.prompt(llama).tail)
+    assert "which letters?" in text and text.endswith("these letters:") and "the word" not in text
+
+
+def test_own_paraphrases():
+    """No word of a fact is in the other question but its subject, and words that mean nothing."""
+    subjects = {"blue", "locker", "surveyor's", "dog", "comet", "maribor", "to"}
+    empty = {"the", "is", "of", "a", "to", "from"}
+    for needle in read_needles(BUILT_IN / "needles.jsonl"):
+        words = set(needle.needle.lower().replace(".", "").split()) - subjects - empty
+        asked = f"{needle.paraphrase} {needle.paraphrase_prefix}".lower().replace("?", "").replace(",", "").split()
+        assert needle.paraphrase and needle.paraphrase_prefix and not words & set(asked)
 
 
 @pytest.mark.parametrize("bounded", [False, True])
@@ -154,3 +192,34 @@ def test_intervals():
     estimate = mean([1, 2, 3])
     assert estimate.mean == 2 and estimate.high - 2 == pytest.approx(1.96 / np.sqrt(3))
     assert mean([1]).high == np.inf
+
+
+def rows_of(task, budgets, **metrics):
+    jobs = [("full", "100%"), *((policy, budget) for policy in ("fused", "dapq") for budget in budgets)]
+    for (policy, budget), row in itertools.product(jobs, range(3)):
+        job = {"policy": policy, "granularity": "head", "budget": budget}
+        yield {"task": task, "length": 512, "depth": row / 2, "row": row, **job, **metrics}
+
+
+def test_report(tmp_path):
+    """A page with a table and a picture for each kind of task; a budget or two, one policy or several."""
+    pytest.importorskip("matplotlib")
+    for task, metrics in (("needle", {"score": 1.0}), ("ruler single", {"score": 0.5}), ("fidelity x", {"kl": 0.25})):
+        results = Results(tmp_path / f"{task}.jsonl")
+        for row in rows_of(task, ["64", "256", "12.5%"], **metrics):
+            results.add({k: v for k, v in row.items() if k not in metrics}, metrics)
+    page = write_report(tmp_path).read_text()
+    pictures = re.findall(r"!\[.*\]\((.*)\)", page)
+    assert len(pictures) == 3
+    for picture in pictures:
+        assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
+    assert "| dapq |" in page and "100.0% (44% to 100%)" in page and "0.250 ± 0.000" in page
+    with pytest.raises(DapqError, match="no results"):
+        write_report(tmp_path / "nowhere")
+
+
+def test_summary_is_a_table():
+    (summary,) = summaries(list(rows_of("needle", ["64"], score=1.0)))
+    assert summary.title == "needle, 512 tokens" and len(summary.rows) == 3
+    assert all(len(line) == len(summary.headings) for line in summary.rows)
+    assert len(summary.markdown.splitlines()) == 2 + 3 and summary.table.row_count == 3

@@ -9,7 +9,7 @@ from tiny import Spec
 
 from dapq_edge.budgets import Budget
 from dapq_edge.errors import DapqError
-from dapq_edge.evaluation.fidelity import kl_divergence, log_probabilities, news_prompt, read_rows, recall, rouge_l
+from dapq_edge.evaluation.fidelity import fidelity_cases, kl_divergence, log_probabilities, news_prompt, recall, rouge_l
 from dapq_edge.evaluation.snapshot import Snapshot
 from dapq_edge.llama import Llama
 from dapq_edge.policies import get_policy
@@ -56,13 +56,11 @@ def test_evicting_nothing_has_no_divergence(tiny_model):
 def test_rows(tmp_path, tiny_model):
     path = tmp_path / "news.jsonl"
     path.write_text(json.dumps({"context": "word " * 200}) + "\n{}\n")
-    rows = read_rows(path)
     llama = Llama(tiny_model(Spec(n_ctx=2048)), n_threads=2)
-    _, row = next(rows)
-    context = row["context"]
-    prompt = news_prompt(llama, context, 600)
+    cases = fidelity_cases(path, 5, 600, 8, llama)
+    prompt = next(cases).prompt(llama)
     assert len(prompt) == 600 and prompt.has_question
-    assert news_prompt(llama, context, 5000) is None
+    assert news_prompt(llama, "word " * 200, 5000) is None
     with pytest.raises(DapqError, match="line 2: not a row of LongBench"):
-        next(rows)
+        next(cases)
     llama.close()

@@ -63,7 +63,7 @@ def found(llama: Llama, needles: list[Needle], haystack: str) -> dict[str, int]:
     """How many of the needles the full cache finds, and how many each policy with a quarter of it."""
     count = {"full": 0, "dapq": 0, "streaming": 0}
     for needle in needles:
-        prompt = needle_prompt(llama, needle, haystack, 1536, 0.3)
+        prompt = needle_prompt(llama, [needle], haystack, 1536, [0.3])
         assert 1500 < len(prompt) <= 1536
         llama.read(prompt, get_policy("full"), Budget.parse("100%"), n_predict=64)
         snapshot = Snapshot(llama)

@@ -11,9 +11,11 @@ from ..budgets import Budget
 from ..errors import DapqError, UsageError
 from ..evaluation import fidelity, ruler
 from ..evaluation.needle import needle_cases, read_haystack, read_needles
+from ..evaluation.plots import plot_results, require_matplotlib
+from ..evaluation.report import write_report
 from ..evaluation.results import Results
 from ..evaluation.runner import Case, evaluate, jobs_of
-from ..evaluation.summary import tables
+from ..evaluation.summary import summaries
 from ..llama import Llama
 from ..policies import get_policy
 from .model import check_model_options, load_heads, load_model, progress_bar
@@ -38,6 +40,7 @@ def run_needle(args: argparse.Namespace) -> int:
             n_offsets=args.offsets,
             seed=args.seed,
             n_predict=args.predict,
+            n_facts=args.facts,
             with_prefix=not args.no_prefix,
             paraphrased=args.paraphrased,
         )
@@ -68,6 +71,8 @@ def run_fidelity(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace, make_cases: MakeCases) -> int:
     check_model_options(args)
+    if args.plot:
+        require_matplotlib()
     for budget in args.budgets:
         Budget.parse(budget)
     for name in args.policies:
@@ -95,6 +100,15 @@ def _run(args: argparse.Namespace, make_cases: MakeCases) -> int:
             )
     # the file may have rows of other prompts and policies
     keys = [case.key | job.key for case in cases for job in jobs]
-    for table in tables([row for row in results.rows if any(key.items() <= row.items() for key in keys)]):
-        Console().print(table)
+    rows = [row for row in results.rows if any(key.items() <= row.items() for key in keys)]
+    for summary in summaries(rows):
+        Console().print(summary.table)
+    if args.plot:
+        plot_results(rows, Path(args.plot))
+    return 0
+
+
+def run_report(args: argparse.Namespace) -> int:
+    require_matplotlib()
+    print(write_report(Path(args.folder)))
     return 0

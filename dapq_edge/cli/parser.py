@@ -148,6 +148,7 @@ def _add_eval(commands: argparse._SubParsersAction) -> None:
     needle.add_argument(
         "--offsets", type=_positive_or(), default=1, metavar="N", help="parts of the haystack (default: 1)"
     )
+    needle.add_argument("--facts", type=_positive_or(), default=1, metavar="N", help="facts in a prompt (default: 1)")
     needle.add_argument("--no-prefix", action="store_true", help="without the first words of the answer")
     needle.add_argument("--paraphrased", action="store_true", help="ask with other words")
     needle.set_defaults(run=_lazy("eval", "run_needle"))
@@ -160,6 +161,9 @@ def _add_eval(commands: argparse._SubParsersAction) -> None:
     fidelity = tasks.add_parser("fidelity", help="KL divergence to the full cache", allow_abbrev=False)
     fidelity.add_argument("--data", required=True, metavar="FILE", help="rows of LongBench, JSONL")
     fidelity.set_defaults(run=_lazy("eval", "run_fidelity"))
+    report = tasks.add_parser("report", help="one page of all results in a folder", allow_abbrev=False)
+    report.add_argument("folder", metavar="DIR", help="folder with the files that --json made")
+    report.set_defaults(run=_lazy("eval", "run_report"))
     for task in (ruler, fidelity):
         task.add_argument("--rows", type=_positive_or(), default=20, metavar="N", help="prompts (default: 20)")
     for task, n_predict in ((needle, 12), (ruler, 48), (fidelity, 48)):
@@ -180,6 +184,7 @@ def _add_eval_options(task: argparse.ArgumentParser, n_predict: int) -> None:
     )
     task.add_argument("--seed", type=_positive_or(0), default=0, metavar="N", help="of what is random (default: 0)")
     task.add_argument("--json", metavar="OUT.jsonl", help="append results, and resume from those that are there")
+    task.add_argument("--plot", metavar="OUT.png", help="draw the results (needs matplotlib)")
     _add_model(task)
 
 

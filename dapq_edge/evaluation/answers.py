@@ -24,14 +24,14 @@ def longest(prompt: Callable[[int], Prompt], low: int, high: int, n_tokens: int)
 class AnswerCase:
     """A prompt, and the words that the answer must contain.
 
-    place: a token of the document next to what is asked for, for the rank of its chunk; None if there is no such place.
+    places: tokens of the document next to what is asked for, for the ranks of their chunks; None if there are no such.
     """
 
     key: Row
     make_prompt: Callable[[Llama], Prompt]
     outputs: Sequence[str]
     n_predict: int
-    place: Callable[[Llama, Prompt], int] | None = None
+    places: Callable[[Llama, Prompt], list[int]] | None = None
     needs_full: ClassVar[bool] = False
 
     def prompt(self, llama: Llama) -> Prompt:
@@ -41,17 +41,21 @@ class AnswerCase:
         pass
 
     def measure(self, llama: Llama, job: Job, seen: Seen) -> Row:
-        """score: the share of `outputs` that the answer contains; after skimming, rank: that of the chunk, from 1."""
+        """score: the share of `outputs` that the answer contains.
+
+        After skimming, first: whether the chunks with what is asked for are the most relevant ones.
+        """
         answer = "".join(llama.stream(self.n_predict))
         found = [output.lower() in answer.lower() for output in self.outputs]
         row = {"score": float(np.mean(found)), "answer": answer}
         if seen.stats:
             row |= {"ttft_s": round(seen.stats.seconds, 3), "cells": seen.stats.cells_kept}
-        if seen.stats and seen.stats.chunks and self.place:
-            row["rank"] = self._rank(llama, seen.stats)
+        if seen.stats and seen.stats.chunks and self.places:
+            row["first"] = self._are_first(llama, seen.stats)
         return row
 
-    def _rank(self, llama: Llama, stats: ReadStats) -> int:
-        token = self.place(llama, self.prompt(llama))
-        (chunk,) = [chunk for chunk in stats.chunks if chunk.start <= token < chunk.stop]
-        return 1 + sum(other.relevance > chunk.relevance for other in stats.chunks)
+    def _are_first(self, llama: Llama, stats: ReadStats) -> bool:
+        tokens = self.places(llama, self.prompt(llama))
+        wanted = {i for i, chunk in enumerate(stats.chunks) for token in tokens if chunk.start <= token < chunk.stop}
+        ranked = sorted(range(len(stats.chunks)), key=lambda i: -stats.chunks[i].relevance)
+        return wanted == set(ranked[: len(wanted)])

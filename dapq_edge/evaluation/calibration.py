@@ -10,7 +10,6 @@ import numpy.typing as npt
 
 from ..budgets import Budget
 from ..cache import LayerAttention
-from ..errors import DapqError
 from ..heads import HeadProfile, model_hash
 from ..llama import Llama
 from ..policies import get_policy
@@ -58,11 +57,7 @@ def calibrate(
     cases = []
     for i, (haystack, needle, depth) in enumerate(todo):
         progress(i, len(todo))
-        try:
-            prompt = needle_prompt(llama, needle, haystack, n_tokens, depth)
-        except ValueError as error:
-            raise DapqError(str(error)) from error
-        cases.append(_look(llama, prompt, needle))
+        cases.append(_look(llama, needle_prompt(llama, [needle], haystack, n_tokens, [depth]), needle))
     progress(len(todo), len(todo))
     return profile_of(model_hash(Path(llama.model_path)), cases)
 

@@ -1,6 +1,5 @@
 """Fidelity: how far the next tokens of an evicted cache are from those of the full cache."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from ..policies.oracle import Oracle
 from ..reader import Prompt
 from ..scores import Scores
 from ..select import top_cells
+from .data import read_jsonl
 from .results import Row
 from .runner import Job, Seen
 
@@ -72,30 +72,21 @@ class FidelityCase:
 def fidelity_cases(path: Path, n_rows: int, n_tokens: int, n_predict: int, llama: Llama) -> Iterator[FidelityCase]:
     """The first `n_rows` documents that are long enough. Raises `DapqError` with the number of a bad line."""
     found = 0
-    for number, row in read_rows(path):
+    for number, (context, references) in read_jsonl(path, _row, "a row of LongBench"):
         if found == n_rows:
             return
         # most documents that are too short need no model to tell
-        if len(row["context"]) > n_tokens and news_prompt(llama, row["context"], n_tokens):
+        if len(context) > n_tokens and news_prompt(llama, context, n_tokens):
             found += 1
             key = {"task": f"fidelity {path.stem}", "row": number, "length": n_tokens, "n": n_predict}
-            yield FidelityCase(key, row["context"], row.get("answers", []), n_tokens, n_predict)
+            yield FidelityCase(key, context, references, n_tokens, n_predict)
 
 
-def read_rows(path: Path) -> Iterator[tuple[int, dict]]:
-    """Line number and row of a LongBench JSONL file. Raises `DapqError` with the number of a bad line."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DapqError(f"cannot read {path}: {error}") from error
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-            if not isinstance(row["context"], str):
-                raise TypeError("the context is no text")
-            yield number, row
-        except (ValueError, KeyError, TypeError) as error:
-            raise DapqError(f"{path}, line {number}: not a row of LongBench: {error}") from error
+def _row(row: dict) -> tuple[str, list[str]]:
+    context, references = row["context"], row.get("answers", [])
+    if not isinstance(context, str) or not isinstance(references, list):
+        raise TypeError("context must be a text, and answers a list")
+    return context, list(map(str, references))
 
 
 def news_prompt(llama: Llama, context: str, n_tokens: int) -> Prompt | None:

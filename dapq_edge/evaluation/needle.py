@@ -1,9 +1,8 @@
 """Needle in a haystack: a fact is put into unrelated text and asked for."""
 
 import itertools
-import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -13,13 +12,15 @@ from ..errors import DapqError
 from ..llama import Llama
 from ..reader import Prompt
 from .answers import AnswerCase, longest
+from .data import read_jsonl, read_text
 
 
 @dataclass(frozen=True)
 class Needle:
     """A fact, the question for it, the first words of the answer, and what the answer must contain.
 
-    paraphrase: a question that shares no word with the fact but its subject; may be empty.
+    paraphrase: a question that shares no word with the fact but its subject, and the first words of the answer to it;
+    may be empty.
     """
 
     needle: str
@@ -27,6 +28,7 @@ class Needle:
     answer_prefix: str
     answer: str
     paraphrase: str = ""
+    paraphrase_prefix: str = ""
 
     def is_found_in(self, answer: str) -> bool:
         return self.answer.lower() in answer.lower()
@@ -34,42 +36,35 @@ class Needle:
 
 def read_needles(path: Path) -> list[Needle]:
     """Needles of a JSONL file with the fields of `Needle`. Raises `DapqError` with the number of a bad line."""
-    needles = []
-    for number, line in enumerate(_read(path).splitlines(), start=1):
-        try:
-            needles.append(Needle(**json.loads(line)))
-        except (ValueError, TypeError) as error:
-            raise DapqError(f"{path}, line {number}: not a needle: {error}") from error
-    return needles
+    return [needle for _, needle in read_jsonl(path, lambda row: Needle(**row), "a needle")]
 
 
 def read_haystack(paths: Iterable[Path]) -> str:
     """The texts one after the other."""
-    return "\n\n".join(_read(path) for path in paths)
+    return "\n\n".join(map(read_text, paths))
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DapqError(f"cannot read {path}: {error}") from error
+def needle_prompt(
+    llama: Llama, needles: Sequence[Needle], haystack: str, n_tokens: int, depths: Sequence[float]
+) -> Prompt:
+    """A chat prompt of `n_tokens` tokens, or a few less, with each needle at its depth (0 to 1) of the haystack.
 
-
-def needle_prompt(llama: Llama, needle: Needle, haystack: str, n_tokens: int, depth: float) -> Prompt:
-    """A chat prompt of `n_tokens` tokens, or a few less, with the needle at `depth` (0 to 1) of the haystack.
-
-    The haystack is cut at characters, so that the needle stands in ordinary text. Raises ValueError if the haystack is
-    too short.
+    It asks for all of them, and ends with the first words of the first answer. The haystack is cut at characters, so
+    that needles stand in ordinary text. Raises `DapqError` if the haystack is too short.
     """
+    question = " ".join(needle.question for needle in needles)
 
     def prompt(n_chars: int) -> Prompt:
-        cut = haystack.find(" ", int(n_chars * depth))
-        text = haystack[:cut] + needle.needle + haystack[cut + 1 : n_chars]
-        return llama.chat_prompt(text, needle.question, needle.answer_prefix)
+        text = haystack[:n_chars]
+        # from the last one, so that the places of the others stay
+        for depth, needle in sorted(zip(depths, needles, strict=True), key=lambda pair: -pair[0]):
+            cut = text.find(" ", int(n_chars * depth))
+            text = text[:cut] + needle.needle + text[cut + 1 :]
+        return llama.chat_prompt(text, question, needles[0].answer_prefix)
 
     low, high = 0, min(len(haystack), 16 * n_tokens)
     if len(prompt(high)) < n_tokens:
-        raise ValueError(f"the haystack is too short for a prompt of {n_tokens} tokens")
+        raise DapqError(f"the haystack is too short for a prompt of {n_tokens} tokens")
     return longest(prompt, low, high, n_tokens)
 
 
@@ -93,26 +88,37 @@ def needle_cases(
     n_offsets: int,
     seed: int,
     n_predict: int,
+    n_facts: int = 1,
     with_prefix: bool = True,
     paraphrased: bool = False,
 ) -> Iterator[AnswerCase]:
     """All needles at all depths of prompts of all lengths, in parts of the haystack that begin at random words.
 
-    Raises `DapqError` if needles lack a paraphrase that is asked for.
+    n_facts: needles in one prompt; the others are the next ones of the list, at evenly spread depths from there on.
+    n_predict: tokens for each of them. Raises `DapqError` if needles lack a paraphrase that is asked for, or if there
+    are fewer than `n_facts`.
     """
     if paraphrased and not all(needle.paraphrase for needle in needles):
         raise DapqError('a paraphrased question needs the field "paraphrase" of each needle')
+    if n_facts > len(needles):
+        raise DapqError(f"{n_facts} facts in a prompt need as many needles, not {len(needles)}")
+    if paraphrased:
+        needles = [replace(n, question=n.paraphrase, answer_prefix=n.paraphrase_prefix) for n in needles]
+    asked = needles if with_prefix else [replace(needle, answer_prefix="") for needle in needles]
     starts = _starts(haystack, n_offsets, seed, max(lengths))
-    for length, (offset, start), needle, depth in itertools.product(lengths, enumerate(starts), needles, depths):
-        question = needle.paraphrase if paraphrased else needle.question
-        asked = Needle(needle.needle, question, needle.answer_prefix if with_prefix else "", needle.answer)
-        key = {"task": "needle", "length": length, "depth": depth, "needle": needle.answer, "offset": offset}
+    for length, (offset, start), i, depth in itertools.product(lengths, enumerate(starts), range(len(asked)), depths):
+        hidden = [asked[(i + k) % len(asked)] for k in range(n_facts)]
+        places = [(depth + k / n_facts) % 1.0 for k in range(n_facts)]
+        key = {"task": "needle", "length": length, "depth": depth, "needle": hidden[0].answer, "offset": offset}
+        key |= {"facts": n_facts, "seed": seed, "prefix": with_prefix, "paraphrased": paraphrased, "n": n_predict}
         yield AnswerCase(
-            key={**key, "seed": seed, "prefix": with_prefix, "paraphrased": paraphrased, "n": n_predict},
-            make_prompt=partial(_make_prompt, needle=asked, haystack=haystack[start:], n_tokens=length, depth=depth),
-            outputs=[needle.answer],
-            n_predict=n_predict,
-            place=partial(_place, text=needle.needle.strip()),
+            key=key,
+            make_prompt=partial(
+                needle_prompt, needles=hidden, haystack=haystack[start:], n_tokens=length, depths=places
+            ),
+            outputs=[needle.answer for needle in hidden],
+            n_predict=n_predict * n_facts,
+            places=partial(_places, texts=[needle.needle.strip() for needle in hidden]),
         )
 
 
@@ -124,12 +130,7 @@ def _starts(haystack: str, n_offsets: int, seed: int, n_tokens: int) -> list[int
     return [0, *(haystack.find(" ", start) + 1 for start in random)]
 
 
-def _make_prompt(llama: Llama, needle: Needle, haystack: str, n_tokens: int, depth: float) -> Prompt:
-    try:
-        return needle_prompt(llama, needle, haystack, n_tokens, depth)
-    except ValueError as error:
-        raise DapqError(str(error)) from error
-
-
-def _place(llama: Llama, prompt: Prompt, text: str) -> int:
-    return find_span(llama, prompt.head + prompt.body, text).stop - 1 - len(prompt.head)
+def _places(llama: Llama, prompt: Prompt, texts: Sequence[str]) -> list[int]:
+    """The last token of each text in the document."""
+    tokens = prompt.head + prompt.body
+    return [find_span(llama, tokens, text).stop - 1 - len(prompt.head) for text in texts]

@@ -4,7 +4,6 @@ Each generated prompt is filler with lines in it, and ends with the first words 
 """
 
 import itertools
-import json
 import string
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from ..errors import DapqError
 from ..llama import Llama
 from ..reader import N_SINK, Prompt
 from .answers import AnswerCase, longest
+from .data import read_jsonl
 
 FILLER = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 
@@ -132,24 +132,20 @@ def hide(llama: Llama, sample: Sample, n_tokens: int, seed: int) -> Prompt:
 
 def file_cases(path: Path, n_rows: int, n_predict: int) -> Iterator[AnswerCase]:
     """Rows of a RULER file as they are, without a chat template. Raises `DapqError` with the number of a bad line."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()[:n_rows]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DapqError(f"cannot read {path}: {error}") from error
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-            text, outputs = str(row["input"]), [str(output) for output in row["outputs"]]
-            if not outputs:
-                raise ValueError("no outputs")
-        except (ValueError, KeyError, TypeError) as error:
-            raise DapqError(f"{path}, line {number}: not a row of RULER: {error}") from error
+    for number, (text, outputs) in itertools.islice(read_jsonl(path, _row, "a row of RULER"), n_rows):
         yield AnswerCase(
             key={"task": f"ruler {path.stem}", "row": number, "n": n_predict},
             make_prompt=partial(plain_prompt, text=text),
             outputs=outputs,
             n_predict=n_predict,
         )
+
+
+def _row(row: dict) -> tuple[str, list[str]]:
+    text, outputs = row["input"], row["outputs"]
+    if not isinstance(text, str) or not isinstance(outputs, list) or not outputs:
+        raise TypeError("input must be a text, and outputs a list")
+    return text, list(map(str, outputs))
 
 
 def plain_prompt(llama: Llama, text: str) -> Prompt:

@@ -19,6 +19,7 @@ PROMPT = (
     "length",
     "depth",
     "needle",
+    "facts",
     "offset",
     "row",
     "seed",
@@ -27,6 +28,9 @@ PROMPT = (
     "n",
     "bounded",
 )
+
+# what the rows of one table have in common
+SETTING = ("task", "model", "length", "facts", "bounded", "prefix", "paraphrased")
 
 
 @dataclass(frozen=True)
@@ -51,10 +55,14 @@ def of_full(rows: Sequence[Row], group: Sequence[Row]) -> Estimate | None:
 
     The interval is Wilson's, which holds for shares near 1, too. None if the full cache answers nothing.
     """
-    full = {tuple(row.get(f) for f in PROMPT): row["score"] for row in rows if row["policy"] == "full"}
-    pairs = [(row["score"], full.get(tuple(row.get(f) for f in PROMPT), 0)) for row in group]
+    full = {_prompt(row): row["score"] for row in rows if row["policy"] == "full"}
+    pairs = [(row["score"], full.get(_prompt(row), 0)) for row in group]
     shares = [min(1.0, score / of) for score, of in pairs if of]
     return wilson(float(np.mean(shares)), len(shares)) if shares else None
+
+
+def _prompt(row: Row) -> tuple:
+    return tuple(row.get(field) for field in PROMPT)
 
 
 def wilson(share: float, n: int) -> Estimate:
@@ -71,37 +79,64 @@ def mean(values: Sequence[float]) -> Estimate:
     return Estimate(average, average - half, average + half)
 
 
-def tables(rows: Sequence[Row]) -> list[Table]:
-    """One table for each task, length, and way to read and to ask."""
-    groups = group_by(rows, ("task", "length", "bounded", "prefix", "paraphrased"))
-    return [_table(title, group) for title, group in groups.items()]
+@dataclass(frozen=True)
+class Summary:
+    """A table of text: `rows` of as many cells as there are `headings`, the first two of them names."""
+
+    title: str
+    headings: list[str]
+    rows: list[list[str]]
+
+    @property
+    def table(self) -> Table:
+        table = Table(title=self.title)
+        for i, heading in enumerate(self.headings):
+            table.add_column(heading, justify="left" if i < 2 else "right")
+        for row in self.rows:
+            table.add_row(*row)
+        return table
+
+    @property
+    def markdown(self) -> str:
+        lines = [self.headings, ["---", "---", *["---:"] * (len(self.headings) - 2)], *self.rows]
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _table(key: tuple, rows: Sequence[Row]) -> Table:
-    task, length, bounded, prefix, paraphrased = key
+def summaries(rows: Sequence[Row]) -> list[Summary]:
+    """One for each model, task, length, and way to read and to ask."""
+    return [_summary(title_of(group[0]), group) for group in group_by(rows, SETTING).values()]
+
+
+def title_of(row: Row) -> str:
+    """How the prompt of a row was made and read."""
     notes = [
-        f"{length:,} tokens" if length else "",
-        "read in bounded memory" if bounded else "",
-        "without the first words of the answer" if prefix is False else "",
-        "paraphrased" if paraphrased else "",
+        str(row.get("model", "")),
+        f"{row['length']:,} tokens" if row.get("length") else "",
+        f"{row['facts']} facts" if row.get("facts", 1) > 1 else "",
+        "read in bounded memory" if row.get("bounded") else "",
+        "without the first words of the answer" if row.get("prefix") is False else "",
+        "paraphrased" if row.get("paraphrased") else "",
     ]
-    table = Table(title=", ".join([task, *filter(None, notes)]))
+    return ", ".join([row["task"], *filter(None, notes)])
+
+
+def _summary(title: str, rows: Sequence[Row]) -> Summary:
     columns = [name for name in METRICS if any(name in row for row in rows)]
-    for heading in ("policy", "keeps", "budget", "prompts", *(METRICS[name] for name in columns)):
-        table.add_column(heading, justify="left" if heading in ("policy", "keeps") else "right")
+    headings = ["policy", "keeps", "budget", "prompts", *(METRICS[name] for name in columns)]
     if "score" in columns:
-        table.add_column("of the full cache", justify="right")
+        headings.append("of the full cache")
+    lines = []
     for (policy, granularity, budget), group in group_by(rows, ("policy", "granularity", "budget")).items():
         cells = [_metric(name, [row[name] for row in group if name in row]) for name in columns]
         if "score" in columns:
             cells.append(_percent(of_full(rows, group)))
-        table.add_row(policy, granularity, budget, str(len(group)), *cells)
-    return table
+        lines.append([policy, granularity, budget, str(len(group)), *cells])
+    return Summary(title, headings, lines)
 
 
 METRICS = {
     "score": "score",
-    "rank": "chunk first",
+    "first": "chunk first",
     "kl": "KL, nats",
     "top1": "top-1",
     "recall": "recall",
@@ -113,8 +148,8 @@ METRICS = {
 def _metric(name: str, values: Sequence[float]) -> str:
     if not values:
         return ""
-    if name == "rank":
-        return _percent(wilson(float(np.mean([rank == 1 for rank in values])), len(values)))
+    if name == "first":
+        return _percent(wilson(float(np.mean(values)), len(values)))
     if name in ("score", "top1", "recall"):
         return f"{np.mean(values):.0%}"
     if name == "kl":

@@ -49,6 +49,11 @@ class Policy(ABC):
     def evict(self, cache: KVCache, n_keep: int) -> None:
         """Evict cells of `cache` until it has `n_keep`; it is left alone if it has no more than that."""
 
+    @property
+    def while_reading(self) -> "Policy":
+        """The policy that evicts what was read of a prompt, before its end is known."""
+        return self
+
     def n_branch(self, n_keep: int) -> int:
         """Free cells that it needs for a branch."""
         return 0
@@ -132,11 +137,15 @@ class ProbingPolicy(ScoringPolicy):
         super().check(cache)
         cache.probed_heads()
 
-    def scores(self, cache: KVCache, n_keep: int) -> Scores:
+    def probe(self, cache: KVCache, n_keep: int) -> list[LayerAttention]:
+        """The attention of the queries, in the layers that can be evicted."""
         tokens, pos = self.queries(cache, n_keep)
         # a layer that reads the cells of another one has none of its own
         own = cache.gathered_heads()
-        return [self.layer_scores(layer) for layer in cache.probe(tokens, pos, self.reduce) if layer.layer in own]
+        return [layer for layer in cache.probe(tokens, pos, self.reduce) if layer.layer in own]
+
+    def scores(self, cache: KVCache, n_keep: int) -> Scores:
+        return [self.layer_scores(layer) for layer in self.probe(cache, n_keep)]
 
     def layer_scores(self, layer: LayerAttention) -> npt.NDArray[np.float32]:
         """float32 [KV heads, cells]."""

@@ -1,0 +1,185 @@
+"""What each part of the fused policy is worth: variants of it on needles, RULER and news, as a Markdown table.
+
+A needle and a RULER task count as a share of what the full cache finds, news as KL divergence to it; at 64, 128 and 256
+cells of 2,048.
+"""
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from dapq_edge import native
+from dapq_edge.budgets import by_error, pyramid
+from dapq_edge.cache import KVCache, LayerAttention
+from dapq_edge.evaluation import fidelity, ruler
+from dapq_edge.evaluation.needle import needle_cases, read_haystack, read_needles
+from dapq_edge.evaluation.results import Results
+from dapq_edge.evaluation.runner import Case, Job, evaluate, jobs_of
+from dapq_edge.evaluation.summary import of_full
+from dapq_edge.heads import HeadProfile, find_profile
+from dapq_edge.llama import Llama
+from dapq_edge.models import find_model
+from dapq_edge.native import ProbeType
+from dapq_edge.policies import Policy, get_policy
+from dapq_edge.policies.base import Queries
+from dapq_edge.policies.dapq import DapQ
+from dapq_edge.policies.fused import Fused
+from dapq_edge.scores import group_heads, normalize, pool
+
+BUDGETS = ("64", "128", "256")
+LENGTH = 2048
+
+
+@dataclass(frozen=True)
+class Variant(Fused):
+    """fused under another name, which results are kept under."""
+
+    name: str = "fused"
+
+
+class OnlyLookAhead(Variant):
+    def filler(self, cache: KVCache, n_tokens: int) -> npt.NDArray[np.int64]:
+        return np.array([], dtype=np.int64)
+
+
+class OneToken(Variant):
+    def filler(self, cache: KVCache, n_tokens: int) -> npt.NDArray[np.int64]:
+        return np.full(n_tokens, cache.recent[-1])
+
+
+class PromptTokens(Variant):
+    def filler(self, cache: KVCache, n_tokens: int) -> npt.NDArray[np.int64]:
+        return np.array(cache.recent[-n_tokens:])
+
+
+class MeanOfQueries(Variant):
+    reduce: ClassVar[ProbeType] = ProbeType.MEAN
+
+
+class Pooled(Variant):
+    def layer_scores(self, layer: LayerAttention) -> npt.NDArray[np.float32]:
+        attention = pool(layer.attention, self.pooling)
+        return group_heads(normalize(attention, slice(self.n_sink, -self.n_recent)), layer.n_head_kv)
+
+
+class NotNormalised(Variant):
+    def layer_scores(self, layer: LayerAttention) -> npt.NDArray[np.float32]:
+        return group_heads(layer.attention + pool(layer.attention, self.pooling), layer.n_head_kv)
+
+
+class Largest(Variant):
+    """The largest score of the query heads that share a KV head, instead of their mean."""
+
+    def layer_scores(self, layer: LayerAttention) -> npt.NDArray[np.float32]:
+        attention = layer.attention + pool(layer.attention, self.pooling)
+        scores = normalize(attention, slice(self.n_sink, -self.n_recent))
+        return scores.reshape(layer.n_head_kv, -1, scores.shape[-1]).max(axis=1)
+
+
+class Pyramid(Variant):
+    max_share: ClassVar[float] = 2.0
+
+    def layer_budgets(self, n_keep: int, layers: list[int]) -> list[int]:
+        return pyramid(n_keep, len(layers), self.n_sink + self.n_recent)
+
+
+@dataclass(frozen=True)
+class ByError(Variant):
+    max_share: ClassVar[float] = 1.6
+    profile: HeadProfile | None = None
+
+    def layer_budgets(self, n_keep: int, layers: list[int]) -> list[int]:
+        errors = [self.profile.errors[layer] for layer in layers]
+        return by_error(n_keep, errors, self.n_sink + self.n_recent, 0.5, self.max_share)
+
+
+@dataclass(frozen=True)
+class Displaced(DapQ):
+    """dapq with its pseudo queries `shift` positions from where the answer will be written."""
+
+    name: str = "dapq"
+    shift: int = 0
+
+    def queries(self, cache: KVCache, n_keep: int) -> Queries:
+        tokens, pos = super().queries(cache, n_keep)
+        return tokens, pos + self.shift
+
+
+def variants(heads: HeadProfile | None) -> dict[str, Policy]:
+    """The parts of fused that were varied, one at a time; its own settings come first."""
+    own = Variant()
+    made = [own]
+    made += [Variant(name=f"{n} look-ahead tokens", n_look_ahead=n) for n in (4, 8, 24, 32) if n != own.n_look_ahead]
+    made += [OnlyLookAhead(name="no filler"), OneToken(name="filler: the last token of the prompt")]
+    made += [PromptTokens(name="filler: the last tokens of the prompt"), Variant(name="filler: another seed", seed=1)]
+    made += [MeanOfQueries(name="mean over the queries"), NotNormalised(name="heads not normalised")]
+    made += [
+        Pooled(name="pooled only"),
+        Variant(name="not pooled", pooling=1),
+        Variant(name="pooled over 9", pooling=9),
+    ]
+    made += [Largest(name="largest of the query heads"), Variant(name="32 recent cells", n_recent=32)]
+    made += [Pyramid(name="layers: pyramid")]
+    if heads:
+        made += [Variant(name="with a head profile", heads=heads), ByError(name="layers: by error", profile=heads)]
+    made += [Displaced(), *(Displaced(name=f"dapq, {shift:+,} positions", shift=shift) for shift in (256, 4096, -256))]
+    return {policy.name: policy for policy in made} | {name: get_policy(name) for name in ("laq", "snapkv", "oracle")}
+
+
+def cases_of(args: argparse.Namespace, llama: Llama) -> Iterator[Case]:
+    haystack, needles = read_haystack(sorted(Path(args.haystack).glob("*.txt"))), read_needles(Path(args.needles))
+    options = {"depths": [0.1, 0.5], "n_offsets": 1, "seed": args.seed, "n_predict": 12}
+    yield from needle_cases(needles, haystack, lengths=[LENGTH], **options)
+    yield from ruler.generated_cases(["multivalue", "multiquery"], [LENGTH], args.rows, args.seed, 48)
+    yield from fidelity.fidelity_cases(Path(args.news), args.rows, LENGTH, 48, llama)
+
+
+def row_of(name: str, rows: list[dict]) -> str:
+    cells = []
+    for task in ("needle", "ruler", "fidelity"):
+        of_task = [row for row in rows if row["task"].startswith(task)]
+        for budget in BUDGETS:
+            group = [row for row in of_task if row["policy"] == name and row["budget"] == budget]
+            if task == "fidelity":
+                cells.append(f"{np.mean([row['kl'] for row in group]):.3f}")
+            else:
+                share = of_full(of_task, group)
+                cells.append(f"{share.mean:.0%}" if share else "-")
+    return f"| {name} | " + " | ".join(cells) + " |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--haystack", required=True, help="folder with *.txt")
+    parser.add_argument("--needles", required=True, help="facts, JSONL")
+    parser.add_argument("--news", required=True, help="rows of LongBench, JSONL")
+    parser.add_argument("--rows", type=int, default=6, help="prompts of each RULER task and of news (default: 6)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--variants", nargs="+", help="default: all")
+    parser.add_argument("--json", required=True, help="results, JSONL; a rerun resumes from it")
+    args = parser.parse_args()
+
+    model = find_model(args.model)
+    policies = variants(find_profile(model))
+    chosen = {name: policies[name] for name in args.variants or policies}
+    results = Results(Path(args.json))
+    with native.captured_log():
+        llama = Llama(model)
+        cases = list(cases_of(args, llama))
+        jobs: list[Job] = jobs_of(list(chosen.values()), BUDGETS)
+        report = lambda done, total: print(f"\r{done} of {total}", end="", flush=True)  # noqa: E731
+        evaluate(llama, cases, jobs, results, bounded=False, progress=report)
+    print("\n| | " + " | ".join(f"{task} {n}" for task in ("needle", "RULER", "KL") for n in BUDGETS) + " |")
+    print("|" + "---|" * 10)
+    for name in chosen:
+        print(row_of(name, results.rows))
+
+
+if __name__ == "__main__":
+    main()
