@@ -36,7 +36,7 @@ class KVCache:
     A cell is a slot of the KV cache: one position, all layers. Cells are counted from 0 in ascending position. After an
     eviction, a cell holds other tokens in each layer and KV head.
 
-    recent: the tokens that were read since the last eviction or gap. They are the ones of the last cells.
+    recent: the tokens that were read since the last eviction. They are the ones of the last cells.
     n_missing: how many of the first cells each layer lacks, in the order of `gathered_heads`; empty if none does.
     """
 
@@ -77,12 +77,6 @@ class KVCache:
         """
         native.decode(self.ctx, self.seq_id, tokens, self.next_position)
         self.recent += map(int, tokens)
-
-    def skip(self, n_positions: int) -> None:
-        """Leave out positions before the next token, for text that is not read."""
-        if n_positions:
-            self.recent = []
-            native.seq_skip(self.ctx, self.seq_id, n_positions)
 
     @property
     def _vocab(self) -> llama_cpp.llama_vocab_p:

@@ -49,6 +49,7 @@ N_CTX_PAD = 256
 class ReadStats:
     """How a prompt was read, see `reader.Plan`, and what it cost.
 
+    is_compact: positions count only the tokens that were read after skimming.
     tokens_evaluated: with the chunks that were read twice and their questions. cells_peak, bytes_peak: cells of the
     context while it was read and their K and V, used or free. cells_kept, bytes_kept: of the prompt, after eviction.
     """
@@ -184,7 +185,8 @@ class Llama(llama_cpp.Llama):
         cells_peak, bytes_peak = self._allocated()
         reader.read(prompt)
         self.n_tokens = self.kv_cache.next_position
-        self.input_ids[: self.n_tokens] = -1 if plan.is_compact else prompt.tokens
+        is_compact = plan.way == Way.SKIM
+        self.input_ids[: self.n_tokens] = -1 if is_compact else prompt.tokens
         cells_kept, bytes_kept = self._used()
         n_needed = _pad(cells_kept + plan.n_predict)
         # bounded reading leaves no more than a chunk to give back
@@ -192,7 +194,7 @@ class Llama(llama_cpp.Llama):
             native.resize(self._ctx.ctx, n_needed)
         return ReadStats(
             way=plan.way,
-            is_compact=plan.is_compact,
+            is_compact=is_compact,
             chunks=reader.chunks,
             tokens_evaluated=reader.n_done,
             n_predict=plan.n_predict,

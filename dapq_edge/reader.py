@@ -2,7 +2,7 @@
 
 - all: read everything, then evict (the peak is the full cache);
 - one pass: after each chunk, probe and evict down to the budget;
-- skim, then read: ask each chunk for itself, then read the most relevant ones and evict.
+- skim, then read: ask each window of the text for itself, then read the most relevant one, and evict.
 """
 
 import itertools
@@ -33,7 +33,7 @@ N_SINK = 4
 # tokens of the answer that are guessed from the text that is skimmed
 N_LOOK_AHEAD = 8
 
-# a chunk is read if it is at least half as relevant as the best one
+# beside the best window, a chunk is read if it is at least half as relevant as the best one
 MIN_RELEVANCE = 0.5
 
 Progress = Callable[[int, int], None]
@@ -84,8 +84,8 @@ class Plan:
 
     n_keep: cells that it keeps; n_resident: the same in the layer that keeps most; n_cells: cells that the context
     needs; n_predict: tokens of the answer at most.
-    n_positions: positions that the prompt takes; is_compact: they count the tokens that are read, not those skimmed.
-    n_window: tokens that are skimmed together.
+    n_positions: positions that the prompt takes; when it is skimmed, they count only the tokens that are read then.
+    n_window: tokens that are skimmed together; n_body: tokens of the document that are read at most after skimming.
     """
 
     way: Way
@@ -94,8 +94,8 @@ class Plan:
     n_cells: int
     n_predict: int
     n_positions: int
-    is_compact: bool = False
-    n_window: int = 0
+    n_window: int
+    n_body: int
 
 
 def plan(
@@ -128,16 +128,16 @@ def plan(
     n_beside = n_asked + 2 * N_LOOK_AHEAD
     if way == Way.SKIM and n_beside > n_keep:
         raise UsageError(f"the question has {n_asked:,} tokens: set --kv-budget to {n_beside} cells or more")
-    n_window = min(n_cells, max(N_SKIM, n_beside + CHUNK)) - n_beside
-    is_compact = way == Way.SKIM and n_prompt >= n_ctx_train
-    n_positions = n_resident + n_chunk if is_compact else n_prompt
+    n_body = n_resident + n_chunk - n_asked
+    n_window = min(n_body, max(N_SKIM - n_beside, CHUNK))
+    n_positions = n_resident + n_chunk if way == Way.SKIM else n_prompt
     if n_positions >= n_ctx_train and not allow_overflow:
         raise DapqError(
             f"the prompt has {n_positions:,} tokens, but the model was trained for {n_ctx_train:,}: "
             "shorten the document, or set --allow-overflow to go beyond"
         )
     n_predict = n_predict if allow_overflow else min(n_predict, n_ctx_train - n_positions)
-    return Plan(way, n_keep, n_resident, n_cells, n_predict, n_positions, is_compact, n_window)
+    return Plan(way, n_keep, n_resident, n_cells, n_predict, n_positions, n_window, n_body)
 
 
 class Reader:
@@ -151,6 +151,7 @@ class Reader:
         self.policy = policy
         self.plan = plan
         self.chunks: list[Chunk] = []
+        self._windows: list[list[Chunk]] = []
         self._progress = progress
         self.n_done, self._n_total = 0, 0
         self.evict_seconds = 0.0
@@ -189,11 +190,14 @@ class Reader:
     def _skim(self, prompt: Prompt) -> None:
         """Ask the document piece by piece: read it with the question, look ahead, and see what that attends to."""
         n_head, n_asked = len(prompt.head), len(prompt.head) + len(prompt.tail)
-        windows = self._windows(len(prompt.body))
-        self.chunks = [chunk for window in windows for chunk in window]
+        self._windows = [
+            [Chunk(part.start, part.stop) for part in _split(window, CHUNK - self.policy.n_probe)]
+            for window in _split(range(len(prompt.body)), self.plan.n_window)
+        ]
+        self.chunks = [chunk for window in self._windows for chunk in window]
         # the chunks that are read are not known yet
-        self._n_total = len(prompt.body) + len(windows) * n_asked + self.plan.n_keep
-        for window in windows:
+        self._n_total = len(prompt.body) + len(self._windows) * n_asked + self.plan.n_keep
+        for window in self._windows:
             start, stop = window[0].start, window[-1].stop
             self.cache.clear()
             self._read(prompt.head + prompt.body[start:stop] + prompt.tail)
@@ -202,45 +206,28 @@ class Reader:
             for chunk in window:
                 cells = slice(n_head + chunk.start - start, n_head + chunk.stop - start)
                 # a guess that nothing in the window supports attends to something, too
-                chunk.relevance = relevance(layers, cells) * confidence
+                chunk.relevance = relevance(layers, cells, self.policy.heads) * confidence
         self.cache.clear()
 
-    def _windows(self, n_body: int) -> list[list[Chunk]]:
-        """The chunks of a document that are skimmed together, all of about the same size."""
-        windows = _split(range(n_body), self.plan.n_window)
-        return [
-            [Chunk(chunk.start, chunk.stop) for chunk in _split(window, CHUNK - self.policy.n_probe)]
-            for window in windows
-        ]
-
     def _read_chunks(self, prompt: Prompt) -> None:
-        """Read the most relevant chunks in order, at their true positions unless these are compact."""
-        n_read = self._choose(self.plan.n_keep - len(prompt.head) - len(prompt.tail))
-        self._n_total = self.n_done + len(prompt.head) + n_read + len(prompt.tail)
-        self._read(prompt.head)
-        stop = 0
-        for chunk in self.chunks:
-            if chunk.is_read:
-                self._skip(chunk.start - stop)
-                self._read(prompt.body[chunk.start : chunk.stop])
-                stop = chunk.stop
-        self._skip(len(prompt.body) - stop)
-        self._read(prompt.tail)
+        """Read the chosen chunks in order, one behind the other: at the positions that they were skimmed at, nearly."""
+        self._choose()
+        body = [token for chunk in self.chunks if chunk.is_read for token in prompt.body[chunk.start : chunk.stop]]
+        tokens = prompt.head + body + prompt.tail
+        self._n_total = self.n_done + len(tokens)
+        self._read(tokens)
 
-    def _choose(self, n_free: int) -> int:
-        """Choose relevant chunks until `n_free` cells are full, the last one can go beyond; returns their tokens."""
+    def _choose(self) -> None:
+        """Choose the window of the most relevant chunk, then relevant chunks as long as they fit."""
         ranked = sorted(self.chunks, key=lambda chunk: -chunk.relevance)
-        n_read = 0
-        for chunk in ranked:
-            if n_read >= n_free or chunk.relevance < MIN_RELEVANCE * ranked[0].relevance:
-                break
-            chunk.is_read = True
-            n_read += chunk.stop - chunk.start
-        return n_read
-
-    def _skip(self, n_positions: int) -> None:
-        if not self.plan.is_compact:
-            self.cache.skip(n_positions)
+        window = next(window for window in self._windows if ranked[0] in window)
+        n_free = self.plan.n_body
+        # what the model saw there when it was asked, it sees again
+        for chunk in [*window, *ranked]:
+            is_relevant = chunk in window or chunk.relevance >= MIN_RELEVANCE * ranked[0].relevance
+            if is_relevant and not chunk.is_read and chunk.stop - chunk.start <= n_free:
+                chunk.is_read = True
+                n_free -= chunk.stop - chunk.start
 
 
 def _split(tokens: range, n_max: int) -> list[range]:

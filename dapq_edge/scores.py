@@ -6,6 +6,10 @@ import numpy as np
 import numpy.typing as npt
 
 from .cache import LayerAttention
+from .heads import HeadProfile
+
+# heads of a model, of all its layers, that tell where a fact is
+N_BEST = 8
 
 # one array per layer: float32 [KV heads, cells], higher is better
 Scores = list[npt.NDArray[np.float32]]
@@ -52,11 +56,21 @@ def share(scores: Sequence[npt.NDArray[np.float32]], candidates: slice) -> npt.N
     return np.sqrt(np.mean(heads**2, axis=0, keepdims=True))
 
 
-def relevance(layers: Sequence[LayerAttention], cells: slice, n_heads: int = 8) -> float:
-    """How much a look-ahead at the answer reads in `cells`: its largest attention, mean of the `n_heads` best heads.
+def best_heads(layers: Sequence[LayerAttention], heads: HeadProfile) -> npt.NDArray[np.float32]:
+    """Attention of the `N_BEST` retrieval heads of the model: float32 [heads, cells]."""
+    seen = {layer.layer: layer.attention for layer in layers}
+    every = [(share, layer, head) for layer in seen for head, share in enumerate(heads.retrieval[layer])]
+    return np.stack([seen[layer][head] for _, layer, head in sorted(every)[-N_BEST:]])
 
-    layers: attention reduced by `ProbeType.MAX`. Heads that copy what the answer needs point at it with one query and
-    hardly look elsewhere; most heads do neither. Measured against other ways; see README, "What did not work".
+
+def relevance(layers: Sequence[LayerAttention], cells: slice, heads: HeadProfile | None = None) -> float:
+    """How much a look-ahead at the answer reads in `cells`: its largest attention, mean of the `N_BEST` best heads.
+
+    layers: attention reduced by `ProbeType.MAX`; heads: without a profile, the best heads are those that attend most.
+    Heads that copy what the answer needs point at it with one query and hardly look elsewhere; most heads do neither.
+    Measured against other ways; see README, "What did not work".
     """
+    if heads:
+        return float(best_heads(layers, heads)[:, cells].max(axis=1).mean())
     best = np.concatenate([layer.attention[:, cells].max(axis=1) for layer in layers])
-    return float(np.sort(best)[-n_heads:].mean())
+    return float(np.sort(best)[-N_BEST:].mean())

@@ -35,8 +35,8 @@ def main() -> int:
     kinds = {
         "full cache": (args.length, "full", True),
         "a fresh context": (args.budget, "full", True),
-        "evicted, one-shot": (args.length, "dapq", True),
-        "evicted, one pass": (args.length, "dapq", False),
+        "evicted, one-shot": (args.length, "fused", True),
+        "evicted, one pass": (args.length, "fused", False),
     }
     answers = {}
     for kind, (length, policy, one_shot) in kinds.items():

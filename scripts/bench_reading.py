@@ -50,7 +50,7 @@ class Kind:
 
 STOCK = [Kind("stock f16"), Kind("stock q8_0", cache_type="q8_0"), Kind("stock q4_0", cache_type="q4_0")]
 BOUNDED = [
-    Kind(f"{name}, {budget:,}", "dapq", budget, one_shot=one_shot, has_question=has_question)
+    Kind(f"{name}, {budget:,}", "fused", budget, one_shot=one_shot, has_question=has_question)
     for name, one_shot, has_question in (
         ("one-shot", True, False),
         ("one pass", False, False),

@@ -78,7 +78,7 @@ def test_json(model, doc):
     ]
     spec = Spec()
     cell = spec.n_layer * 2 * spec.n_head_kv * spec.head_dim * 2
-    assert (data["policy"], data["reading"], data["positions"], data["chunks"]) == ("dapq", "all", "true", [])
+    assert (data["policy"], data["reading"], data["positions"], data["chunks"]) == ("fused", "all", "true", [])
     assert data["prompt_tokens"] == data["tokens_evaluated"] > 280
     assert data["kv_cells_kept"] == -(-data["prompt_tokens"] // 2)
     assert data["kv_bytes_peak"] == cell * data["kv_cells_peak"]
@@ -120,7 +120,7 @@ def test_text(model, doc):
     assert result.stdout.endswith(b"\n")
 
 
-@pytest.mark.parametrize("policy", ["full", "streaming", "dapq"])
+@pytest.mark.parametrize("policy", ["full", "streaming", "dapq", "fused"])
 @pytest.mark.parametrize("cache", [(), ("-ctk", "q8_0", "-ctv", "q8_0"), ("-fa", "off")])
 def test_policies_and_cache_types(model, doc, policy, cache):
     result = ask(model, doc, "--policy", policy, "--kv-budget", 64, *cache)
@@ -167,7 +167,7 @@ def test_version_and_policies():
     assert [line.split()[0] for line in lines] == ["dapq-edge", "patch", "llama.cpp", "backends"]
     assert "0c1e57098" in lines[2] and "CPU" in lines[3]
     names = [line.split()[0] for line in dapq_edge("policies").stdout.decode().splitlines()]
-    assert {"full", "streaming", "dapq"} <= set(names)
+    assert {"full", "streaming", "dapq", "fused"} <= set(names)
 
 
 @pytest.mark.parametrize("budget", ["0", "-1", "nan%", "150%", "many", "5"])

@@ -83,7 +83,7 @@ from test_reader import make_prompt
 
 llama = Llama(sys.argv[1], n_threads=2)
 prompt = make_prompt(int(sys.argv[2]), has_question=sys.argv[3] == "skim")
-stats = llama.read(prompt, get_policy("dapq"), Budget.parse("256"), n_predict=16, allow_overflow=True)
+stats = llama.read(prompt, get_policy("fused"), Budget.parse("256"), n_predict=16, allow_overflow=True)
 print(stats.cells_peak, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
@@ -117,7 +117,7 @@ _, hard = resource.getrlimit(resource.RLIMIT_AS)
 resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + 24 * 2**20, hard))
 with native.captured_log():
     try:
-        get_policy("dapq").evict(llama.kv_cache, 100)
+        get_policy("fused").evict(llama.kv_cache, 100)
         print("evicted", end=" ")
     except DapqError as error:
         print(error, end=" ")
@@ -130,7 +130,7 @@ resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
 # nothing was lost
 assert llama.kv_cache.n_cells == 1000
 llama.kv_cache.read(prompt.tokens[1000:1100])
-get_policy("dapq").evict(llama.kv_cache, 100)
+get_policy("fused").evict(llama.kv_cache, 100)
 assert llama.kv_cache.n_cells == 100
 """
 

@@ -4,6 +4,7 @@ import llama_cpp
 import numpy as np
 import pytest
 from context import Context
+from test_policies import random_profile
 from test_probe import random_tokens
 from tiny import Spec, forward
 
@@ -26,11 +27,11 @@ def make_plan(prompt, policy="dapq", budget="100", **options):
     return plan(prompt, get_policy(policy), Budget.parse(budget), **{"n_predict": 16, "n_ctx_train": 8192, **options})
 
 
-def read(path, prompt, policy="dapq", budget="100", **options):
+def read(path, prompt, policy="dapq", budget="100", heads=None, **options):
     """A context that has read the prompt, its cache, and the reader."""
     made = make_plan(prompt, policy, budget, **options)
     context = Context(path, n_ctx=-(-made.n_cells // 256) * 256)
-    reader = Reader(KVCache(context.ctx), get_policy(policy), made, lambda done, total: None)
+    reader = Reader(KVCache(context.ctx), get_policy(policy, heads=heads), made, lambda done, total: None)
     reader.read(prompt)
     return context, reader.cache, reader
 
@@ -62,22 +63,21 @@ def test_cells_are_bounded():
 
 def test_trained_context():
     long = make_prompt(3000)
-    made = make_plan(long, n_ctx_train=2000)
-    assert made.is_compact and made.n_positions < 2000
-    assert not make_plan(long).is_compact
+    assert make_plan(long, n_ctx_train=2000).n_positions < 2000
     for options in ({"policy": "streaming"}, {"policy": "full"}, {"one_shot": True}):
         with pytest.raises(DapqError, match="has 3,025 tokens, but the model was trained for 2,000.*--allow-overflow"):
             make_plan(long, n_ctx_train=2000, **options)
         assert make_plan(long, n_ctx_train=2000, allow_overflow=True, **options).n_positions == 3025
     # the answer ends where the trained context does
-    assert make_plan(long, n_ctx_train=3030).n_predict == 5
-    assert make_plan(long, n_ctx_train=3030, allow_overflow=True).n_predict == 16
+    assert make_plan(long, one_shot=True, n_ctx_train=3030).n_predict == 5
+    assert make_plan(long, one_shot=True, n_ctx_train=3030, allow_overflow=True).n_predict == 16
+    assert make_plan(long, n_ctx_train=585).n_predict == 585 - 100 - 480
 
 
 def test_budget_below_the_question():
     with pytest.raises(UsageError, match="the question has 205 tokens: set --kv-budget to 221 cells or more"):
         make_plan(make_prompt(3000, n_tail=200), budget="220")
-    assert make_plan(make_prompt(3000, n_tail=200), budget="221").n_window >= CHUNK
+    assert make_plan(make_prompt(3000, n_tail=200), budget="221").n_window >= CHUNK - 32
 
 
 def test_prompt_within_the_budget_is_stock(tiny_model):
@@ -110,32 +110,41 @@ def test_streaming_in_one_pass_is_streaming(tiny_model):
         assert cache.positions.tolist() == [*range(4), *range(len(prompt) - 96, len(prompt))]
 
 
-@pytest.mark.parametrize("budget", ["100", "700"])
+@pytest.mark.parametrize("budget", ["100", "700", "1600"])
 def test_skim_then_read(tiny_model, budget):
-    """The chunks are those with the largest relevance, and the cache is that of reading them at their positions."""
+    """The best window is read, then relevant chunks that fit; the cache is that of reading them as one text."""
     prompt = make_prompt(3000)
     context, cache, reader = read(tiny_model(SPEC), prompt, budget=budget)
-    chosen = [chunk for chunk in reader.chunks if chunk.is_read]
-    assert [chunk.start for chunk in reader.chunks[1:]] == [chunk.stop for chunk in reader.chunks[:-1]]
-    assert (reader.chunks[0].start, reader.chunks[-1].stop) == (0, 3000)
-    ranked = sorted(reader.chunks, key=lambda chunk: -chunk.relevance)
-    n_relevant = sum(chunk.relevance >= MIN_RELEVANCE * ranked[0].relevance for chunk in ranked)
-    sizes = np.cumsum([chunk.stop - chunk.start for chunk in ranked])
-    n_fit = 1 + int(np.searchsorted(sizes, int(budget) - 25))
-    assert len(chosen) == {"100": 1, "700": 2}[budget]
-    assert n_relevant > 1 and {chunk.start for chunk in chosen} == {c.start for c in ranked[: min(n_relevant, n_fit)]}
+    chunks, made = reader.chunks, reader.plan
+    chosen = [chunk for chunk in chunks if chunk.is_read]
+    assert [chunk.start for chunk in chunks[1:]] == [chunk.stop for chunk in chunks[:-1]]
+    assert (chunks[0].start, chunks[-1].stop) == (0, 3000)
+    # windows are of about the same size, and none is larger than planned
+    borders = np.linspace(0, 3000, -(-3000 // made.n_window) + 1).astype(int)
+    best = max(chunks, key=lambda chunk: chunk.relevance)
+    i = int(np.searchsorted(borders, best.start, side="right"))
+    window = [chunk for chunk in chunks if borders[i - 1] <= chunk.start < borders[i]]
+    expected, n_read = list(window), sum(chunk.stop - chunk.start for chunk in window)
+    for chunk in sorted(chunks, key=lambda chunk: -chunk.relevance):
+        size = chunk.stop - chunk.start
+        if chunk not in window and chunk.relevance >= MIN_RELEVANCE * best.relevance and n_read + size <= made.n_body:
+            expected.append(chunk)
+            n_read += size
+    assert {chunk.start for chunk in chosen} == {chunk.start for chunk in expected}
+    assert len(chosen) > len(window) or budget != "1600"
 
-    positions = [*range(5), *(5 + i for c in chosen for i in range(c.start, c.stop)), *range(3005, 3025)]
-    _, logits = forward(SPEC, [prompt.tokens[i] for i in positions], positions, "f16", "f16")
+    tokens = [*prompt.head, *(prompt.body[i] for c in chosen for i in range(c.start, c.stop)), *prompt.tail]
+    _, logits = forward(SPEC, tokens, list(range(len(tokens))), "f16", "f16")
     with context:
         np.testing.assert_allclose(context.logits, logits[-1], atol=0.02 * np.abs(logits[-1]).max())
-        assert cache.n_cells == min(int(budget), len(positions)) and cache.next_position == len(prompt)
+        assert cache.n_cells == min(int(budget), len(tokens)) and cache.next_position == len(tokens)
 
 
-def test_relevance_is_attention_and_confidence_of_the_look_ahead(tiny_model):
+@pytest.mark.parametrize("has_profile", [False, True])
+def test_relevance_is_attention_and_confidence_of_the_look_ahead(tiny_model, has_profile):
     """Against a plain reading of its definition, on the reference's attention."""
-    prompt = make_prompt(1000)
-    context, _, reader = read(tiny_model(SPEC), prompt, budget="100")
+    prompt, profile = make_prompt(1000), random_profile(SPEC) if has_profile else None
+    context, _, reader = read(tiny_model(SPEC), prompt, budget="100", heads=profile)
     context.close()
     n_window = reader.plan.n_window
     assert len(prompt.body) > n_window
@@ -152,28 +161,22 @@ def test_relevance_is_attention_and_confidence_of_the_look_ahead(tiny_model):
     probabilities = np.exp(logits.max(axis=1)) / np.exp(logits).sum(axis=1)
     assert confidence == pytest.approx(np.exp(np.log(probabilities).mean()), rel=0.03)
     largest = attention[:, :, len(tokens) :].max(axis=2).reshape(-1, len(tokens + ahead))
+    known = np.argsort(np.concatenate(list(profile.retrieval.values())))[-8:] if profile else None
     for chunk in window:
         by_head = largest[:, 5 + chunk.start : 5 + chunk.stop].max(axis=1)
-        assert chunk.relevance == pytest.approx(np.sort(by_head)[-8:].mean() * confidence, rel=0.03)
-
-
-def test_compact_positions(tiny_model):
-    """A document beyond the trained context, read at positions within it."""
-    prompt = make_prompt(3000)
-    context, cache, reader = read(tiny_model(SPEC), prompt, n_ctx_train=1000)
-    with context:
-        (chunk,) = [chunk for chunk in reader.chunks if chunk.is_read]
-        assert cache.next_position == len(prompt.head) + chunk.stop - chunk.start + len(prompt.tail) < 1000
+        best = by_head[known] if has_profile else np.sort(by_head)[-8:]
+        assert chunk.relevance == pytest.approx(best.mean() * confidence, rel=0.03)
 
 
 def test_window_model(tiny_model):
-    """The sliding-window layers go on with true positions over the gaps."""
+    """The sliding-window layers go on after an eviction."""
     path = tiny_model(Spec(arch="gemma2", n_layer=4, n_ctx=8192))
     for has_question in (True, False):
         context, cache, _ = read(path, make_prompt(3000, has_question=has_question))
         with context:
-            assert cache.n_cells == 100 and cache.next_position == 3025
-            assert context.decode(random_tokens(5, 1), 3025) == 0
+            pos = cache.next_position
+            assert cache.n_cells == 100 and (pos < 600 if has_question else pos == 3025)
+            assert context.decode(random_tokens(5, 1), pos) == 0
 
 
 def test_memory_runs_out_in_the_middle(tiny_model):

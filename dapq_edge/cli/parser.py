@@ -6,7 +6,7 @@ from collections.abc import Callable
 Run = Callable[[argparse.Namespace], int]
 
 DEFAULT_BUDGET = "50%"
-DEFAULT_POLICY = "dapq"
+DEFAULT_POLICY = "fused"
 
 
 def build_parser() -> argparse.ArgumentParser:

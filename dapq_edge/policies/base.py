@@ -22,7 +22,10 @@ Queries = tuple[Sequence[int] | npt.NDArray, int]
 
 @dataclass(frozen=True)
 class Policy(ABC):
-    """A way to choose the cells that a sequence keeps."""
+    """A way to choose the cells that a sequence keeps.
+
+    heads: the retrieval heads of the model, for the policies that use them, and to choose what to read of a document.
+    """
 
     name: ClassVar[str]
     summary: ClassVar[str]
@@ -36,6 +39,8 @@ class Policy(ABC):
 
     # cells of the layer that keeps most, for each cell of the budget
     max_share: ClassVar[float] = 1.0
+
+    heads: HeadProfile | None = None
 
     @abstractmethod
     def check(self, cache: KVCache) -> None:
@@ -65,13 +70,11 @@ class ScoringPolicy(Policy):
 
     granularity: which heads keep the same cells, see `select.GRANULARITIES`.
     n_sink, n_recent: cells at the start and at the end that are always kept.
-    heads: the retrieval heads of the model, for the policies that use them.
     """
 
     granularity: str = "head"
     n_sink: int = 4
     n_recent: int = 8
-    heads: HeadProfile | None = None
 
     @abstractmethod
     def scores(self, cache: KVCache, n_keep: int) -> Scores:
@@ -135,7 +138,9 @@ class ProbingPolicy(ScoringPolicy):
 
     def check(self, cache: KVCache) -> None:
         super().check(cache)
-        cache.probed_heads()
+        heads = cache.probed_heads()
+        if self.heads:
+            self.heads.check(heads)
 
     def probe(self, cache: KVCache, n_keep: int) -> list[LayerAttention]:
         """The attention of the queries, in the layers that can be evicted."""

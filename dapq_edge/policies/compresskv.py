@@ -9,7 +9,6 @@ import numpy.typing as npt
 from ..budgets import by_error
 from ..cache import KVCache, LayerAttention
 from ..errors import UsageError
-from ..heads import HeadProfile
 from ..scores import pool
 from .snapkv import SnapKV
 
@@ -31,19 +30,14 @@ class CompressKV(SnapKV):
     n_heads: int = 4
 
     def check(self, cache: KVCache) -> None:
-        super().check(cache)
-        self._profile.check(cache.probed_heads())
-
-    @property
-    def _profile(self) -> HeadProfile:
         if self.heads is None:
             raise UsageError("compresskv needs the retrieval heads of the model: run dapq-edge heads calibrate once")
-        return self.heads
+        super().check(cache)
 
     def layer_scores(self, layer: LayerAttention) -> npt.NDArray[np.float32]:
-        best = layer.attention[self._profile.top_heads(layer.layer, self.n_heads)]
+        best = layer.attention[self.heads.top_heads(layer.layer, self.n_heads)]
         return np.tile(pool(best, self.pooling).mean(axis=0), (layer.n_head_kv, 1))
 
     def layer_budgets(self, n_keep: int, layers: list[int]) -> list[int]:
-        errors = [self._profile.errors[layer] for layer in layers]
+        errors = [self.heads.errors[layer] for layer in layers]
         return by_error(n_keep, errors, self.n_sink + self.n_recent, self.min_share, self.max_share)

@@ -1,14 +1,14 @@
 """fused: the answer's first tokens, and filler behind them, at the positions of the answer."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
 
 from ..cache import KVCache, LayerAttention
 from ..heads import HeadProfile
-from ..scores import Scores, pool
+from ..scores import Scores, best_heads, pool
 from ..select import top_cells
 from .base import Queries
 from .dapq import DapQ
@@ -34,7 +34,8 @@ class Fused(DapQ):
     @property
     def while_reading(self) -> DapQ:
         # what would follow in the middle of a text is not the answer
-        return DapQ(self.granularity, self.n_sink, self.n_recent, pooling=self.pooling, seed=self.seed)
+        shared = (field.name for field in fields(DapQ))
+        return DapQ(**{name: getattr(self, name) for name in shared})
 
     def queries(self, cache: KVCache, n_keep: int) -> Queries:
         with cache.branch() as branch:
@@ -55,10 +56,6 @@ class Fused(DapQ):
         return scores
 
 
-def retrieved(layers: Sequence[LayerAttention], heads: HeadProfile, n_heads: int = 8) -> npt.NDArray[np.float32]:
-    """What the best `n_heads` retrieval heads of the model attend to, pooled over 7 cells: float32 [cells]."""
-    best = sorted(
-        ((share, layer.attention[head]) for layer in layers for head, share in enumerate(heads.retrieval[layer.layer])),
-        key=lambda pair: pair[0],
-    )[-n_heads:]
-    return pool(np.sum([attention for _, attention in best], axis=0), 7)
+def retrieved(layers: Sequence[LayerAttention], heads: HeadProfile) -> npt.NDArray[np.float32]:
+    """What the best retrieval heads of the model attend to, summed and pooled over 7 cells: float32 [cells]."""
+    return pool(np.sum(best_heads(layers, heads), axis=0), 7)

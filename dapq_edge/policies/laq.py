@@ -30,7 +30,8 @@ class LAQ(ProbingPolicy):
 
     def _first_pass(self, n_keep: int) -> SnapKV:
         # its window must not be all that it keeps
-        return SnapKV(self.granularity, self.n_sink, min(32, n_keep // 2), pooling=self.pooling)
+        n_recent = min(32, n_keep // 2)
+        return SnapKV(granularity=self.granularity, n_sink=self.n_sink, n_recent=n_recent, pooling=self.pooling)
 
 
 @dataclass(frozen=True)
