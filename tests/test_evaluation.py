@@ -40,9 +40,9 @@ def text_of(llama, tokens):
 
 def run(llama, results, policies=("dapq", "streaming"), budgets=("64", "50%"), bounded=False, **options):
     cases = list(needle_cases(NEEDLES, HAYSTACK, **{**OPTIONS, **options}))
-    jobs = jobs_of([get_policy(name) for name in policies], budgets)
+    jobs = jobs_of([get_policy(name) for name in policies], budgets, bounded)
     steps = []
-    evaluate(llama, cases, jobs, results, bounded=bounded, progress=lambda done, total: steps.append((done, total)))
+    evaluate(llama, cases, jobs, results, progress=lambda done, total: steps.append((done, total)))
     assert steps[-1] == (len(cases) * len(jobs),) * 2 and steps == sorted(steps)
     return len(cases) * len(jobs)
 

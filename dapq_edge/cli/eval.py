@@ -82,12 +82,13 @@ def _run(args: argparse.Namespace, make_cases: MakeCases) -> int:
     with native.captured_log():
         llama = load_model(args, console)
         heads = load_heads(args, llama)
-        jobs = jobs_of([get_policy(name, args.granularity, heads) for name in args.policies], args.budgets)
+        policies = [get_policy(name, args.granularity, heads) for name in args.policies]
+        jobs = jobs_of(policies, args.budgets, args.bounded)
         cases = list(make_cases(llama))
         if not cases:
             raise DapqError("no prompt of this length: lower --lengths")
         for case in cases:
-            case.key.update(model=Path(llama.model_path).name, bounded=args.bounded)
+            case.key["model"] = Path(llama.model_path).name
         with progress_bar(console) as bar:
             task = bar.add_task("evaluating")
             evaluate(
@@ -95,7 +96,6 @@ def _run(args: argparse.Namespace, make_cases: MakeCases) -> int:
                 cases,
                 jobs,
                 results,
-                bounded=args.bounded,
                 progress=lambda done, total: bar.update(task, completed=done, total=total),
             )
     # the file may have rows of other prompts and policies

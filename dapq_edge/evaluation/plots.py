@@ -8,7 +8,7 @@ import numpy as np
 from ..errors import DapqError
 from ..heads import HeadProfile
 from .results import Row
-from .summary import Estimate, group_by, mean, of_full, title_of
+from .summary import Estimate, group_by, mean, name_of, of_full, title_of
 
 FULL_COLOR = "#8a8f98"
 
@@ -57,7 +57,7 @@ def _plot_needles(rows: Sequence[Row], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     lengths, depths = (sorted({row[field] for row in rows}) for field in ("length", "depth"))
-    maps = group_by(rows, ("policy", "budget"))
+    maps = group_by([{**row, "name": name_of(row)} for row in rows], ("name", "budget"))
     budgets = sorted({budget for policy, budget in maps if policy != "full"}, key=_amount)
     policies = list(dict.fromkeys(policy for policy, _ in maps))
     n_columns = max(1, len(budgets))
@@ -103,9 +103,8 @@ def _plot_curves(rows: Sequence[Row], path: Path) -> None:
     is_divergence = "kl" in rows[0]
     for axis, group in zip(axes[0], panels.values(), strict=True):
         budgets = sorted({row["budget"] for row in group if row["policy"] != "full"}, key=_amount)
-        for policy, of_policy in group_by(group, ("policy",)).items():
-            if policy == ("full",):
-                continue
+        named = [{**row, "name": name_of(row)} for row in group if row["policy"] != "full"]
+        for (name,), of_policy in group_by(named, ("name",)).items():
             by_budget = group_by(of_policy, ("budget",))
             places = [i for i, budget in enumerate(budgets) if (budget,) in by_budget]
             points = [_estimate(group, by_budget[(budgets[i],)], is_divergence) for i in places]
@@ -113,7 +112,7 @@ def _plot_curves(rows: Sequence[Row], path: Path) -> None:
             if drawn:
                 x, y = [i for i, _ in drawn], [point.mean for _, point in drawn]
                 bars = [[p.mean - p.low for _, p in drawn], [p.high - p.mean for _, p in drawn]]
-                axis.errorbar(x, y, np.nan_to_num(bars, posinf=0), marker="o", capsize=3, label=policy[0])
+                axis.errorbar(x, y, np.nan_to_num(bars, posinf=0), marker="o", capsize=3, label=name)
         axis.axhline(0 if is_divergence else 1, color=FULL_COLOR, linestyle="--", label="full cache")
         axis.set_xticks(range(len(budgets)), budgets)
         axis.set_title(title_of({**group[0], "model": ""}), fontsize=9)

@@ -1,4 +1,4 @@
-"""Runs policies on prompts: each prompt is read once, and all policies and budgets start from its full cache."""
+"""Runs policies on prompts."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,15 +20,27 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Job:
-    """A policy and its budget, as they were written."""
+    """A policy and its budget, as they were written.
+
+    bounded: read the prompt in bounded memory, instead of evicting the full cache.
+    """
 
     policy: Policy
     budget: str
+    bounded: bool = False
 
     @property
     def key(self) -> Row:
         granularity = getattr(self.policy, "granularity", "")
-        return {"policy": self.policy.name, "granularity": granularity, "budget": self.budget}
+        # a profile also says which chunks are relevant
+        has_heads = self.policy.heads is not None and (self.policy.gains_by_heads or self.bounded)
+        return {
+            "policy": self.policy.name,
+            "granularity": granularity,
+            "heads": has_heads,
+            "budget": self.budget,
+            "bounded": self.bounded,
+        }
 
 
 FULL = Job(Full(), "100%")
@@ -67,58 +79,54 @@ class Case(Protocol):
         """What the cache as it is now gives."""
 
 
-def jobs_of(policies: Sequence[Policy], budgets: Sequence[str]) -> list[Job]:
+def jobs_of(policies: Sequence[Policy], budgets: Sequence[str], bounded: bool = False) -> list[Job]:
     """The full cache, and all policies with all budgets."""
     pairs = itertools.product((policy for policy in policies if policy.name != FULL.policy.name), budgets)
-    return [FULL, *(Job(policy, budget) for policy, budget in pairs)]
+    return [FULL, *(Job(policy, budget, bounded) for policy, budget in pairs)]
 
 
-def evaluate(
-    llama: Llama, cases: Iterable[Case], jobs: Sequence[Job], results: Results, *, bounded: bool, progress: Progress
-) -> None:
-    """Measure all jobs on all cases but those that `results` has.
-
-    bounded: read the prompt for each job in bounded memory, instead of evicting the full cache. Raises `DapqError` as
-    `Llama.read` does.
-    """
+def evaluate(llama: Llama, cases: Iterable[Case], jobs: Sequence[Job], results: Results, *, progress: Progress) -> None:
+    """Measure all jobs on all cases but those that `results` has. Raises `DapqError` as `Llama.read` does."""
     cases = list(cases)
     total = len(cases) * len(jobs)
     progress(0, total)
     for done, case in enumerate(cases):
         todo = [job for job in jobs if not results.has(case.key | job.key)]
-        if todo:
-            rows = _read_for_each(llama, case, todo) if bounded else _read_once(llama, case, todo)
-            for i, (job, row) in enumerate(rows, start=1):
-                results.add(case.key | job.key, row)
-                progress(done * len(jobs) + i, total)
+        for i, (job, row) in enumerate(_measure(llama, case, todo), start=1):
+            results.add(case.key | job.key, row)
+            progress(done * len(jobs) + i, total)
         progress((done + 1) * len(jobs), total)
 
 
-def _read_once(llama: Llama, case: Case, jobs: Sequence[Job]) -> Iterator[tuple[Job, Row]]:
+def _measure(llama: Llama, case: Case, jobs: Sequence[Job]) -> Iterator[tuple[Job, Row]]:
+    """Read the prompt once for all jobs that evict the full cache, and once for each that reads in bounded memory."""
+    one_shot = [job for job in jobs if not job.bounded]
+    if not jobs:
+        return
     prompt = case.prompt(llama)
-    _read_all(llama, case, prompt)
-    snapshot = Snapshot(llama)
-    # what is compared with has seen the same numbers: a restored last token differs in rounding
-    snapshot.restore()
-    case.observe(llama)
-    for job in jobs:
-        snapshot.restore()
-        keep, n_keep = None, job.policy.cells_to_keep(Budget.parse(job.budget), len(prompt))
-        if isinstance(job.policy, ScoringPolicy) and n_keep < len(prompt):
-            job.policy.check(llama.kv_cache)
-            keep = job.policy.keep(llama.kv_cache, n_keep)
-            llama.kv_cache.evict(keep)
-        yield job, case.measure(llama, job, Seen(keep=keep))
-
-
-def _read_for_each(llama: Llama, case: Case, jobs: Sequence[Job]) -> Iterator[tuple[Job, Row]]:
-    prompt = case.prompt(llama)
-    if case.needs_full:
+    if one_shot or case.needs_full:
         _read_all(llama, case, prompt)
+        snapshot = Snapshot(llama)
+        # what is compared with has seen the same numbers: a restored last token differs in rounding
+        snapshot.restore()
         case.observe(llama)
+    for job in one_shot:
+        snapshot.restore()
+        yield job, case.measure(llama, job, Seen(keep=_evict(llama, job, len(prompt))))
     for job in jobs:
-        stats = llama.read(prompt, job.policy, Budget.parse(job.budget), n_predict=case.n_predict)
-        yield job, case.measure(llama, job, Seen(stats=stats))
+        if job.bounded:
+            stats = llama.read(prompt, job.policy, Budget.parse(job.budget), n_predict=case.n_predict)
+            yield job, case.measure(llama, job, Seen(stats=stats))
+
+
+def _evict(llama: Llama, job: Job, n_prompt: int) -> Keep | None:
+    n_keep = job.policy.cells_to_keep(Budget.parse(job.budget), n_prompt)
+    if not isinstance(job.policy, ScoringPolicy) or n_keep >= n_prompt:
+        return None
+    job.policy.check(llama.kv_cache)
+    keep = job.policy.keep(llama.kv_cache, n_keep)
+    llama.kv_cache.evict(keep)
+    return keep
 
 
 def _read_all(llama: Llama, case: Case, prompt: Prompt) -> None:

@@ -26,11 +26,13 @@ PROMPT = (
     "prefix",
     "paraphrased",
     "n",
-    "bounded",
 )
 
 # what the rows of one table have in common
-SETTING = ("task", "model", "length", "facts", "bounded", "prefix", "paraphrased")
+SETTING = ("task", "model", "length", "facts", "prefix", "paraphrased")
+
+# what says how it was read and evicted
+JOB = ("policy", "granularity", "heads", "budget", "bounded")
 
 
 @dataclass(frozen=True)
@@ -103,21 +105,25 @@ class Summary:
 
 
 def summaries(rows: Sequence[Row]) -> list[Summary]:
-    """One for each model, task, length, and way to read and to ask."""
+    """One for each model, task, length, and way to ask."""
     return [_summary(title_of(group[0]), group) for group in group_by(rows, SETTING).values()]
 
 
 def title_of(row: Row) -> str:
-    """How the prompt of a row was made and read."""
+    """How the prompt of a row was made."""
     notes = [
         str(row.get("model", "")),
         f"{row['length']:,} tokens" if row.get("length") else "",
         f"{row['facts']} facts" if row.get("facts", 1) > 1 else "",
-        "read in bounded memory" if row.get("bounded") else "",
         "without the first words of the answer" if row.get("prefix") is False else "",
         "paraphrased" if row.get("paraphrased") else "",
     ]
     return ", ".join([row["task"], *filter(None, notes)])
+
+
+def name_of(row: Row) -> str:
+    """The policy of a row, whether it had a head profile, and how the prompt was read."""
+    return row["policy"] + (" + heads" if row.get("heads") else "") + (", bounded" if row.get("bounded") else "")
 
 
 def _summary(title: str, rows: Sequence[Row]) -> Summary:
@@ -126,11 +132,11 @@ def _summary(title: str, rows: Sequence[Row]) -> Summary:
     if "score" in columns:
         headings.append("of the full cache")
     lines = []
-    for (policy, granularity, budget), group in group_by(rows, ("policy", "granularity", "budget")).items():
+    for (_, granularity, _, budget, _), group in group_by(rows, JOB).items():
         cells = [_metric(name, [row[name] for row in group if name in row]) for name in columns]
         if "score" in columns:
             cells.append(_percent(of_full(rows, group)))
-        lines.append([policy, granularity, budget, str(len(group)), *cells])
+        lines.append([name_of(group[0]), granularity, budget, str(len(group)), *cells])
     return Summary(title, headings, lines)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,8 @@ class Fused(DapQ):
 
     name = "fused"
     summary = "cells that the answer's first tokens, and pseudo queries behind them, attend to"
+
+    gains_by_heads: ClassVar[bool] = True
 
     n_look_ahead: int = 16
 
