@@ -66,7 +66,6 @@ _SIGNATURES = {
         ],
         ctypes.c_int32,
     ),
-    "llama_memory_seq_skip": ([ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32], ctypes.c_int32),
     "llama_memory_n_cells": ([ctypes.c_void_p], ctypes.c_int32),
     "llama_memory_size": ([ctypes.c_void_p], ctypes.c_int64),
     "llama_memory_resize": ([ctypes.c_void_p, ctypes.c_int32], ctypes.c_int32),
@@ -233,12 +232,6 @@ def seq_gather(ctx: llama_cpp.llama_context_p, src: int, dst: int, keep: Sequenc
     if code == -3:
         raise DapqError(f"llama.cpp could not move the cells: {_LOWER}")
     _check(code, f"gather {cells.size} rows of sequence {src}")
-
-
-def seq_skip(ctx: llama_cpp.llama_context_p, seq_id: int, n_positions: int) -> None:
-    """Leave out positions: the next token of the sequence has to follow `n_positions` later."""
-    skip, memory = _function("llama_memory_seq_skip"), llama_cpp.llama_get_memory(ctx)
-    _check(skip(memory, seq_id, n_positions), f"skip {n_positions} positions")
 
 
 def probe_heads(ctx: llama_cpp.llama_context_p) -> dict[int, tuple[int, int]]:

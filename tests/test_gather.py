@@ -302,8 +302,6 @@ def test_unsupported_models(tiny_model, tmp_path):
             assert native.gather_heads(c.ctx) == {}
             with pytest.raises(UnsupportedModelError):
                 native.seq_gather(c.ctx, 0, 0, [np.tile(np.arange(10), (2, 1))] * 3)
-            with pytest.raises(UnsupportedModelError):
-                native.seq_skip(c.ctx, 0, 5)
             if path != tiny_model(specs[0]):
                 with pytest.raises(UnsupportedModelError):
                     native.n_cells(c.ctx)

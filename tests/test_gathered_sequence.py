@@ -1,14 +1,12 @@
-"""What works with a gathered sequence and what is refused: removal, copies, shifts, skipped positions."""
+"""What works with a gathered sequence and what is refused: removal, copies, shifts."""
 
 import llama_cpp
 import pytest
 from context import Context
 from gathered import (
-    ARCHS,
     N_KEEP,
     UNEVEN,
     WINDOW_SPEC,
-    Reference,
     assert_same_cells,
     assert_same_logits,
     cells_of,
@@ -16,7 +14,7 @@ from gathered import (
     remove,
 )
 from test_probe import N_PROMPT, PROBE, PROMPT
-from tiny import Spec, forward
+from tiny import Spec
 
 from dapq_edge import native
 from dapq_edge.errors import DapqError
@@ -140,53 +138,3 @@ def test_shared_gathered_cells_are_not_shifted(tiny_model):
         before = c.state(0), c.state(1)
         llama_cpp.llama_memory_seq_add(c.memory, 0, -1, -1, 10)
         assert (c.state(0), c.state(1)) == before
-
-
-@pytest.mark.parametrize("arch", ["llama", "gemma2"])
-@pytest.mark.parametrize("flash_attn", [False, True])
-def test_skipped_positions(tiny_model, arch, flash_attn):
-    """The next token has to follow after the gap, and attends to the cells before it from there."""
-    spec, gap = ARCHS[arch], 100
-    with Context(tiny_model(spec), flash_attn=flash_attn) as c:
-        assert c.decode(PROMPT, 0) == 0
-        for n in (gap - 3, 3):
-            native.seq_skip(c.ctx, 0, n)
-        before = c.state()
-        for pos in (N_PROMPT, N_PROMPT + gap - 1, N_PROMPT + gap + 1):
-            assert c.decode(PROBE, pos) != 0
-        assert c.state() == before
-        assert c.decode(PROBE, N_PROMPT + gap) == 0
-        positions = [*range(N_PROMPT), *range(N_PROMPT + gap, N_PROMPT + gap + len(PROBE))]
-        assert_same_logits(c.logits, forward(spec, PROMPT + PROBE, positions, "f16", "f16")[1][-1], 0.02)
-        assert not remove(c, 0, N_PROMPT - 1) and remove(c, 0, N_PROMPT + gap)
-        keep = random_keep(c, N_KEEP)
-        native.seq_gather(c.ctx, 0, 0, keep)
-        assert c.decode(PROBE, N_PROMPT + gap) == 0
-        reference = Reference(spec, PROMPT)
-        reference.gather(keep)
-        reference.decode(PROBE, N_PROMPT + gap)
-        assert_same_logits(c.logits, reference.logits, 0.02)
-
-
-def test_invalid_skips(tiny_model):
-    with Context(tiny_model(Spec()), n_seq_max=2, kv_unified=True) as c:
-        assert c.decode(PROMPT, 0) == 0
-        before = c.state()
-        for seq_id, n in ((0, -1), (1, 1), (2, 1), (-1, 1), (0, 2**31 - N_PROMPT + 1), (0, 2**31 - 1)):
-            with pytest.raises(DapqError):
-                native.seq_skip(c.ctx, seq_id, n)
-        llama_cpp.llama_memory_seq_cp(c.memory, 0, 1, -1, -1)
-        with pytest.raises(DapqError):
-            native.seq_skip(c.ctx, 0, 1)
-        assert native._function("llama_memory_seq_skip")(None, 0, 1) == -2
-        assert c.state() == before
-
-
-def test_skip_to_the_last_position(tiny_model):
-    """Removing a whole sequence never fails."""
-    with Context(tiny_model(Spec())) as c:
-        assert c.decode(PROMPT, 0) == 0
-        with pytest.raises(DapqError):
-            native.seq_skip(c.ctx, 0, 2**31 - N_PROMPT)
-        native.seq_skip(c.ctx, 0, 2**31 - N_PROMPT - 1)
-        assert remove(c, 0) and native.seq_positions(c.ctx, 0).size == 0
