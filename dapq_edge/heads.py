@@ -64,7 +64,7 @@ def model_hash(path: Path) -> str:
 
 def profile_path(model: Path) -> Path:
     """Where the profile of a model file is kept."""
-    return user_cache_path("dapq_edge") / "heads" / f"{model_hash(model)}.json"
+    return user_cache_path("dapq-edge") / "heads" / f"{model_hash(model)}.json"
 
 
 def load_profile(path: Path, model: Path) -> HeadProfile:
