@@ -1,9 +1,12 @@
 """`dapq-edge heads` and `dapq-edge eval` as a user runs them."""
 
 import json
+import signal
+import subprocess
+import time
 
 import pytest
-from test_cli import assert_one_line, assert_usage, dapq_edge
+from test_cli import assert_one_line, assert_usage, command, dapq_edge
 from test_evaluation import HAYSTACK, NEEDLES
 from tiny import Spec
 
@@ -53,6 +56,36 @@ def test_eval_prints_a_table_and_resumes(model, data, tmp_path):
     assert len(rows.splitlines()) == len(NEEDLES) * (1 + 2 * 2) and b"of the full cache" in first.stdout
     again = needle(model, data, *args)
     assert again.stdout == first.stdout and out.read_text() == rows
+
+
+def test_interrupted_eval_resumes(model, data, tmp_path):
+    """Ctrl-C keeps the rows that are done, and the next run measures the others only."""
+    out = tmp_path / "out.jsonl"
+    args = ["eval", "needle", "-m", model, *data, "--lengths", 300, "-n", 4, "--budgets", 64, "25%", "--json", out]
+    n_rows = len(NEEDLES) * 5 * 3
+    # a process in the background of a script may have inherited that it ignores Ctrl-C
+    process = subprocess.Popen(
+        command(*args),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    while process.poll() is None and not (out.exists() and out.read_bytes().count(b"\n") >= 3):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stderr.decode().strip()) == (130, "dapq-edge: interrupted")
+    done = out.read_text()
+    assert 3 <= done.count("\n") < n_rows and done.endswith("\n")
+    result = dapq_edge(*args)
+    assert result.returncode == 0, result.stderr.decode()
+    rows = out.read_text().splitlines()
+    assert out.read_text().startswith(done) and len(set(rows)) == len(rows) == n_rows
+
+
+def test_length_above_the_context(tiny_model, data):
+    result = needle(tiny_model(Spec(n_ctx=256)), data)
+    assert_one_line(result, 1, "trained for 256")
 
 
 def test_eval_plots_and_reports(model, data, tmp_path):

@@ -1,6 +1,7 @@
 """Options of the command line, named as in llama.cpp where it has them."""
 
 import argparse
+import re
 from collections.abc import Callable
 
 Run = Callable[[argparse.Namespace], int]
@@ -223,21 +224,22 @@ def _add_model(command: argparse.ArgumentParser) -> None:
 
 
 def _positive_or(*others: int) -> Callable[[str], int]:
-    def number(text: str) -> int:
-        value = int(text)
-        if value < 1 and value not in others:
-            raise ValueError
-        return value
+    """A whole number from 1, or one of `others`."""
+    allowed = " or ".join(["a whole number from 1", *map(str, others)])
 
-    number.__name__ = "number"
+    def number(text: str) -> int:
+        if not re.fullmatch(r"-?\d+", text) or (int(text) < 1 and int(text) not in others):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {allowed}")
+        return int(text)
+
     return number
 
 
 def _temperature(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
     if not 0 <= value < float("inf"):
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0")
     return value
-
-
-_temperature.__name__ = "temperature"
