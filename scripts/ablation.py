@@ -29,7 +29,8 @@ from dapq_edge.policies import Policy, get_policy
 from dapq_edge.policies.base import Queries
 from dapq_edge.policies.dapq import DapQ
 from dapq_edge.policies.fused import Fused
-from dapq_edge.scores import group_heads, normalize, pool
+from dapq_edge.scores import Scores, best_heads, group_heads, normalize, pool
+from dapq_edge.select import top_cells
 
 BUDGETS = ("64", "256")
 LENGTH = 2048
@@ -37,9 +38,24 @@ LENGTH = 2048
 
 @dataclass(frozen=True)
 class Variant(Fused):
-    """fused under another name, which results are kept under."""
+    """What is varied: as many queries as the paper of DapQ has, and its pooling.
 
-    name: str = "fused"
+    name: what its results are kept under.
+    """
+
+    n_probe: ClassVar[int] = 32
+    pooled: ClassVar[float] = 1.0
+
+    name: str = "16 look-ahead tokens + 16 filler, pooled over 5"
+    n_look_ahead: int = 16
+
+
+class MoreQueries(Variant):
+    n_probe: ClassVar[int] = 64
+
+
+class LessPooled(Variant):
+    pooled: ClassVar[float] = 0.25
 
 
 class OnlyLookAhead(Variant):
@@ -88,13 +104,25 @@ class Pyramid(Variant):
         return pyramid(n_keep, len(layers), self.n_sink + self.n_recent)
 
 
-@dataclass(frozen=True)
+class Retrieved(Variant):
+    """The retrieval heads choose a quarter of the cells, for all heads."""
+
+    def scores(self, cache: KVCache, n_keep: int) -> Scores:
+        layers, always = self.probe(cache, n_keep), self.n_sink + self.n_recent
+        seen = pool(best_heads(layers, self.heads).sum(axis=0, keepdims=True), 7)
+        (chosen,) = top_cells(seen, always + (n_keep - always) // 4, self.n_sink, self.n_recent)
+        scores = [self.layer_scores(layer) for layer in layers]
+        for layer in scores:
+            # more than any normalised score
+            layer[:, chosen] += 2
+        return scores
+
+
 class ByError(Variant):
     max_share: ClassVar[float] = 1.6
-    profile: HeadProfile | None = None
 
     def layer_budgets(self, n_keep: int, layers: list[int]) -> list[int]:
-        errors = [self.profile.errors[layer] for layer in layers]
+        errors = [self.heads.errors[layer] for layer in layers]
         return by_error(n_keep, errors, self.n_sink + self.n_recent, 0.5, self.max_share)
 
 
@@ -111,11 +139,10 @@ class Displaced(DapQ):
 
 
 def variants(heads: HeadProfile | None) -> dict[str, Policy]:
-    """The parts of fused that were varied, one at a time; its own settings come first."""
-    own = Variant()
-    made = [own]
-    made += [Variant(name=f"{n} look-ahead tokens", n_look_ahead=n) for n in (4, 8, 24, 32) if n != own.n_look_ahead]
-    made += [OnlyLookAhead(name="no filler"), OneToken(name="filler: the last token of the prompt")]
+    """One part varied at a time; then fused as it is, and what it is compared with."""
+    made = [Variant(), *(Variant(name=f"{n} + {32 - n}", n_look_ahead=n) for n in (4, 8, 24, 32))]
+    made += [MoreQueries(name="32 + 32", n_look_ahead=32), OnlyLookAhead(name="no filler")]
+    made += [OneToken(name="filler: the last token of the prompt")]
     made += [PromptTokens(name="filler: the last tokens of the prompt"), Variant(name="filler: another seed", seed=1)]
     made += [MeanOfQueries(name="mean over the queries"), NotNormalised(name="heads not normalised")]
     made += [
@@ -123,12 +150,15 @@ def variants(heads: HeadProfile | None) -> dict[str, Policy]:
         Variant(name="not pooled", pooling=1),
         Variant(name="pooled over 9", pooling=9),
     ]
-    made += [Largest(name="largest of the query heads"), Variant(name="32 recent cells", n_recent=32)]
-    made += [Pyramid(name="layers: pyramid")]
+    made += [LessPooled(name="a quarter of the pooling"), Largest(name="largest of the query heads")]
+    made += [Variant(name="32 recent cells", n_recent=32), Pyramid(name="layers: pyramid")]
     if heads:
-        made += [Variant(name="with a head profile", heads=heads), ByError(name="layers: by error", profile=heads)]
-    made += [Displaced(), *(Displaced(name=f"dapq, {shift:+,} positions", shift=shift) for shift in (256, 4096, -256))]
-    return {policy.name: policy for policy in made} | {name: get_policy(name) for name in ("laq", "snapkv", "oracle")}
+        made += [ByError(name="layers: by error", heads=heads)]
+        made += [Retrieved(name="a quarter by the retrieval heads", heads=heads)]
+    made += [get_policy("fused"), Displaced()]
+    made += [Displaced(name=f"dapq, {shift:+,} positions", shift=shift) for shift in (256, 4096, -256)]
+    made += [get_policy(name) for name in ("laq", "snapkv", "oracle")]
+    return {policy.name: policy for policy in made}
 
 
 def cases_of(args: argparse.Namespace, llama: Llama) -> Iterator[Case]:

@@ -32,14 +32,13 @@ class Job:
     @property
     def key(self) -> Row:
         granularity = getattr(self.policy, "granularity", "")
-        # a profile also says which chunks are relevant
-        has_heads = self.policy.heads is not None and (self.policy.gains_by_heads or self.bounded)
         return {
             "policy": self.policy.name,
             "granularity": granularity,
-            "heads": has_heads,
             "budget": self.budget,
             "bounded": self.bounded,
+            # a profile says which chunks are relevant
+            "heads": self.bounded and self.policy.heads is not None,
         }
 
 

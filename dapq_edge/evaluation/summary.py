@@ -32,7 +32,7 @@ PROMPT = (
 SETTING = ("task", "model", "length", "facts", "prefix", "paraphrased")
 
 # what says how it was read and evicted
-JOB = ("policy", "granularity", "heads", "budget", "bounded")
+JOB = ("policy", "granularity", "bounded", "heads", "budget")
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,8 @@ def title_of(row: Row) -> str:
 
 
 def name_of(row: Row) -> str:
-    """The policy of a row, whether it had a head profile, and how the prompt was read."""
-    return row["policy"] + (" + heads" if row.get("heads") else "") + (", bounded" if row.get("bounded") else "")
+    """The policy of a row, and how the prompt was read."""
+    return row["policy"] + (", bounded" if row.get("bounded") else "") + (", head profile" if row.get("heads") else "")
 
 
 def _summary(title: str, rows: Sequence[Row]) -> Summary:
@@ -132,7 +132,7 @@ def _summary(title: str, rows: Sequence[Row]) -> Summary:
     if "score" in columns:
         headings.append("of the full cache")
     lines = []
-    for (_, granularity, _, budget, _), group in group_by(rows, JOB).items():
+    for (_, granularity, _, _, budget), group in group_by(rows, JOB).items():
         cells = [_metric(name, [row[name] for row in group if name in row]) for name in columns]
         if "score" in columns:
             cells.append(_percent(of_full(rows, group)))

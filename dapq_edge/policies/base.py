@@ -40,9 +40,6 @@ class Policy(ABC):
     # cells of the layer that keeps most, for each cell of the budget
     max_share: ClassVar[float] = 1.0
 
-    # whether it needs no head profile, but chooses other cells with one
-    gains_by_heads: ClassVar[bool] = False
-
     heads: HeadProfile | None = None
 
     @abstractmethod

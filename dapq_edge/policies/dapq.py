@@ -27,6 +27,9 @@ class DapQ(ProbingPolicy):
     summary = "cells that pseudo queries at the answer's positions attend to (DapQ, arXiv 2603.11564)"
     reduce: ClassVar[ProbeType] = ProbeType.MAX
 
+    # how much the average over the cells around counts, beside a cell's own attention
+    pooled: ClassVar[float] = 1.0
+
     seed: int = 0
 
     def queries(self, cache: KVCache, n_keep: int) -> Queries:
@@ -38,5 +41,5 @@ class DapQ(ProbingPolicy):
 
     def layer_scores(self, layer: LayerAttention) -> npt.NDArray[np.float32]:
         candidates = slice(self.n_sink, -self.n_recent or None)
-        attention = layer.attention + pool(layer.attention, self.pooling)
+        attention = layer.attention + self.pooled * pool(layer.attention, self.pooling)
         return group_heads(normalize(attention, candidates), layer.n_head_kv)
