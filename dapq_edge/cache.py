@@ -170,3 +170,8 @@ class KVCache:
         finally:
             branch.clear()
             self.logits[:] = logits
+
+    def peek(self, n_tokens: int) -> list[int]:
+        """The tokens of `look_ahead`, generated on a branch that shares all cells: the cache is left as it was."""
+        with self.branch() as branch:
+            return branch.look_ahead(n_tokens)[0]

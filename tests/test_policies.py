@@ -8,7 +8,7 @@ from test_probe import random_tokens
 from tiny import N_VOCAB, Spec, forward
 
 from dapq_edge.budgets import Budget, pyramid
-from dapq_edge.cache import KVCache
+from dapq_edge.cache import BRANCH, KVCache
 from dapq_edge.errors import DapqError, UnsupportedModelError, UsageError
 from dapq_edge.heads import HeadProfile
 from dapq_edge.policies import POLICIES, get_policy
@@ -205,10 +205,9 @@ def test_branch_shares_cells_and_leaves_no_trace(tiny_model):
         with context:
             for _ in range(2):
                 before, logits = context.state(), context.logits
-                with cache.branch() as branch:
-                    tokens, _ = branch.look_ahead(20)
+                tokens = cache.peek(20)
                 assert context.state() == before and context.logits.tobytes() == logits.tobytes()
-                assert branch.n_cells == 0
+                assert KVCache(context.ctx, BRANCH).n_cells == 0
                 assert cache.look_ahead(20)[0] == tokens
                 cache.clear()
                 cache.read(TOKENS)

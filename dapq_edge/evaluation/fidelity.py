@@ -43,8 +43,7 @@ class FidelityCase:
 
     def observe(self, llama: Llama) -> None:
         """The greedy answer of the full cache, its probabilities, and the cells that it looks at."""
-        with llama.kv_cache.branch() as branch:
-            self._answer, _ = branch.look_ahead(self.n_predict)
+        self._answer = llama.kv_cache.peek(self.n_predict)
         with llama.kv_cache.branch() as branch:
             self._full = log_probabilities(branch, self._answer)
         self._oracle = Oracle().scores(llama.kv_cache, 0) if llama.kv_cache.can_evict else None
@@ -55,8 +54,7 @@ class FidelityCase:
         recall: the share of the cells that the oracle would choose for each head and that the policy chose, too.
         """
         cache = llama.kv_cache
-        with cache.branch() as branch:
-            answer, _ = branch.look_ahead(self.n_predict)
+        answer = cache.peek(self.n_predict)
         evicted = log_probabilities(cache, self._answer)
         row = {
             "kl": kl_divergence(self._full, evicted),

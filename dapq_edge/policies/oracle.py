@@ -20,5 +20,4 @@ class Oracle(DapQ):
     n_probe: ClassVar[int] = 48
 
     def queries(self, cache: KVCache, n_keep: int) -> Queries:
-        with cache.branch() as branch:
-            return branch.look_ahead(self.n_probe)[0], cache.next_position
+        return cache.peek(self.n_probe), cache.next_position
