@@ -8,8 +8,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from test_probe import random_tokens
 from tiny import Spec
 
+from dapq_edge.budgets import Budget
 from dapq_edge.errors import DapqError
 from dapq_edge.evaluation import ruler
 from dapq_edge.evaluation.calibration import BUILT_IN
@@ -17,6 +19,7 @@ from dapq_edge.evaluation.needle import Needle, needle_cases, read_needles
 from dapq_edge.evaluation.report import write_report
 from dapq_edge.evaluation.results import Results
 from dapq_edge.evaluation.runner import evaluate, jobs_of
+from dapq_edge.evaluation.snapshot import Snapshot
 from dapq_edge.evaluation.summary import group_by, mean, of_full, summaries, wilson
 from dapq_edge.llama import Llama
 from dapq_edge.policies import get_policy
@@ -115,6 +118,28 @@ def test_a_rerun_resumes(llama, tmp_path, monkeypatch, bounded):
     ]
     monkeypatch.setattr(llama, "read", lambda *_, **__: pytest.fail("everything was measured already"))
     run(llama, Results(path), bounded=bounded)
+
+
+@pytest.mark.parametrize(
+    "spec", [Spec(n_ctx=2048), Spec(arch="gemma2", n_layer=4, n_ctx=2048)], ids=["llama", "windows"]
+)
+def test_snapshot(tiny_model, spec):
+    """What was evicted and decoded comes back, also the cells that have left a window."""
+    llama = Llama(tiny_model(Spec(n_ctx=2048, **options)), n_threads=2)
+    llama.read(random_tokens(300, 1), get_policy("full"), Budget.parse("100%"), n_predict=20)
+    cache, snapshot = llama.kv_cache, Snapshot(llama)
+    seen = cache.probe(random_tokens(8, 2), 292), cache.logits.copy(), cache.peek(10)
+    get_policy("snapkv").evict(cache, 64)
+    assert "".join(llama.stream(10)) and cache.n_cells < 80
+    for _ in range(2):
+        snapshot.restore()
+        assert cache.n_cells == 300 and cache.recent == random_tokens(300, 1) and llama.n_tokens == 300
+        again = cache.probe(random_tokens(8, 2), 292), cache.logits, cache.peek(10)
+        for before, after in zip(seen[0], again[0], strict=True):
+            np.testing.assert_allclose(after.attention, before.attention, rtol=0.01, atol=1e-4)
+        assert (seen[1] == again[1]).all() and seen[2] == again[2]
+        get_policy("snapkv").evict(cache, 64)
+    llama.close()
 
 
 def test_full_disk_loses_no_row(tmp_path):
