@@ -25,7 +25,7 @@ from dapq_edge.llama import Llama
 from dapq_edge.models import find_model
 from dapq_edge.policies import ScoringPolicy, get_policy
 
-COLORS = {"full": "#8a8f98", "streaming": "#c2703d", "dapq": "#1f6f8b"}
+COLORS = {"full": "#8a8f98", "streaming": "#c2703d", "dapq": "#8b5fa8", "fused": "#1f6f8b"}
 
 
 NEEDLE = Needle(
@@ -56,7 +56,7 @@ def main() -> int:
     parser.add_argument("--doc", type=Path, required=True)
     parser.add_argument("--length", type=int, default=2048, help="tokens of the prompt")
     parser.add_argument("--depth", type=float, default=0.3, help="where the needle is, 0 to 1")
-    parser.add_argument("--budget", default="25%")
+    parser.add_argument("--budget", default="3%")
     parser.add_argument("--out", required=True)
     args = parser.parse_args()
 
@@ -67,7 +67,7 @@ def main() -> int:
     llama.read(prompt, get_policy("full"), Budget.parse("100%"))
     snapshot = Snapshot(llama)
 
-    figure, axes = plt.subplots(len(COLORS), 1, figsize=(10, 3.4), sharex=True)
+    figure, axes = plt.subplots(len(COLORS), 1, figsize=(10, 4.2), sharex=True)
     for axis, (name, color) in zip(axes, COLORS.items(), strict=True):
         snapshot.restore()
         policy, kept = get_policy(name), np.ones(n_prompt)
