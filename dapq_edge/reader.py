@@ -69,7 +69,8 @@ class Prompt:
 class Chunk:
     """Tokens `start` to `stop` (exclusive) of a document.
 
-    relevance: how much a look-ahead at the answer attends to them, times how sure the model is of it; 0 to 1.
+    relevance: how much the question attends to them, and a guess at the answer, which counts as much as the model is sure
+    of it; 0 to 1.
     """
 
     start: int
@@ -188,8 +189,9 @@ class Reader:
             self._read(tokens[part.start : part.stop])
 
     def _skim(self, prompt: Prompt) -> None:
-        """Ask the document piece by piece: read it with the question, look ahead, and see what that attends to."""
+        """Ask the document piece by piece: read it with the question, look ahead, and see what both attend to."""
         n_head, n_asked = len(prompt.head), len(prompt.head) + len(prompt.tail)
+        question = prompt.tail[-self.policy.n_probe :]
         self._windows = [
             [Chunk(part.start, part.stop) for part in _split(window, CHUNK - self.policy.n_probe)]
             for window in _split(range(len(prompt.body)), self.plan.n_window)
@@ -201,12 +203,15 @@ class Reader:
             start, stop = window[0].start, window[-1].stop
             self.cache.clear()
             self._read(prompt.head + prompt.body[start:stop] + prompt.tail)
+            end = n_asked + stop - start
+            asked = self.cache.probe(question, end - len(question), ProbeType.MAX)
             ahead, confidence = self.cache.look_ahead(N_LOOK_AHEAD)
-            layers = self.cache.probe(ahead, n_asked + stop - start, ProbeType.MAX)
+            guessed = self.cache.probe(ahead, end, ProbeType.MAX)
             for chunk in window:
                 cells = slice(n_head + chunk.start - start, n_head + chunk.stop - start)
+                by_question, by_guess = (relevance(layers, cells, self.policy.heads) for layers in (asked, guessed))
                 # a guess that nothing in the window supports attends to something, too
-                chunk.relevance = relevance(layers, cells, self.policy.heads) * confidence
+                chunk.relevance = (by_question + confidence * by_guess) / 2
         self.cache.clear()
 
     def _read_chunks(self, prompt: Prompt) -> None:

@@ -64,7 +64,7 @@ def best_heads(layers: Sequence[LayerAttention], heads: HeadProfile) -> npt.NDAr
 
 
 def relevance(layers: Sequence[LayerAttention], cells: slice, heads: HeadProfile | None = None) -> float:
-    """How much a look-ahead at the answer reads in `cells`: its largest attention, mean of the `N_BEST` best heads.
+    """How much some queries read in `cells`: their largest attention, mean of the `N_BEST` best heads.
 
     layers: attention reduced by `ProbeType.MAX`; heads: without a profile, the best heads are those that attend most.
     Heads that copy what the answer needs point at it with one query and hardly look elsewhere; most heads do neither.

@@ -141,7 +141,7 @@ def test_skim_then_read(tiny_model, budget):
 
 
 @pytest.mark.parametrize("has_profile", [False, True])
-def test_relevance_is_attention_and_confidence_of_the_look_ahead(tiny_model, has_profile):
+def test_relevance_is_attention_of_the_question_and_the_look_ahead(tiny_model, has_profile):
     """Against a plain reading of its definition, on the reference's attention."""
     prompt, profile = make_prompt(1000), random_profile(SPEC) if has_profile else None
     context, _, reader = read(tiny_model(SPEC), prompt, budget="100", heads=profile)
@@ -160,12 +160,17 @@ def test_relevance_is_attention_and_confidence_of_the_look_ahead(tiny_model, has
     logits = logits[len(tokens) - 1 : -1].astype(np.float64)
     probabilities = np.exp(logits.max(axis=1)) / np.exp(logits).sum(axis=1)
     assert confidence == pytest.approx(np.exp(np.log(probabilities).mean()), rel=0.03)
-    largest = attention[:, :, len(tokens) :].max(axis=2).reshape(-1, len(tokens + ahead))
+    asked, guessed = (
+        attention[:, :, queries].max(axis=2).reshape(-1, len(tokens + ahead))
+        for queries in (slice(len(tokens) - 20, len(tokens)), slice(len(tokens), None))
+    )
     known = np.argsort(np.concatenate(list(profile.retrieval.values())))[-8:] if profile else None
     for chunk in window:
-        by_head = largest[:, 5 + chunk.start : 5 + chunk.stop].max(axis=1)
-        best = by_head[known] if has_profile else np.sort(by_head)[-8:]
-        assert chunk.relevance == pytest.approx(best.mean() * confidence, rel=0.03)
+        of_queries = []
+        for largest in (asked, guessed):
+            by_head = largest[:, 5 + chunk.start : 5 + chunk.stop].max(axis=1)
+            of_queries.append((by_head[known] if has_profile else np.sort(by_head)[-8:]).mean())
+        assert chunk.relevance == pytest.approx((of_queries[0] + of_queries[1] * confidence) / 2, rel=0.03)
 
 
 def test_window_model(tiny_model):
