@@ -69,8 +69,8 @@ class Prompt:
 class Chunk:
     """Tokens `start` to `stop` (exclusive) of a document.
 
-    relevance: how much the question attends to them, and a guess at the answer, which counts as much as the model is sure
-    of it; 0 to 1.
+    relevance: how much the question attends to them, and a guess at the answer, which counts as much as the model is
+    sure of it; 0 to 1.
     """
 
     start: int
