@@ -5,11 +5,14 @@ cells of 2,048.
 """
 
 import argparse
+import ctypes
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
@@ -97,6 +100,29 @@ class Largest(Variant):
         return scores.reshape(layer.n_head_kv, -1, scores.shape[-1]).max(axis=1)
 
 
+class ValueNorms(Variant):
+    """Attention counts as much as the value that it brings is long."""
+
+    def scores(self, cache: KVCache, n_keep: int) -> Scores:
+        return [layer * norms for layer, norms in zip(super().scores(cache, n_keep), value_norms(cache), strict=True)]
+
+
+def value_norms(cache: KVCache) -> list[npt.NDArray[np.float32]]:
+    """For each layer of an f16 cache with flash attention, before any eviction: float32 [KV heads, cells]."""
+    state = (ctypes.c_uint8 * llama_cpp.llama_state_seq_get_size(cache.ctx, cache.seq_id))()
+    llama_cpp.llama_state_seq_get_data(cache.ctx, state, len(state), cache.seq_id)
+    heads, n_cells = cache.gathered_heads(), cache.n_cells
+    # the layers of V are the last ones, each a type (4 bytes), the size of a row (8) and the rows
+    (n_row,) = struct.unpack_from("<Q", state, len(state) - cache.n_bytes // 2 // len(heads) - 8)
+    n_layer = 12 + n_cells * n_row
+    norms = []
+    for i, n_head_kv in enumerate(heads.values()):
+        offset = len(state) - (len(heads) - i) * n_layer + 12
+        rows = np.frombuffer(state, np.float16, n_cells * n_row // 2, offset).reshape(n_cells, n_head_kv, -1)
+        norms.append(np.linalg.norm(rows.astype(np.float32), axis=-1).T)
+    return norms
+
+
 class Pyramid(Variant):
     max_share: ClassVar[float] = 2.0
 
@@ -151,6 +177,7 @@ def variants(heads: HeadProfile | None) -> dict[str, Policy]:
         Variant(name="pooled over 9", pooling=9),
     ]
     made += [LessPooled(name="a quarter of the pooling"), Largest(name="largest of the query heads")]
+    made += [ValueNorms(name="times the norms of the values")]
     made += [Variant(name="32 recent cells", n_recent=32), Pyramid(name="layers: pyramid")]
     if heads:
         made += [ByError(name="layers: by error", heads=heads)]
