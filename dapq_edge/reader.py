@@ -2,7 +2,7 @@
 
 - all: read everything, then evict (the peak is the full cache);
 - one pass: after each chunk, probe and evict down to the budget;
-- skim, then read: ask each window of the text for itself, then read the most relevant one, and evict.
+- skim, then read: ask each window of the text for itself, then read the most relevant place of all, and evict.
 """
 
 import itertools
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 import numpy as np
+import numpy.typing as npt
 
 from .budgets import Budget
 from .cache import KVCache
@@ -33,7 +34,7 @@ N_SINK = 4
 # tokens of the answer that are guessed from the text that is skimmed
 N_LOOK_AHEAD = 8
 
-# beside the best window, a chunk is read if it is at least half as relevant as the best one
+# beside what is around the best chunk, a chunk is read if it is at least half as relevant
 MIN_RELEVANCE = 0.5
 
 Progress = Callable[[int, int], None]
@@ -70,7 +71,7 @@ class Chunk:
     """Tokens `start` to `stop` (exclusive) of a document.
 
     relevance: how much the question attends to them, and a guess at the answer, which counts as much as the model is
-    sure of it; 0 to 1.
+    sure of it; 0 to 1. is_read: whether any of them was read after skimming.
     """
 
     start: int
@@ -152,7 +153,6 @@ class Reader:
         self.policy = policy
         self.plan = plan
         self.chunks: list[Chunk] = []
-        self._windows: list[list[Chunk]] = []
         self._progress = progress
         self.n_done, self._n_total = 0, 0
         self.evict_seconds = 0.0
@@ -162,7 +162,7 @@ class Reader:
         self._n_total = len(prompt)
         if self.plan.way == Way.SKIM:
             self._skim(prompt)
-            self._read_chunks(prompt)
+            self._read_chosen(prompt)
         elif self.plan.way == Way.ONE_PASS:
             self._read_in_one_pass(prompt.tokens)
         else:
@@ -192,14 +192,14 @@ class Reader:
         """Ask the document piece by piece: read it with the question, look ahead, and see what both attend to."""
         n_head, n_asked = len(prompt.head), len(prompt.head) + len(prompt.tail)
         question = prompt.tail[-self.policy.n_probe :]
-        self._windows = [
+        windows = [
             [Chunk(part.start, part.stop) for part in _split(window, CHUNK - self.policy.n_probe)]
             for window in _split(range(len(prompt.body)), self.plan.n_window)
         ]
-        self.chunks = [chunk for window in self._windows for chunk in window]
+        self.chunks = [chunk for window in windows for chunk in window]
         # the chunks that are read are not known yet
-        self._n_total = len(prompt.body) + len(self._windows) * n_asked + self.plan.n_keep
-        for window in self._windows:
+        self._n_total = len(prompt.body) + len(windows) * n_asked + self.plan.n_keep
+        for window in windows:
             start, stop = window[0].start, window[-1].stop
             self.cache.clear()
             self._read(prompt.head + prompt.body[start:stop] + prompt.tail)
@@ -214,25 +214,28 @@ class Reader:
                 chunk.relevance = (by_question + confidence * by_guess) / 2
         self.cache.clear()
 
-    def _read_chunks(self, prompt: Prompt) -> None:
-        """Read the chosen chunks in order, one behind the other: at the positions that they were skimmed at, nearly."""
-        self._choose()
-        body = [token for chunk in self.chunks if chunk.is_read for token in prompt.body[chunk.start : chunk.stop]]
-        tokens = prompt.head + body + prompt.tail
+    def _read_chosen(self, prompt: Prompt) -> None:
+        """Read what was chosen of the document as one text, with the question."""
+        chosen = self._choose(len(prompt.body))
+        tokens = prompt.head + np.array(prompt.body)[chosen].tolist() + prompt.tail
         self._n_total = self.n_done + len(tokens)
         self._read(tokens)
 
-    def _choose(self) -> None:
-        """Choose the window of the most relevant chunk, then relevant chunks as long as they fit."""
-        ranked = sorted(self.chunks, key=lambda chunk: -chunk.relevance)
-        window = next(window for window in self._windows if ranked[0] in window)
-        n_free = self.plan.n_body
-        # what the model saw there when it was asked, it sees again
-        for chunk in [*window, *ranked]:
-            is_relevant = chunk in window or chunk.relevance >= MIN_RELEVANCE * ranked[0].relevance
-            if is_relevant and not chunk.is_read and chunk.stop - chunk.start <= n_free:
-                chunk.is_read = True
-                n_free -= chunk.stop - chunk.start
+    def _choose(self, n_body: int) -> npt.NDArray[np.bool_]:
+        """Choose a window around the most relevant chunk, then relevant chunks as long as they fit: bool [n_body]."""
+        ranked, n_window = sorted(self.chunks, key=lambda chunk: -chunk.relevance), self.plan.n_window
+        middle = (ranked[0].start + ranked[0].stop) // 2
+        start = min(max(0, middle - n_window // 2), n_body - n_window)
+        is_chosen = np.zeros(n_body, dtype=bool)
+        is_chosen[start : start + n_window] = True
+        for chunk in ranked:
+            tokens = slice(chunk.start, chunk.stop)
+            fits = is_chosen.sum() + (~is_chosen[tokens]).sum() <= self.plan.n_body
+            if fits and chunk.relevance >= MIN_RELEVANCE * ranked[0].relevance:
+                is_chosen[tokens] = True
+        for chunk in self.chunks:
+            chunk.is_read = bool(is_chosen[chunk.start : chunk.stop].any())
+        return is_chosen
 
 
 def _split(tokens: range, n_max: int) -> list[range]:
