@@ -93,7 +93,7 @@ def test_long_document(model, tmp_path):
     data = json.loads(ask(model, path, "--kv-budget", 200).stdout)
     assert data["prompt_tokens"] > 4096 and (data["reading"], data["positions"]) == ("skim, then read", "compact")
     assert data["kv_cells_peak"] == 768 and data["kv_cells_kept"] == 200
-    assert sum(chunk["is_read"] for chunk in data["chunks"]) == 1
+    assert 0 < sum(chunk["is_read"] for chunk in data["chunks"]) < len(data["chunks"])
     assert all(chunk["relevance"] > 0 and chunk["stop"] > chunk["start"] for chunk in data["chunks"])
     line = dapq_edge("ask", "-m", model, "--doc", path, "What jumps?", "-n", 4, "--kv-budget", 200).stderr.decode()
     (read,) = [i for i, chunk in enumerate(data["chunks"], start=1) if chunk["is_read"]]
