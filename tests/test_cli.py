@@ -96,7 +96,7 @@ def test_long_document(model, tmp_path):
     assert 0 < sum(chunk["is_read"] for chunk in data["chunks"]) < len(data["chunks"])
     assert all(chunk["relevance"] > 0 and chunk["stop"] > chunk["start"] for chunk in data["chunks"])
     line = dapq_edge("ask", "-m", model, "--doc", path, "What jumps?", "-n", 4, "--kv-budget", 200).stderr.decode()
-    (read,) = [i for i, chunk in enumerate(data["chunks"], start=1) if chunk["is_read"]]
+    read = ", ".join(str(i) for i, chunk in enumerate(data["chunks"], start=1) if chunk["is_read"])
     assert f"positions were compacted; re-read {read} of {len(data['chunks'])} chunks;" in " ".join(line.split())
     # the other ways need positions beyond the trained ones
     for args in (("--policy", "streaming"), ("--one-shot",)):
@@ -144,7 +144,7 @@ def test_granularity(model, doc, granularity):
 
 
 def test_seed_and_temperature(model, doc):
-    args = ("--kv-budget", 40, "--temp", 1)
+    args = ("--kv-budget", 40, "--temp", 2, "-n", 60)
     runs = [json.loads(ask(model, doc, *args, "--seed", seed).stdout)["answer"] for seed in (1, 1, 2)]
     assert runs[0] == runs[1] != runs[2]
 

@@ -30,9 +30,9 @@ class CompressKV(SnapKV):
     n_heads: int = 4
 
     def check(self, cache: KVCache) -> None:
+        super().check(cache)
         if self.heads is None:
             raise UsageError("compresskv needs the retrieval heads of the model: run dapq-edge heads calibrate once")
-        super().check(cache)
 
     def layer_scores(self, layer: LayerAttention) -> npt.NDArray[np.float32]:
         best = layer.attention[self.heads.top_heads(layer.layer, self.n_heads)]
