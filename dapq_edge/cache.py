@@ -172,6 +172,14 @@ class KVCache:
             self.logits[:] = logits
 
     def peek(self, n_tokens: int) -> list[int]:
-        """The tokens of `look_ahead`, generated on a branch that shares all cells: the cache is left as it was."""
-        with self.branch() as branch:
-            return branch.look_ahead(n_tokens)[0]
+        """The tokens of `look_ahead`; afterwards their cells are removed and the logits put back.
+
+        Not a branch: a cell that two sequences share cannot be reused when the cache of a sliding window is full.
+        """
+        logits, recent, pos = self.logits.copy(), list(self.recent), self.next_position
+        try:
+            return self.look_ahead(n_tokens)[0]
+        finally:
+            llama_cpp.llama_memory_seq_rm(llama_cpp.llama_get_memory(self.ctx), self.seq_id, pos, -1)
+            self.recent = recent
+            self.logits[:] = logits

@@ -85,7 +85,7 @@ def test_needles_in_the_docs_of_llama_cpp(llama):
     needles = NEEDLES + read_needles(BUILT_IN / "needles.jsonl")
     wanted = [*jobs(["64", "128", "256"]), *jobs_of([get_policy("streaming")], ["256"])[1:]]
     share = found(llama, needles, haystack, wanted, [0.2, 0.6])
-    assert share["full"] >= 10, share
+    assert share["full"] >= 8, share
     assert share["fused 64"] >= 0.95 and share["fused 128"] >= 0.995 and share["fused 256"] == 1, share
     assert share["streaming 256"] < 0.5, share
 
@@ -95,7 +95,7 @@ def test_needles_in_bounded_memory(llama):
     """With an eighth of the prompt resident, and no head profile."""
     haystack = read_haystack([LLAMA_CPP / "CONTRIBUTING.md", LLAMA_CPP / "SECURITY.md", LLAMA_CPP / HOWTO])
     share = found(llama, NEEDLES + read_needles(BUILT_IN / "needles.jsonl"), haystack, jobs(["256"], True), [0.4])
-    assert share["full"] >= 5 and share["fused 256"] >= 0.9, share
+    assert share["full"] >= 4 and share["fused 256"] >= 0.9, share
 
 
 @needs_shared
