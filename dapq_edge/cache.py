@@ -151,35 +151,36 @@ class KVCache:
         self.recent, self.n_missing = [], [max(n_cells) - n for n in n_cells]
 
     @contextmanager
-    def branch(self, keep: Keep | None = None) -> Iterator["KVCache"]:
-        """A sequence to look ahead on, with a copy of the cells in `keep`; without it, all cells are shared.
+    def branch(self, keep: Keep) -> Iterator["KVCache"]:
+        """A sequence to look ahead on, with a copy of the cells in `keep`.
 
         It is removed at the end, and the logits are again those before it. Raises `DapqError` if the context has one
         sequence only, and as `native.seq_gather` does.
         """
-        logits = self.logits.copy()
-        branch = KVCache(self.ctx, BRANCH)
         if llama_cpp.llama_n_seq_max(self.ctx) <= BRANCH:
             raise DapqError(f"a context of one sequence has no room for a branch: open it with n_seq_max={BRANCH + 1}")
-        if keep is None:
-            llama_cpp.llama_memory_seq_cp(llama_cpp.llama_get_memory(self.ctx), self.seq_id, BRANCH, -1, -1)
-        else:
+        with self._logits_put_back():
             native.seq_gather(self.ctx, self.seq_id, BRANCH, keep)
-        try:
-            yield branch
-        finally:
-            branch.clear()
-            self.logits[:] = logits
+            branch = KVCache(self.ctx, BRANCH)
+            try:
+                yield branch
+            finally:
+                branch.clear()
 
     def peek(self, n_tokens: int) -> list[int]:
-        """The tokens of `look_ahead`; afterwards their cells are removed and the logits put back.
+        """The tokens of `look_ahead`; afterwards their cells are removed and the logits put back."""
+        recent, pos = list(self.recent), self.next_position
+        with self._logits_put_back():
+            try:
+                return self.look_ahead(n_tokens)[0]
+            finally:
+                llama_cpp.llama_memory_seq_rm(llama_cpp.llama_get_memory(self.ctx), self.seq_id, pos, -1)
+                self.recent = recent
 
-        Not a branch: a cell that two sequences share cannot be reused when the cache of a sliding window is full.
-        """
-        logits, recent, pos = self.logits.copy(), list(self.recent), self.next_position
+    @contextmanager
+    def _logits_put_back(self) -> Iterator[None]:
+        logits = self.logits.copy()
         try:
-            return self.look_ahead(n_tokens)[0]
+            yield
         finally:
-            llama_cpp.llama_memory_seq_rm(llama_cpp.llama_get_memory(self.ctx), self.seq_id, pos, -1)
-            self.recent = recent
             self.logits[:] = logits

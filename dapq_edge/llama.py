@@ -111,7 +111,7 @@ class Llama(llama_cpp.Llama):
         self.context_params.type_v = CACHE_TYPES[type_v]
         # a window cache of the size of the window, as the command line tools of llama.cpp have it
         self.context_params.swa_full = False
-        # a branch shares the cells
+        # the sequences share the cells, so that a branch costs only what it copies
         self.context_params.n_seq_max, self.context_params.kv_unified = 1 + BRANCH, True
         self._kv_cache = KVCache(self._ctx.ctx)
 

@@ -20,7 +20,7 @@ from .cache import KVCache
 from .errors import DapqError, UsageError
 from .native import ProbeType
 from .policies import Policy
-from .scores import relevance
+from .scores import relevance, retrieval_heads
 
 # cells beside the budget: a chunk of the text, and the probe after it
 CHUNK = 512
@@ -204,15 +204,18 @@ class Reader:
             self.cache.clear()
             self._read(prompt.head + prompt.body[start:stop] + prompt.tail)
             end = n_asked + stop - start
-            asked = self.cache.probe(question, end - len(question), ProbeType.MAX)
+            asked = self._attention(question, end - len(question))
             ahead, confidence = self.cache.look_ahead(N_LOOK_AHEAD)
-            guessed = self.cache.probe(ahead, end, ProbeType.MAX)
+            guessed = self._attention(ahead, end)
             for chunk in window:
                 cells = slice(n_head + chunk.start - start, n_head + chunk.stop - start)
-                by_question, by_guess = (relevance(layers, cells, self.policy.heads) for layers in (asked, guessed))
                 # a guess that nothing in the window supports attends to something, too
-                chunk.relevance = (by_question + confidence * by_guess) / 2
+                chunk.relevance = (relevance(asked, cells) + confidence * relevance(guessed, cells)) / 2
         self.cache.clear()
+
+    def _attention(self, tokens: list[int], pos: int) -> npt.NDArray[np.float32]:
+        """The largest that tokens pay to each cell, of the heads that find facts: float32 [heads, cells]."""
+        return retrieval_heads(self.cache.probe(tokens, pos, ProbeType.MAX), self.policy.heads)
 
     def _read_chosen(self, prompt: Prompt) -> None:
         """Read what was chosen of the document as one text, with the question."""

@@ -56,21 +56,20 @@ def share(scores: Sequence[npt.NDArray[np.float32]], candidates: slice) -> npt.N
     return np.sqrt(np.mean(heads**2, axis=0, keepdims=True))
 
 
-def best_heads(layers: Sequence[LayerAttention], heads: HeadProfile) -> npt.NDArray[np.float32]:
-    """Attention of the `N_BEST` retrieval heads of the model: float32 [heads, cells]."""
+def retrieval_heads(layers: Sequence[LayerAttention], heads: HeadProfile | None) -> npt.NDArray[np.float32]:
+    """Attention of the `N_BEST` best heads of a profile; of all heads without one: float32 [heads, cells]."""
     seen = {layer.layer: layer.attention for layer in layers}
+    if heads is None:
+        return np.concatenate(list(seen.values()))
     every = [(share, layer, head) for layer in seen for head, share in enumerate(heads.retrieval[layer])]
     return np.stack([seen[layer][head] for _, layer, head in sorted(every)[-N_BEST:]])
 
 
-def relevance(layers: Sequence[LayerAttention], cells: slice, heads: HeadProfile | None = None) -> float:
-    """How much some queries read in `cells`: their largest attention, mean of the `N_BEST` best heads.
+def relevance(attention: npt.NDArray[np.float32], cells: slice) -> float:
+    """How much some queries read in `cells`: their largest attention, mean of the `N_BEST` heads that attend most.
 
-    layers: attention reduced by `ProbeType.MAX`; heads: without a profile, the best heads are those that attend most.
+    attention: float32 [heads, cells], of the `retrieval_heads`, reduced by `ProbeType.MAX`.
     Heads that copy what the answer needs point at it with one query and hardly look elsewhere; most heads do neither.
     Measured against other ways; see README, "What did not work".
     """
-    if heads:
-        return float(best_heads(layers, heads)[:, cells].max(axis=1).mean())
-    best = np.concatenate([layer.attention[:, cells].max(axis=1) for layer in layers])
-    return float(np.sort(best)[-N_BEST:].mean())
+    return float(np.sort(attention[:, cells].max(axis=1))[-N_BEST:].mean())

@@ -32,7 +32,7 @@ from dapq_edge.policies import Policy, get_policy
 from dapq_edge.policies.base import Queries
 from dapq_edge.policies.dapq import DapQ
 from dapq_edge.policies.fused import Fused
-from dapq_edge.scores import Scores, best_heads, group_heads, normalize, pool
+from dapq_edge.scores import Scores, group_heads, normalize, pool, retrieval_heads
 from dapq_edge.select import top_cells
 
 BUDGETS = ("64", "256")
@@ -135,7 +135,7 @@ class Retrieved(Variant):
 
     def scores(self, cache: KVCache, n_keep: int) -> Scores:
         layers, always = self.probe(cache, n_keep), self.n_sink + self.n_recent
-        seen = pool(best_heads(layers, self.heads).sum(axis=0, keepdims=True), 7)
+        seen = pool(retrieval_heads(layers, self.heads).sum(axis=0, keepdims=True), 7)
         (chosen,) = top_cells(seen, always + (n_keep - always) // 4, self.n_sink, self.n_recent)
         scores = [self.layer_scores(layer) for layer in layers]
         for layer in scores:

@@ -183,6 +183,20 @@ def test_the_window_layers_keep_their_rows(tiny_model, unified, dst):
         assert_same_cells(window, before)
 
 
+def test_branch_when_the_window_cache_is_full(tiny_model):
+    """What has left the window is not shared: both sequences go on, and see what they do with room to spare."""
+    prompt, more, options = random_tokens(400, 1), random_tokens(40, 2), dict(n_ctx=1024, n_seq_max=2, kv_unified=True)
+    path = tiny_model(Spec(arch="gemma2", n_layer=4, window=40))
+    with Context(path, n_ubatch=32, **options) as c, Context(path, n_ubatch=512, **options) as roomy:
+        for context in (c, roomy):
+            assert context.decode(prompt, 0) == 0
+            native.seq_gather(context.ctx, 0, 1, random_keep(context, N_KEEP))
+        for pos, token in enumerate(more, start=len(prompt)):
+            for seq_id in (1, 0):
+                assert c.decode([token], pos, seq_id) == roomy.decode([token], pos, seq_id) == 0
+                assert_same_logits(c.logits, roomy.logits)
+
+
 @pytest.mark.parametrize("n_keep, resize", [([206] * 3, False), ([206, 100, 30], False), ([206, 100, 30], True)])
 def test_cycles_in_a_context_that_is_just_large_enough(tiny_model, n_keep, resize):
     """No cell and no memory is lost, and positions go on."""

@@ -8,7 +8,7 @@ from test_probe import random_tokens
 from tiny import N_VOCAB, Spec, forward
 
 from dapq_edge.budgets import Budget, pyramid
-from dapq_edge.cache import BRANCH, KVCache
+from dapq_edge.cache import KVCache
 from dapq_edge.errors import DapqError, UnsupportedModelError, UsageError
 from dapq_edge.heads import HeadProfile
 from dapq_edge.policies import POLICIES, get_policy
@@ -198,8 +198,8 @@ def test_budget_below_the_minimum(name):
     assert policy.cells_to_keep(Budget.parse("11"), 5) == 5
 
 
-def test_branch_shares_cells_and_leaves_no_trace(tiny_model):
-    """Of a cache, of a gathered one, and of one with windows: the same tokens as decoding there, then nothing."""
+def test_peek_leaves_no_trace(tiny_model):
+    """In a cache, in a gathered one, and in one with windows: the same tokens as decoding there, then nothing."""
     for spec in (SPEC, WINDOW_SPEC):
         context, cache = read(tiny_model(spec))
         with context:
@@ -207,7 +207,6 @@ def test_branch_shares_cells_and_leaves_no_trace(tiny_model):
                 before, logits = context.state(), context.logits
                 tokens = cache.peek(20)
                 assert context.state() == before and context.logits.tobytes() == logits.tobytes()
-                assert KVCache(context.ctx, BRANCH).n_cells == 0
                 assert cache.look_ahead(20)[0] == tokens
                 cache.clear()
                 cache.read(TOKENS)
@@ -217,10 +216,11 @@ def test_branch_shares_cells_and_leaves_no_trace(tiny_model):
 def test_branch_needs_a_second_sequence(tiny_model):
     with Context(tiny_model(SPEC)) as context:
         cache = KVCache(context.ctx)
-        with pytest.raises(DapqError, match="no logits"), cache.branch():
-            pass
+        with pytest.raises(DapqError, match="no logits"):
+            cache.peek(1)
         cache.read(TOKENS)
-        with pytest.raises(DapqError, match="n_seq_max=2"), cache.branch():
+        keep = get_policy("streaming").keep(cache, 30)
+        with pytest.raises(DapqError, match="n_seq_max=2"), cache.branch(keep):
             pass
         assert cache.n_cells == L
 

@@ -43,10 +43,10 @@ class FidelityCase:
 
     def observe(self, llama: Llama) -> None:
         """The greedy answer of the full cache, its probabilities, and the cells that it looks at."""
-        self._answer = llama.kv_cache.peek(self.n_predict)
-        with llama.kv_cache.branch() as branch:
-            self._full = log_probabilities(branch, self._answer)
-        self._oracle = Oracle().scores(llama.kv_cache, 0) if llama.kv_cache.can_evict else None
+        cache = llama.kv_cache
+        self._answer = cache.peek(self.n_predict)
+        self._oracle = Oracle().scores(cache, 0) if cache.can_evict else None
+        self._full = log_probabilities(cache, self._answer)
 
     def measure(self, llama: Llama, job: Job, seen: Seen) -> Row:
         """kl: nats; top1: share of tokens that both caches find most probable; rouge_l of the greedy answer, 0 to 1.
