@@ -14,9 +14,9 @@ from .dapq import DapQ
 class Fused(DapQ):
     """DapQ whose first pseudo queries are the answer itself: what LAQ guesses on an evicted cache, from the full one.
 
-    Before anything is evicted, `n_look_ahead` tokens are generated, and forgotten again. They say what the answer begins
-    with, the filler behind them what the rest of it may need. Queries that know what they look for need less of the
-    words around it. Every part was varied; see README, "What fused is made of".
+    Before anything is evicted, `n_look_ahead` tokens are generated, and forgotten again. They say what the answer
+    begins with, the filler behind them what the rest of it may need. Queries that know what they look for need less of
+    the words around it. Every part was varied; see README, "What fused is made of".
     """
 
     name = "fused"
