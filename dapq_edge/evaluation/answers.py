@@ -6,8 +6,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from ..llama import Llama, ReadStats
-from ..reader import Prompt
+from ..llama import Llama
+from ..reader import Chunk, Prompt
 from .results import Row
 from .runner import Job, Seen
 
@@ -51,11 +51,12 @@ class AnswerCase:
         if seen.stats:
             row |= {"ttft_s": round(seen.stats.seconds, 3), "cells": seen.stats.cells_kept}
         if seen.stats and seen.stats.chunks and self.places:
-            row["first"] = self._are_first(llama, seen.stats)
+            row["first"] = are_first(self.places(llama, seen.prompt), seen.stats.chunks)
         return row
 
-    def _are_first(self, llama: Llama, stats: ReadStats) -> bool:
-        tokens = self.places(llama, self.prompt(llama))
-        wanted = {i for i, chunk in enumerate(stats.chunks) for token in tokens if chunk.start <= token < chunk.stop}
-        ranked = sorted(range(len(stats.chunks)), key=lambda i: -stats.chunks[i].relevance)
-        return wanted == set(ranked[: len(wanted)])
+
+def are_first(tokens: Sequence[int], chunks: Sequence[Chunk]) -> bool:
+    """Whether the chunks with `tokens` are the most relevant ones."""
+    wanted = {i for i, chunk in enumerate(chunks) for token in tokens if chunk.start <= token < chunk.stop}
+    ranked = sorted(range(len(chunks)), key=lambda i: -chunks[i].relevance)
+    return wanted == set(ranked[: len(wanted)])

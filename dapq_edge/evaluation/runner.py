@@ -52,6 +52,7 @@ class Seen:
     keep: the cells that were kept of the full cache; stats: how the prompt was read in bounded memory.
     """
 
+    prompt: Prompt
     keep: Keep | None = None
     stats: ReadStats | None = None
 
@@ -109,11 +110,11 @@ def _measure(llama: Llama, case: Case, jobs: Sequence[Job]) -> Iterator[tuple[Jo
         case.observe(llama)
     for job in one_shot:
         snapshot.restore()
-        yield job, case.measure(llama, job, Seen(keep=_evict(llama, job, len(prompt))))
+        yield job, case.measure(llama, job, Seen(prompt, keep=_evict(llama, job, len(prompt))))
     for job in jobs:
         if job.bounded:
             stats = llama.read(prompt, job.policy, Budget.parse(job.budget), n_predict=case.n_predict)
-            yield job, case.measure(llama, job, Seen(stats=stats))
+            yield job, case.measure(llama, job, Seen(prompt, stats=stats))
 
 
 def _evict(llama: Llama, job: Job, n_prompt: int) -> Keep | None:
