@@ -145,7 +145,10 @@ def _add_eval(commands: argparse._SubParsersAction) -> None:
     needle = tasks.add_parser("needle", help="facts in unrelated text", allow_abbrev=False)
     needle.add_argument("--haystack", required=True, metavar="DIR", help="folder with *.txt")
     needle.add_argument("--needles", required=True, metavar="FILE", help="facts, questions and answers, JSONL")
-    needle.add_argument("--depths", type=float, nargs="+", default=[0.1, 0.3, 0.5, 0.7, 0.9], metavar="D")
+    depths = [0.1, 0.3, 0.5, 0.7, 0.9]
+    needle.add_argument(
+        "--depths", type=float, nargs="+", default=depths, metavar="D", help="where the fact is, 0 to 1 (default: five)"
+    )
     needle.add_argument(
         "--offsets", type=_positive_or(), default=1, metavar="N", help="parts of the haystack (default: 1)"
     )
@@ -155,9 +158,8 @@ def _add_eval(commands: argparse._SubParsersAction) -> None:
     needle.set_defaults(run=_lazy("eval", "run_needle"))
     ruler = tasks.add_parser("ruler", help="tasks of RULER", allow_abbrev=False)
     ruler.add_argument("--data", metavar="FILE", help="rows of RULER, JSONL (default: generate them)")
-    ruler.add_argument(
-        "--tasks", nargs="+", default=["single", "multikey", "multivalue", "multiquery", "tracking"], metavar="TASK"
-    )
+    kinds = ["single", "multikey", "multivalue", "multiquery", "tracking"]
+    ruler.add_argument("--tasks", nargs="+", default=kinds, metavar="TASK", help=f"default: {' '.join(kinds)}")
     ruler.set_defaults(run=_lazy("eval", "run_ruler"))
     fidelity = tasks.add_parser("fidelity", help="KL divergence to the full cache", allow_abbrev=False)
     fidelity.add_argument("--data", required=True, metavar="FILE", help="rows of LongBench, JSONL")
@@ -173,15 +175,32 @@ def _add_eval(commands: argparse._SubParsersAction) -> None:
 
 def _add_eval_options(task: argparse.ArgumentParser, n_predict: int) -> None:
     task.add_argument(
-        "--lengths", type=_positive_or(), nargs="+", default=[2048], metavar="N", help="tokens of a prompt"
+        "--lengths",
+        type=_positive_or(),
+        nargs="+",
+        default=[2048],
+        metavar="N",
+        help="tokens of a prompt (default: 2048)",
     )
-    task.add_argument("--budgets", nargs="+", default=["64", "128", "256"], metavar="N|P%")
-    task.add_argument("--policies", nargs="+", default=[DEFAULT_POLICY], metavar="NAME")
+    budgets = ["64", "128", "256"]
+    task.add_argument(
+        "--budgets", nargs="+", default=budgets, metavar="N|P%", help=f"cells to keep (default: {' '.join(budgets)})"
+    )
+    task.add_argument(
+        "--policies", nargs="+", default=[DEFAULT_POLICY], metavar="NAME", help=f"default: {DEFAULT_POLICY}"
+    )
     task.add_argument("--heads", metavar="FILE", help="head profile (default: the one that was calibrated)")
-    task.add_argument("--granularity", choices=["head", "layer", "cell"], default="head")
+    task.add_argument(
+        "--granularity", choices=["head", "layer", "cell"], default="head", help="who keeps its own (default: head)"
+    )
     task.add_argument("--bounded", action="store_true", help="read in bounded memory for each policy and budget")
     task.add_argument(
-        "-n", "--predict", type=_positive_or(), default=n_predict, metavar="N", help=f"(default: {n_predict})"
+        "-n",
+        "--predict",
+        type=_positive_or(),
+        default=n_predict,
+        metavar="N",
+        help=f"tokens of the answer (default: {n_predict})",
     )
     task.add_argument("--seed", type=_positive_or(0), default=0, metavar="N", help="of what is random (default: 0)")
     task.add_argument("--json", metavar="OUT.jsonl", help="append results, and resume from those that are there")
