@@ -294,3 +294,19 @@ def test_interrupt(tiny_model, tmp_path, while_generating):
     assert process.returncode == 130
     assert error.decode().splitlines()[-1] == "dapq-edge: interrupted"
     assert "Traceback" not in error.decode()
+
+
+def test_interrupt_in_a_callback_is_not_lost():
+    """Python only prints an exception that is raised where C calls it, and goes on."""
+    code = """
+import ctypes, signal, sys, time, types
+from dapq_edge import cli
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+callback = ctypes.CFUNCTYPE(None)(lambda: signal.raise_signal(signal.SIGINT))
+args = types.SimpleNamespace(run=lambda args: [callback(), time.sleep(60)])
+cli.build_parser = lambda: types.SimpleNamespace(parse_args=lambda argv: args)
+sys.exit(cli.main())
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=30)
+    assert (result.returncode, result.stderr.decode().strip()) == (130, "dapq-edge: interrupted")

@@ -1,7 +1,9 @@
 """The command line: `dapq-edge`."""
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 
 from ..errors import DapqError, UsageError
@@ -14,6 +16,7 @@ EXIT_INTERRUPTED = 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line. Errors are one line on stderr; the exit code is 2 for usage, 130 for Ctrl-C, else 1."""
+    sys.unraisablehook = _repeat_interrupt
     try:
         args = build_parser().parse_args(argv)
         return args.run(args)
@@ -29,6 +32,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         # the reader of our output is gone; keep Python from failing again when it flushes at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_ERROR
+
+
+def _repeat_interrupt(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Ctrl-C in a callback of llama.cpp, which Python cannot raise there, is repeated a moment later."""
+    if unraisable.exc_type is KeyboardInterrupt:
+        threading.Timer(0.01, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT]).start()
+    else:
+        sys.__unraisablehook__(unraisable)
 
 
 def _fail(reason: object, code: int) -> int:
