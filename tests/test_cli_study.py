@@ -58,6 +58,17 @@ def test_eval_prints_a_table_and_resumes(model, data, tmp_path):
     assert again.stdout == first.stdout and out.read_text() == rows
 
 
+def test_other_data_and_cache_types_are_not_taken_for_the_same(model, data, tmp_path):
+    out = tmp_path / "out.jsonl"
+    args = ["--budgets", 64, "--policies", "streaming", "--json", out]
+    n_rows = 2 * len(NEEDLES)
+    assert needle(model, data, *args).returncode == 0 and out.read_text().count("\n") == n_rows
+    result = needle(model, data, *args, "-ctk", "q8_0")
+    assert out.read_text().count("\n") == 2 * n_rows and b"K/V q8_0/f16" in result.stdout, result.stderr.decode()
+    (tmp_path / "text.txt").write_text("Another beginning. " + HAYSTACK)
+    assert needle(model, data, *args).returncode == 0 and out.read_text().count("\n") == 3 * n_rows
+
+
 def test_interrupted_eval_resumes(model, data, tmp_path):
     """Ctrl-C keeps the rows that are done, and the next run measures the others only."""
     out = tmp_path / "out.jsonl"

@@ -15,7 +15,7 @@ from ..policies.oracle import Oracle
 from ..reader import Prompt
 from ..scores import Scores
 from ..select import top_cells
-from .data import read_jsonl
+from .data import digest, read_jsonl
 from .results import Row
 from .runner import Job, Seen
 
@@ -77,6 +77,7 @@ def fidelity_cases(path: Path, n_rows: int, n_tokens: int, n_predict: int, llama
         if len(context) > n_tokens and news_prompt(llama, context, n_tokens):
             found += 1
             key = {"task": f"fidelity {path.stem}", "row": number, "length": n_tokens, "n": n_predict}
+            key["data"] = digest(context)
             yield FidelityCase(key, context, references, n_tokens, n_predict)
 
 

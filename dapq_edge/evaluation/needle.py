@@ -12,7 +12,7 @@ from ..errors import DapqError
 from ..llama import Llama
 from ..reader import Prompt
 from .answers import AnswerCase, longest
-from .data import read_jsonl, read_text
+from .data import digest, read_jsonl, read_text
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,7 @@ def needle_cases(
         places = [(depth + k / n_facts) % 1.0 for k in range(n_facts)]
         key = {"task": "needle", "length": length, "depth": depth, "needle": hidden[0].answer, "offset": offset}
         key |= {"facts": n_facts, "seed": seed, "prefix": with_prefix, "paraphrased": paraphrased, "n": n_predict}
+        key["data"] = digest(haystack, *(text for needle in hidden for text in (needle.needle, needle.question)))
         yield AnswerCase(
             key=key,
             make_prompt=partial(

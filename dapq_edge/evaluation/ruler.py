@@ -16,7 +16,7 @@ from ..errors import DapqError
 from ..llama import Llama
 from ..reader import N_SINK, Prompt
 from .answers import AnswerCase, longest
-from .data import read_jsonl
+from .data import digest, read_jsonl
 
 FILLER = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 
@@ -134,7 +134,7 @@ def file_cases(path: Path, n_rows: int, n_predict: int) -> Iterator[AnswerCase]:
     """Rows of a RULER file as they are, without a chat template. Raises `DapqError` with the number of a bad line."""
     for number, (text, outputs) in itertools.islice(read_jsonl(path, _row, "a row of RULER"), n_rows):
         yield AnswerCase(
-            key={"task": f"ruler {path.stem}", "row": number, "n": n_predict},
+            key={"task": f"ruler {path.stem}", "row": number, "n": n_predict, "data": digest(text)},
             make_prompt=partial(plain_prompt, text=text),
             outputs=outputs,
             n_predict=n_predict,

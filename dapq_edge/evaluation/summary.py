@@ -16,6 +16,8 @@ Z = 1.96
 PROMPT = (
     "task",
     "model",
+    "type_k",
+    "type_v",
     "length",
     "depth",
     "needle",
@@ -26,10 +28,11 @@ PROMPT = (
     "prefix",
     "paraphrased",
     "n",
+    "data",
 )
 
 # what the rows of one table have in common
-SETTING = ("task", "model", "length", "facts", "prefix", "paraphrased")
+SETTING = ("task", "model", "type_k", "type_v", "length", "facts", "prefix", "paraphrased")
 
 # what says how it was read and evicted
 JOB = ("policy", "granularity", "bounded", "heads", "budget")
@@ -111,8 +114,10 @@ def summaries(rows: Sequence[Row]) -> list[Summary]:
 
 def title_of(row: Row) -> str:
     """How the prompt of a row was made."""
+    types = {row.get("type_k", "f16"), row.get("type_v", "f16")}
     notes = [
         str(row.get("model", "")),
+        f"K/V {row['type_k']}/{row['type_v']}" if types != {"f16"} else "",
         f"{row['length']:,} tokens" if row.get("length") else "",
         f"{row['facts']} facts" if row.get("facts", 1) > 1 else "",
         "without the first words of the answer" if row.get("prefix") is False else "",
