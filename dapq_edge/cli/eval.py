@@ -88,8 +88,7 @@ def _run(args: argparse.Namespace, make_cases: MakeCases) -> int:
         if not cases:
             raise DapqError("no prompt of this length: lower --lengths")
         for case in cases:
-            case.key["model"] = Path(llama.model_path).name
-            case.key |= {"type_k": args.cache_type_k, "type_v": args.cache_type_v}
+            case.key.update(model=Path(llama.model_path).name, type_k=args.cache_type_k, type_v=args.cache_type_v)
         with progress_bar(console) as bar:
             task = bar.add_task("evaluating")
             evaluate(
