@@ -38,22 +38,24 @@ class Budget:
         return min(wanted, n_prompt)
 
 
-def pyramid(n_keep: int, n_layer: int, n_min: int, steepness: float = 20.0) -> list[int]:
-    """Cells of each layer, on average `n_keep`, falling linearly to n_keep / steepness, but not below `n_min`.
+def pyramid(n_keep: int, n_layer: int, n_min: int, n_max: int, steepness: float = 20.0) -> list[int]:
+    """Cells of each layer, on average `n_keep`, falling linearly from at most `n_max` to n_keep / steepness.
 
-    PyramidKV (arXiv 2406.02069, section 4.2), where steepness is beta.
+    None gets less than `n_min`. PyramidKV (arXiv 2406.02069, section 4.2), where steepness is beta.
     """
-    least = max(n_keep / steepness, n_min)
+    least = max(n_keep / steepness, n_min, 2 * n_keep - n_max)
     return np.linspace(2 * n_keep - least, least, n_layer).round().astype(int).tolist() if n_layer > 1 else [n_keep]
 
 
-def by_error(n_keep: int, errors: Sequence[float], n_min: int, min_share: float, max_share: float) -> list[int]:
+def by_error(
+    n_keep: int, errors: Sequence[float], n_min: int, n_max: int, min_share: float, max_share: float
+) -> list[int]:
     """Cells of each layer, on average `n_keep`, proportional to the errors that eviction makes there.
 
-    None gets less than `n_min` or `min_share` of n_keep, or more than `max_share` of it; CompressKV (arXiv 2508.02401,
-    section 3.3).
+    None gets less than `n_min` or `min_share` of n_keep, or more than `n_max` or `max_share` of it; CompressKV (arXiv
+    2508.02401, section 3.3).
     """
-    low, high = max(n_min, min_share * n_keep), max_share * n_keep
+    low, high = max(n_min, min_share * n_keep), min(n_max, max_share * n_keep)
     weights = np.maximum(errors, 1e-6 * max(*errors, 1e-6))
     # the factor with which the bounded budgets add up to the whole
     least, most = 0.0, high / weights.min()

@@ -168,7 +168,13 @@ class KVCache:
                 branch.clear()
 
     def peek(self, n_tokens: int) -> list[int]:
-        """The tokens of `look_ahead`; afterwards their cells are removed and the logits put back."""
+        """The tokens of `look_ahead`; afterwards their cells are removed and the logits put back.
+
+        Raises `DapqError` if the cache of a sliding window is too small to put it back.
+        """
+        has_window = llama_cpp.llama_model_n_swa(llama_cpp.llama_get_model(self.ctx)) > 0
+        if has_window and n_tokens > llama_cpp.llama_n_ubatch(self.ctx):
+            raise DapqError(f"a sliding window cannot be put back after {n_tokens} tokens: raise -b")
         recent, pos = list(self.recent), self.next_position
         with self._logits_put_back():
             try:

@@ -31,6 +31,11 @@ class HeadProfile:
     retrieval: dict[int, list[float]]
     errors: dict[int, float]
 
+    @property
+    def digest(self) -> str:
+        """Tells profiles apart."""
+        return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:12]
+
     def top_heads(self, layer: int, n_heads: int) -> npt.NDArray[np.intp]:
         """The query heads of a layer that find facts best, ascending."""
         return np.sort(np.argsort(self.retrieval[layer], kind="stable")[-n_heads:])

@@ -41,6 +41,9 @@ CACHE_TYPES = {
     "q5_1": 7,
 }
 
+# the queries of a probe are one batch
+MIN_BATCH = 64
+
 # the KV cache of llama.cpp is padded to this many cells
 N_CTX_PAD = 256
 
@@ -88,6 +91,7 @@ class Llama(llama_cpp.Llama):
         seed: int = llama_cpp.LLAMA_DEFAULT_SEED,
     ) -> None:
         check_gguf(Path(model_path))
+        n_batch = max(n_batch, MIN_BATCH)
         with native.captured_log() as log:
             try:
                 # a small context that holds a batch, until the prompt is known
@@ -131,17 +135,30 @@ class Llama(llama_cpp.Llama):
         self._ctx.close()
         with native.captured_log() as log:
             try:
-                context = LlamaContext(model=self._model, params=self.context_params, verbose=False)
+                self._use_context(self.context_params)
             except ValueError as error:
                 cause = _cause(log, error)
                 if "alloc" in cause:
                     cause = f"not enough memory ({cause}): lower -c, -n or --kv-budget, or set -ctk q8_0 -ctv q8_0"
+                # the next prompt may need less
+                small = llama_cpp.llama_context_default_params()
+                small.n_ctx = N_CTX_PAD
+                self._use_context(small)
                 raise DapqError(f"llama.cpp cannot open a context of {n_cells} cells: {cause}") from error
-        self._ctx = self._stack.enter_context(contextlib.closing(context))
-        self._kv_cache = KVCache(self._ctx.ctx)
         self._n_ctx = max(n_cells, n_ctx)
         self.input_ids.resize(self._n_ctx, refcheck=False)
         self.reset()
+
+    def _use_context(self, params: llama_cpp.llama_context_params) -> None:
+        context = LlamaContext(model=self._model, params=params, verbose=False)
+        self._ctx = self._stack.enter_context(contextlib.closing(context))
+        self._kv_cache = KVCache(self._ctx.ctx)
+
+    @property
+    def cache_types(self) -> tuple[str, str]:
+        """Names of the types of K and V, see `CACHE_TYPES`."""
+        names = {number: name for name, number in CACHE_TYPES.items()}
+        return names[self.context_params.type_k], names[self.context_params.type_v]
 
     @property
     def kv_cache(self) -> KVCache:
@@ -252,8 +269,8 @@ class Llama(llama_cpp.Llama):
         same = zip(message, self._text_tokens(document), strict=False)
         n_body = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], same))
         bos = [self.token_bos()] if llama_cpp.llama_vocab_get_add_bos(self._model.vocab) else []
-        start = self.tokenize(head.encode(), add_bos=False, special=True) if head else []
-        end = self.tokenize((tail + answer_prefix).encode(), add_bos=False, special=True)
+        start = self.tokenize(_utf8(head), add_bos=False, special=True) if head else []
+        end = self.tokenize(_utf8(tail + answer_prefix), add_bos=False, special=True)
         # a template may spell the BOS token out
         start = (bos if start[:1] != bos else []) + start
         # the first tokens draw attention whatever they are, so that they belong to every part of the document
@@ -262,7 +279,7 @@ class Llama(llama_cpp.Llama):
         return Prompt(start + message[:n_more], body, tail, has_question=bool(question))
 
     def _text_tokens(self, text: str) -> list[int]:
-        return self.tokenize(text.encode(), add_bos=False, special=False)
+        return self.tokenize(_utf8(text), add_bos=False, special=False)
 
     def _template_parts(self) -> tuple[str, str]:
         """What the chat template puts before and after the message of a user."""
@@ -286,6 +303,11 @@ class Llama(llama_cpp.Llama):
 
     def _token_text(self, token: int) -> str:
         return self._model.token_get_text(token) if token != -1 else ""
+
+
+def _utf8(text: str) -> bytes:
+    # an argument or a PDF may hold what is no text
+    return text.encode("utf-8", "replace")
 
 
 def _pad(n_cells: int) -> int:

@@ -112,17 +112,23 @@ def plan(
 ) -> Plan:
     """Choose the way to read a prompt and to answer it with `n_predict` tokens.
 
-    A prompt that fits the budget and a chunk is read at once. Raises `UsageError` if the budget is too small for the
+    A prompt that fits the budget and a chunk is read at once. A share of a prompt that is skimmed is at most what the
+    model sees at once. Raises `UsageError` if the budget is too small for the
     policy or for the question, and `DapqError` if positions go beyond `n_ctx_train`.
     """
     n_prompt, n_keep = len(prompt), policy.cells_to_keep(budget, len(prompt))
+    skims = policy.skims and prompt.has_question and not one_shot
+    if skims and budget.is_share and not allow_overflow:
+        # a share of a long document can be more than the model sees at once
+        n_most = (n_ctx_train - CHUNK - min(n_predict, n_ctx_train // 4)) / policy.max_share
+        n_keep = min(n_keep, max(int(n_most), CHUNK))
     n_resident = min(n_prompt, math.ceil(n_keep * policy.max_share))
     n_branch = policy.n_branch(n_keep) if n_keep < n_prompt else 0
     n_chunk, n_asked = CHUNK - policy.n_probe, len(prompt.head) + len(prompt.tail)
     if one_shot or n_prompt <= n_resident + n_chunk:
         way, n_reading = Way.ALL, n_prompt + (policy.n_probe if n_keep < n_prompt else 0)
     elif policy.reads_in_chunks:
-        way, n_reading = Way.SKIM if policy.skims and prompt.has_question else Way.ONE_PASS, n_resident + CHUNK
+        way, n_reading = Way.SKIM if skims else Way.ONE_PASS, n_resident + CHUNK
     else:
         raise UsageError(f"--policy {policy.name} cannot read in bounded memory: set --one-shot")
     n_cells = max(n_reading + n_branch, n_resident + n_predict)
@@ -134,9 +140,10 @@ def plan(
     n_window = min(n_body, max(N_SKIM - n_beside, CHUNK))
     n_positions = n_resident + n_chunk if way == Way.SKIM else n_prompt
     if n_positions >= n_ctx_train and not allow_overflow:
+        remedy = "lower --kv-budget" if way == Way.SKIM else "shorten the document"
         raise DapqError(
-            f"the prompt has {n_positions:,} tokens, but the model was trained for {n_ctx_train:,}: "
-            "shorten the document, or set --allow-overflow to go beyond"
+            f"{n_positions:,} tokens are read at once, but the model was trained for {n_ctx_train:,}: "
+            f"{remedy}, or set --allow-overflow to go beyond"
         )
     n_predict = n_predict if allow_overflow else min(n_predict, n_ctx_train - n_positions)
     return Plan(way, n_keep, n_resident, n_cells, n_predict, n_positions, n_window, n_body)

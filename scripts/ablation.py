@@ -126,8 +126,8 @@ def value_norms(cache: KVCache) -> list[npt.NDArray[np.float32]]:
 class Pyramid(Variant):
     max_share: ClassVar[float] = 2.0
 
-    def layer_budgets(self, n_keep: int, layers: list[int]) -> list[int]:
-        return pyramid(n_keep, len(layers), self.n_sink + self.n_recent)
+    def layer_budgets(self, n_keep: int, n_cells: int, layers: list[int]) -> list[int]:
+        return pyramid(n_keep, len(layers), self.n_sink + self.n_recent, n_cells)
 
 
 class Retrieved(Variant):
@@ -147,9 +147,9 @@ class Retrieved(Variant):
 class ByError(Variant):
     max_share: ClassVar[float] = 1.6
 
-    def layer_budgets(self, n_keep: int, layers: list[int]) -> list[int]:
+    def layer_budgets(self, n_keep: int, n_cells: int, layers: list[int]) -> list[int]:
         errors = [self.heads.errors[layer] for layer in layers]
-        return by_error(n_keep, errors, self.n_sink + self.n_recent, 0.5, self.max_share)
+        return by_error(n_keep, errors, self.n_sink + self.n_recent, n_cells, 0.5, self.max_share)
 
 
 @dataclass(frozen=True)
@@ -231,11 +231,11 @@ def main() -> None:
         cases = list(cases_of(args, llama))
         jobs: list[Job] = jobs_of(list(chosen.values()), BUDGETS)
         report = lambda done, total: print(f"\r{done} of {total}", end="", flush=True)  # noqa: E731
-        evaluate(llama, cases, jobs, results, progress=report)
+        rows = evaluate(llama, cases, jobs, results, progress=report)
     print("\n| | " + " | ".join(f"{task} {n}" for task in ("needle", "RULER", "KL") for n in BUDGETS) + " |")
     print("|" + "---|" * 7)
     for name in chosen:
-        print(row_of(name, results.rows))
+        print(row_of(name, rows))
 
 
 if __name__ == "__main__":

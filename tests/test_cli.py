@@ -101,7 +101,7 @@ def test_long_document(model, tmp_path):
     # the other ways need positions beyond the trained ones
     for args in (("--policy", "streaming"), ("--one-shot",)):
         refused = ask(model, path, "--kv-budget", 200, *args)
-        assert_one_line(refused, 1, "tokens, but the model was trained for 2,048", "--allow-overflow")
+        assert_one_line(refused, 1, "the model was trained for 2,048", "--allow-overflow")
         data = json.loads(ask(model, path, "--kv-budget", 200, "--allow-overflow", *args).stdout)
         assert data["reading"] == {"--policy": "one pass", "--one-shot": "all"}[args[0]]
         assert data["kv_cells_kept"] == 200
@@ -294,6 +294,26 @@ def test_interrupt(tiny_model, tmp_path, while_generating):
     assert process.returncode == 130
     assert error.decode().splitlines()[-1] == "dapq-edge: interrupted"
     assert "Traceback" not in error.decode()
+
+
+def test_arguments_that_are_no_text(model, doc):
+    question = b"What is a caf\xe9?"
+    args = [*map(os.fsencode, command("ask", "-m", model, "--doc", doc, "-n", 2)), question]
+    result = subprocess.run(args, capture_output=True, timeout=300)
+    assert result.returncode == 0, result.stderr.decode()
+
+
+def test_output_to_a_full_disk():
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(command("policies"), stdout=full, stderr=subprocess.PIPE, timeout=60)
+    assert result.returncode == 1 and "No space left" in result.stderr.decode().strip().splitlines()[-1]
+    assert "Traceback" not in result.stderr.decode()
+
+
+def test_batches_smaller_than_a_probe(model, doc):
+    """They are made large enough for its queries."""
+    result = dapq_edge("ask", "-m", model, "--doc", doc, "-b", 1, "-n", 2, "--kv-budget", 64, "--one-shot", "Why?")
+    assert result.returncode == 0, result.stderr.decode()
 
 
 def test_interrupt_in_a_callback_is_not_lost():

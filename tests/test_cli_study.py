@@ -130,6 +130,10 @@ def test_eval_of_generated_ruler(model):
         (["--depths", "2"], 2, ["--depths"]),
         (["--lengths", "100000"], 1, ["too short"]),
         (["--paraphrased"], 1, ["paraphrase"]),
+        (["--lengths", "20"], 1, ["20 tokens have no room"]),
+        (["--offsets", "99"], 1, ["too short for 99 parts"]),
+        (["--policies", "streaming", "pyramid", "--granularity", "cell"], 2, ["other numbers of cells"]),
+        (["--policies", "streaming", "compresskv"], 2, ["dapq-edge heads calibrate"]),
         (["--facts", "3"], 1, ["as many needles"]),
         (["--needles", "/nonexistent"], 1, ["/nonexistent"]),
         (["--haystack", "/nonexistent"], 1, ["no *.txt"]),
@@ -139,6 +143,11 @@ def test_eval_of_generated_ruler(model):
 )
 def test_bad_input(model, data, args, code, words):
     assert_one_line(needle(model, data, *args), code, *words)
+
+
+def test_calibration_without_facts(model, data, tmp_path):
+    (tmp_path / "needles.jsonl").write_text("\n")
+    assert_one_line(dapq_edge("heads", "calibrate", "-m", model, *data), 1, "no needles in")
 
 
 def test_bad_tasks(model):

@@ -62,8 +62,43 @@ def test_needle_cases(llama):
         assert abs(place / len(prompt) - case.key["depth"]) < 0.15
     with pytest.raises(DapqError, match="paraphrase"):
         list(needle_cases(NEEDLES, HAYSTACK, **OPTIONS, paraphrased=True))
-    with pytest.raises(DapqError, match="too short"):
-        next(needle_cases(NEEDLES, HAYSTACK, **{**OPTIONS, "lengths": [9000]})).prompt(llama)
+    for length, message in ((9000, "too short"), (20, "20 tokens have no room for what is asked")):
+        with pytest.raises(DapqError, match=message):
+            next(needle_cases(NEEDLES, HAYSTACK, **{**OPTIONS, "lengths": [length]})).prompt(llama)
+    with pytest.raises(DapqError, match="too short for 9 parts"):
+        list(needle_cases(NEEDLES, HAYSTACK[:1850], **{**OPTIONS, "n_offsets": 9}))
+
+
+@pytest.mark.parametrize("depth", [0.0, 0.99, 1.0])
+def test_facts_at_the_ends(llama, depth):
+    for case in needle_cases(NEEDLES, HAYSTACK, **{**OPTIONS, "depths": [depth], "n_offsets": 1}):
+        prompt = case.prompt(llama)
+        place = len(prompt.head) + case.places(llama, prompt)[0]
+        assert 290 < len(prompt) <= 300 and abs(place / (len(prompt) - len(prompt.tail)) - depth) < 0.15
+        assert text_of(llama, prompt.tokens).count(f"-{case.outputs[0]}.") == 1
+
+
+def test_the_same_again_is_measured_once(llama):
+    """Policies, budgets, lengths and depths."""
+    jobs = jobs_of([get_policy("streaming")] * 2, ["64", "64"])
+    assert len(jobs) == 2
+    cases = list(needle_cases(NEEDLES, HAYSTACK, **{**OPTIONS, "depths": [0.5, 0.5], "lengths": [300, 300]}))
+    assert len(cases) == len(NEEDLES) * OPTIONS["n_offsets"]
+    assert len(list(ruler.generated_cases(["single", "single"], [600, 600], 3, 0, 8))) == 3
+
+
+def test_lines_of_data(tmp_path):
+    """Blank lines count, but hold nothing; a text may hold what Unicode takes for the end of a line."""
+    path = tmp_path / "needles.jsonl"
+    fields = {"needle": "a\u2028b", "question": "", "answer_prefix": "", "answer": "4"}
+    path.write_text("\n" + json.dumps(fields, ensure_ascii=False) + "\n\n", encoding="utf-8")
+    assert [needle.needle for needle in read_needles(path)] == ["a\u2028b"]
+    path.write_text("\n" + json.dumps({**fields, "answer": 4817}))
+    with pytest.raises(DapqError, match="line 2: not a needle: answer must be a text"):
+        read_needles(path)
+    path.write_text("\n")
+    with pytest.raises(DapqError, match="no needles in"):
+        read_needles(path)
 
 
 def test_several_facts(llama):
@@ -140,27 +175,46 @@ def test_snapshot(tiny_model, options):
     llama.close()
 
 
+KEY = {"task": "t", "policy": "p", "budget": "64"}
+
+
 def test_full_disk_loses_no_row(tmp_path):
     path = tmp_path / "out.jsonl"
     results = Results(path)
-    results.add({"a": 1}, {"score": 1.0})
+    results.add(KEY, {"score": 1.0})
     size = path.stat().st_size
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, limit[1]))
     try:
         with pytest.raises(DapqError, match="cannot write.*the rows before are kept"):
-            results.add({"a": 2}, {"score": 1.0, "answer": "x" * 100})
+            results.add({**KEY, "row": 2}, {"score": 1.0, "answer": "x" * 100})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-    assert path.stat().st_size == size and Results(path).rows == [{"a": 1, "score": 1.0}]
+    assert path.stat().st_size == size and Results(path).rows == [{**KEY, "score": 1.0}]
 
 
-@pytest.mark.parametrize("line", ["{}", "[]", "text", '{"key": {"a": 1}}'])
-def test_file_of_something_else(tmp_path, line):
+@pytest.mark.parametrize("end", ["\n", ""])
+@pytest.mark.parametrize("line", ["{}", "[]", "text", '{"key": {"a": 1}}', '{"needle": "a"}'])
+def test_file_of_something_else(tmp_path, line, end):
+    """It is left as it is."""
     path = tmp_path / "out.jsonl"
-    path.write_text(json.dumps({"key": {}, "result": {}}) + f"\n{line}\n")
-    with pytest.raises(DapqError, match="line 2: not a result"):
-        Results(path)
+    text = json.dumps({"key": KEY, "result": {}}) + f"\n{line}{end}"
+    path.write_text(text)
+    if end or not line.startswith('{"key'):
+        with pytest.raises(DapqError, match="line 2: not a result"):
+            Results(path)
+    else:
+        assert len(Results(path).rows) == 1
+    assert path.read_text() == text
+
+
+def test_a_row_counts_once(tmp_path):
+    """Also when a file was copied."""
+    for name in ("a", "b"):
+        results = Results(tmp_path / f"{name}.jsonl")
+        results.add(KEY, {"score": 1.0})
+    results.load(tmp_path / "a.jsonl")
+    assert len(results.rows) == 1
 
 
 @pytest.mark.parametrize("kind", ruler.GENERATORS)

@@ -9,7 +9,7 @@ from tiny import Spec
 
 from dapq_edge.budgets import Budget
 from dapq_edge.errors import DapqError
-from dapq_edge.evaluation.fidelity import fidelity_cases, kl_divergence, log_probabilities, news_prompt, recall, rouge_l
+from dapq_edge.evaluation.fidelity import cut_prompt, fidelity_cases, kl_divergence, log_probabilities, recall, rouge_l
 from dapq_edge.evaluation.snapshot import Snapshot
 from dapq_edge.llama import Llama
 from dapq_edge.policies import get_policy
@@ -60,7 +60,7 @@ def test_rows(tmp_path, tiny_model):
     cases = fidelity_cases(path, 5, 600, 8, llama)
     prompt = next(cases).prompt(llama)
     assert len(prompt) == 600 and prompt.has_question
-    assert news_prompt(llama, "word " * 200, 5000) is None
+    assert cut_prompt(llama, "word " * 200, "What?", 5000) is None
     with pytest.raises(DapqError, match="line 2: not a row of LongBench"):
         next(cases)
     llama.close()

@@ -139,15 +139,17 @@ def test_compresskv_scores_with_some_heads(tiny_model):
         best = sorted(range(4), key=lambda head: profile.retrieval[il][head])[-2:]
         expected = np.convolve(layer.attention[best].mean(axis=0), np.ones(5) / 5, mode="same")
         np.testing.assert_allclose(scores[il], np.stack([expected, expected]), rtol=1e-3, atol=1e-7)
-    assert [layer.shape[1] for layer in keep] == by_error(40, [0.1, 0.4, 0.2], 12, 0.5, 1.6)
+    assert [layer.shape[1] for layer in keep] == by_error(40, [0.1, 0.4, 0.2], 12, 10_000, 0.5, 1.6)
 
 
 def test_budgets_by_error():
     """Proportional within bounds; the mean is the budget."""
-    assert by_error(100, [1, 1, 1], 12, 0.5, 1.6) == [100, 100, 100]
-    assert by_error(100, [0.9, 1.0, 1.1], 12, 0.5, 1.6) == [90, 100, 110]
-    assert by_error(100, [0, 0, 5, 5], 12, 0.5, 1.6) == [50, 50, 150, 150]
-    uneven = by_error(1000, [0.01, 0.1, 0.2, 0.9, 5], 12, 0.5, 1.6)
+    assert by_error(100, [1, 1, 1], 12, 10_000, 0.5, 1.6) == [100, 100, 100]
+    assert by_error(100, [0.9, 1.0, 1.1], 12, 10_000, 0.5, 1.6) == [90, 100, 110]
+    assert by_error(100, [0, 0, 5, 5], 12, 10_000, 0.5, 1.6) == [50, 50, 150, 150]
+    uneven = by_error(1000, [0.01, 0.1, 0.2, 0.9, 5], 12, 10_000, 0.5, 1.6)
     assert min(uneven) == 500 and max(uneven) == 1600 and abs(np.mean(uneven) - 1000) <= 1
-    assert by_error(13, [1, 2, 100], 12, 0.5, 1.6) == sorted(by_error(13, [1, 2, 100], 12, 0.5, 1.6))
-    assert by_error(50, [0, 0], 12, 0.5, 1.6) == [50, 50]
+    # bounds that leave little to share
+    assert by_error(13, [1, 2, 100], 12, 10_000, 0.5, 1.6) == [12, 12, 15]
+    assert by_error(80, [0.1, 0.2, 0.9], 12, 100, 0.5, 1.6) == [47, 93, 100]
+    assert by_error(50, [0, 0], 12, 10_000, 0.5, 1.6) == [50, 50]

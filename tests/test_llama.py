@@ -8,7 +8,7 @@ from tiny import Spec
 from dapq_edge import native
 from dapq_edge.budgets import Budget
 from dapq_edge.errors import DapqError, UsageError
-from dapq_edge.llama import Llama
+from dapq_edge.llama import CACHE_TYPES, Llama
 from dapq_edge.policies import get_policy
 from dapq_edge.reader import Way
 
@@ -67,9 +67,22 @@ def test_refuses_before_it_reads(llama):
         read(257, "full", "100%", n_predict=0, n_cells=256)
     with pytest.raises(UsageError, match="always keeps 12 cells"):
         read(100, "dapq", "5")
-    with pytest.raises(DapqError, match="the prompt has 2,048 tokens, but the model was trained for 2,048: .*overflow"):
+    with pytest.raises(
+        DapqError, match="2,048 tokens are read at once, but the model was trained for 2,048: .*overflow"
+    ):
         read(2048, "dapq", "100")
     assert seen == []
+
+
+def test_reading_goes_on_after_a_context_that_cannot_be_opened(tiny_model):
+    llama = Llama(tiny_model(Spec()), n_threads=2, flash_attn="off", type_v="q4_0")
+    tokens = random_tokens(100, 1)
+    for _ in range(2):
+        with pytest.raises(DapqError, match="cannot open a context"):
+            llama.read(tokens, get_policy("dapq"), Budget.parse("50"))
+    llama.context_params.type_v = CACHE_TYPES["f16"]
+    assert llama.read(tokens, get_policy("dapq"), Budget.parse("50")).cells_kept == 50
+    llama.close()
 
 
 def test_seed_of_zero(llama):

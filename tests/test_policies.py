@@ -194,7 +194,7 @@ def test_budget_below_the_minimum(name):
         with pytest.raises(UsageError, match=f"always keeps {n_min} cells"):
             policy.cells_to_keep(Budget.parse(str(n_min - 1)), L)
     # a share that comes out below the minimum is raised to it
-    assert policy.cells_to_keep(Budget.parse("1%"), L) == n_min
+    assert policy.cells_to_keep(Budget.parse("1%"), L) == max(n_min, 1)
     assert policy.cells_to_keep(Budget.parse("11"), 5) == 5
 
 
@@ -213,6 +213,16 @@ def test_peek_leaves_no_trace(tiny_model):
                 cache.evict(get_policy("streaming").keep(cache, 60))
 
 
+def test_peek_refuses_what_a_window_cannot_put_back(tiny_model):
+    with Context(tiny_model(WINDOW_SPEC), n_ubatch=32) as context:
+        cache = KVCache(context.ctx)
+        cache.read(TOKENS)
+        assert len(cache.peek(32)) == 32
+        with pytest.raises(DapqError, match="sliding window cannot be put back after 33 tokens: raise -b"):
+            cache.peek(33)
+        assert cache.n_cells == L
+
+
 def test_branch_needs_a_second_sequence(tiny_model):
     with Context(tiny_model(SPEC)) as context:
         cache = KVCache(context.ctx)
@@ -226,9 +236,11 @@ def test_branch_needs_a_second_sequence(tiny_model):
 
 
 def test_pyramid():
-    assert pyramid(100, 5, 12) == [188, 144, 100, 56, 12]
-    assert pyramid(100, 3, 1) == [195, 100, 5]
-    assert pyramid(12, 3, 12) == [12, 12, 12] and pyramid(40, 1, 12) == [40]
+    assert pyramid(100, 5, 12, 1000) == [188, 144, 100, 56, 12]
+    assert pyramid(100, 3, 1, 1000) == [195, 100, 5]
+    assert pyramid(12, 3, 12, 1000) == [12, 12, 12] and pyramid(40, 1, 12, 1000) == [40]
+    # a layer cannot keep more than there is
+    assert pyramid(80, 5, 12, 100) == [100, 90, 80, 70, 60]
 
 
 @pytest.mark.parametrize("name", sorted(UNEVEN))

@@ -65,9 +65,16 @@ def test_trained_context():
     long = make_prompt(3000)
     assert make_plan(long, n_ctx_train=2000).n_positions < 2000
     for options in ({"policy": "streaming"}, {"policy": "full"}, {"one_shot": True}):
-        with pytest.raises(DapqError, match="has 3,025 tokens, but the model was trained for 2,000.*--allow-overflow"):
+        with pytest.raises(
+            DapqError, match="3,025 tokens are read at once, but the model was trained for 2,000.*--allow-overflow"
+        ):
             make_plan(long, n_ctx_train=2000, **options)
         assert make_plan(long, n_ctx_train=2000, allow_overflow=True, **options).n_positions == 3025
+    # a share of a long document is cut to what the model sees
+    share = make_plan(make_prompt(100_000), budget="50%", n_ctx_train=8192, n_predict=256)
+    assert share.way == Way.SKIM and share.n_positions == 8192 - 256 - 32 and share.n_predict == 256
+    with pytest.raises(DapqError, match="lower --kv-budget, or set --allow-overflow"):
+        make_plan(make_prompt(100_000), budget="8000", n_ctx_train=8192)
     # the answer ends where the trained context does
     assert make_plan(long, one_shot=True, n_ctx_train=3030).n_predict == 5
     assert make_plan(long, one_shot=True, n_ctx_train=3030, allow_overflow=True).n_predict == 16

@@ -19,7 +19,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.unraisablehook = _repeat_interrupt
     try:
         args = build_parser().parse_args(argv)
-        return args.run(args)
+        code = args.run(args)
+        sys.stdout.flush()
+        return code
     except UsageError as error:
         return _fail(error, EXIT_USAGE)
     except DapqError as error:
@@ -28,10 +30,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail("not enough memory: lower --kv-budget, -c or -b", EXIT_ERROR)
     except KeyboardInterrupt:
         return _fail("interrupted", EXIT_INTERRUPTED)
-    except BrokenPipeError:
-        # the reader of our output is gone; keep Python from failing again when it flushes at exit
+    except OSError as error:
+        # the reader of our output is gone, or its disk full; keep Python from failing again when it flushes at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_ERROR
+        return EXIT_ERROR if isinstance(error, BrokenPipeError) else _fail(error, EXIT_ERROR)
 
 
 def _repeat_interrupt(unraisable: "sys.UnraisableHookArgs") -> None:

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import sys
 import time
 from dataclasses import asdict, dataclass
 
@@ -115,5 +114,4 @@ def _ask(args: argparse.Namespace, budget: Budget) -> int:
     else:
         print(flush=True)
         console.print(result.line(), style="dim", highlight=False, soft_wrap=True)
-    sys.stdout.flush()
     return 0

@@ -26,8 +26,8 @@ MakeCases = Callable[[Llama], Iterable[Case]]
 def run_needle(args: argparse.Namespace) -> int:
     haystack = read_haystack(sorted(Path(args.haystack).glob("*.txt")))
     needles = read_needles(Path(args.needles))
-    if not haystack or not needles:
-        raise DapqError(f"no *.txt in {args.haystack}" if not haystack else f"no needles in {args.needles}")
+    if not haystack:
+        raise DapqError(f"no *.txt in {args.haystack}")
     if not all(0 <= depth <= 1 for depth in args.depths):
         raise UsageError("--depths: from 0 to 1")
 
@@ -86,21 +86,16 @@ def _run(args: argparse.Namespace, make_cases: MakeCases) -> int:
         jobs = jobs_of(policies, args.budgets, args.bounded)
         cases = list(make_cases(llama))
         if not cases:
-            raise DapqError("no prompt of this length: lower --lengths")
-        for case in cases:
-            case.key.update(model=Path(llama.model_path).name, type_k=args.cache_type_k, type_v=args.cache_type_v)
+            raise DapqError("no prompts: the data is empty, or shorter than --lengths")
         with progress_bar(console) as bar:
             task = bar.add_task("evaluating")
-            evaluate(
+            rows = evaluate(
                 llama,
                 cases,
                 jobs,
                 results,
                 progress=lambda done, total: bar.update(task, completed=done, total=total),
             )
-    # the file may have rows of other prompts and policies
-    keys = [case.key | job.key for case in cases for job in jobs]
-    rows = [row for row in results.rows if any(key.items() <= row.items() for key in keys)]
     for summary in summaries(rows):
         Console().print(summary.table)
     if args.plot:

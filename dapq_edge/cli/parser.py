@@ -67,7 +67,15 @@ def _add_ask(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     command.set_defaults(run=_lazy("ask"))
 
-    _add_model(command)
+    model = _add_loaded_model(command)
+    model.add_argument(
+        "-c",
+        "--ctx-size",
+        type=_positive_or(0),
+        default=0,
+        metavar="N",
+        help="cells of the KV cache (default: as many as needed)",
+    )
     cache = command.add_argument_group("eviction")
     cache.add_argument(
         "--kv-budget",
@@ -129,9 +137,9 @@ def _add_heads(commands: argparse._SubParsersAction) -> None:
     show = actions.add_parser("show", help="list the best heads", allow_abbrev=False)
     show.add_argument("--json", action="store_true", help="print the profile")
     show.set_defaults(run=_lazy("heads", "show"))
-    for action in (calibrate, show):
+    for action, add_model in ((calibrate, _add_loaded_model), (show, _add_model)):
         action.add_argument("--plot", metavar="OUT.png", help="draw layers x heads (needs matplotlib)")
-        _add_model(action)
+        add_model(action)
 
 
 def _add_eval(commands: argparse._SubParsersAction) -> None:
@@ -205,23 +213,21 @@ def _add_eval_options(task: argparse.ArgumentParser, n_predict: int) -> None:
     task.add_argument("--seed", type=_positive_or(0), default=0, metavar="N", help="of what is random (default: 0)")
     task.add_argument("--json", metavar="OUT.jsonl", help="append results, and resume from those that are there")
     task.add_argument("--plot", metavar="OUT.png", help="draw the results (needs matplotlib)")
-    _add_model(task)
+    _add_loaded_model(task)
 
 
-def _add_model(command: argparse.ArgumentParser) -> None:
+def _add_model(command: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     model = command.add_argument_group("model")
     source = model.add_mutually_exclusive_group(required=True)
     source.add_argument("-m", "--model", metavar="MODEL", help="GGUF file, or an alias: smollm2-135m, gemma3-270m")
     source.add_argument("-hf", "--hf-repo", metavar="USER/REPO[:QUANT]", help="GGUF model of Hugging Face")
     model.add_argument("--offline", action="store_true", help="use only what is in the cache of Hugging Face")
-    model.add_argument(
-        "-c",
-        "--ctx-size",
-        type=_positive_or(0),
-        default=0,
-        metavar="N",
-        help="cells of the KV cache (default: as many as needed)",
-    )
+    return model
+
+
+def _add_loaded_model(command: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """A model, and how it runs."""
+    model = _add_model(command)
     model.add_argument(
         "-t", "--threads", type=_positive_or(-1), default=-1, metavar="N", help="CPU threads (default: physical cores)"
     )
@@ -240,6 +246,7 @@ def _add_model(command: argparse.ArgumentParser) -> None:
     model.add_argument(
         "-ctv", "--cache-type-v", default="f16", metavar="TYPE", help="type of the V cache (default: f16)"
     )
+    return model
 
 
 def _positive_or(*others: int) -> Callable[[str], int]:

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from ..errors import DapqError
 from ..llama import Llama
 from ..reader import Chunk, Prompt
 from .results import Row
@@ -13,7 +14,12 @@ from .runner import Job, Seen
 
 
 def longest(prompt: Callable[[int], Prompt], low: int, high: int, n_tokens: int) -> Prompt:
-    """The longest prompt of at most `n_tokens` tokens, of those from `low`, which fits, to `high` (exclusive)."""
+    """The longest prompt of at most `n_tokens` tokens, of those from `low` to `high` (exclusive).
+
+    Raises `DapqError` if the shortest does not fit.
+    """
+    if len(prompt(low)) > n_tokens:
+        raise DapqError(f"{n_tokens} tokens have no room for what is asked: raise --lengths")
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if len(prompt(middle)) <= n_tokens else (low, middle)

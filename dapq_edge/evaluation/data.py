@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,9 +21,14 @@ def read_text(path: Path) -> str:
         raise DapqError(f"cannot read {path}: it is no text in UTF-8") from error
 
 
+def unique(values: Iterable[T]) -> list[T]:
+    """Each value once, in the order of the first ones."""
+    return list(dict.fromkeys(values))
+
+
 def digest(*texts: str) -> str:
     """Tells texts apart, so that results of other data are not taken for those of these."""
-    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:12]
+    return hashlib.sha256("\0".join(texts).encode("utf-8", "replace")).hexdigest()[:12]
 
 
 def read_jsonl(path: Path, parse: Callable[[dict[str, Any]], T], what: str) -> Iterator[tuple[int, T]]:
@@ -32,7 +37,10 @@ def read_jsonl(path: Path, parse: Callable[[dict[str, Any]], T], what: str) -> I
     Raises `DapqError` with the number of a line that is not `what`: no JSON object, or `parse` raises a ValueError,
     KeyError or TypeError.
     """
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
+    # a text in JSON may hold line separators of Unicode
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
         try:
             row = json.loads(line)
             if not isinstance(row, dict):

@@ -30,13 +30,14 @@ class FidelityCase:
 
     key: Row
     context: str
+    question: str
     references: Sequence[str]
     n_tokens: int
     n_predict: int
     needs_full: ClassVar[bool] = True
 
     def prompt(self, llama: Llama) -> Prompt:
-        prompt = news_prompt(llama, self.context, self.n_tokens)
+        prompt = cut_prompt(llama, self.context, self.question, self.n_tokens)
         if prompt is None:
             raise DapqError(f"a document is shorter than {self.n_tokens} tokens")
         return prompt
@@ -70,29 +71,36 @@ class FidelityCase:
 def fidelity_cases(path: Path, n_rows: int, n_tokens: int, n_predict: int, llama: Llama) -> Iterator[FidelityCase]:
     """The first `n_rows` documents that are long enough. Raises `DapqError` with the number of a bad line."""
     found = 0
-    for number, (context, references) in read_jsonl(path, _row, "a row of LongBench"):
+    for number, (context, question, references) in read_jsonl(path, _row, "a row of LongBench"):
         if found == n_rows:
             return
         # most documents that are too short need no model to tell
-        if len(context) > n_tokens and news_prompt(llama, context, n_tokens):
+        if len(context) > n_tokens and cut_prompt(llama, context, question, n_tokens):
             found += 1
             key = {"task": f"fidelity {path.stem}", "row": number, "length": n_tokens, "n": n_predict}
-            key["data"] = digest(context)
-            yield FidelityCase(key, context, references, n_tokens, n_predict)
+            key["data"] = digest(context, question, *references)
+            yield FidelityCase(key, context, question, references, n_tokens, n_predict)
 
 
-def _row(row: dict) -> tuple[str, list[str]]:
-    context, references = row["context"], row.get("answers", [])
-    if not isinstance(context, str) or not isinstance(references, list):
-        raise TypeError("context must be a text, and answers a list")
-    return context, list(map(str, references))
+def _row(row: dict) -> tuple[str, str, list[str]]:
+    """A row of a task without questions asks for a summary."""
+    context, question, references = row["context"], row.get("input", ""), row.get("answers", [])
+    if not isinstance(context, str) or not isinstance(question, str) or not isinstance(references, list):
+        raise TypeError("context and input must be texts, and answers a list")
+    context, question = (context, question) if question else (INSTRUCTION + context, QUESTION)
+    return context, question, list(map(str, references))
 
 
-def news_prompt(llama: Llama, context: str, n_tokens: int) -> Prompt | None:
-    """A prompt for a summary of exactly `n_tokens` tokens, its document cut at the end; None if it is too short."""
-    prompt = llama.chat_prompt(INSTRUCTION + context, QUESTION)
+def cut_prompt(llama: Llama, context: str, question: str, n_tokens: int) -> Prompt | None:
+    """A prompt of exactly `n_tokens` tokens, its document cut at the end; None if it is too short.
+
+    Raises `DapqError` if there is no room for the question.
+    """
+    prompt = llama.chat_prompt(context, question)
     if len(prompt) < n_tokens:
         return None
+    if n_tokens <= len(prompt.head) + len(prompt.tail):
+        raise DapqError(f"{n_tokens} tokens have no room for what is asked: raise --lengths")
     return Prompt(prompt.head, prompt.body[: n_tokens - len(prompt.head) - len(prompt.tail)], prompt.tail)
 
 

@@ -12,7 +12,7 @@ from ..errors import DapqError
 from ..llama import Llama
 from ..reader import Prompt
 from .answers import AnswerCase, longest
-from .data import digest, read_jsonl, read_text
+from .data import digest, read_jsonl, read_text, unique
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,23 @@ class Needle:
     paraphrase: str = ""
     paraphrase_prefix: str = ""
 
-    def is_found_in(self, answer: str) -> bool:
-        return self.answer.lower() in answer.lower()
-
 
 def read_needles(path: Path) -> list[Needle]:
-    """Needles of a JSONL file with the fields of `Needle`. Raises `DapqError` with the number of a bad line."""
-    return [needle for _, needle in read_jsonl(path, lambda row: Needle(**row), "a needle")]
+    """Needles of a JSONL file with the fields of `Needle`.
+
+    Raises `DapqError` with the number of a bad line, or if there is none.
+    """
+    needles = [needle for _, needle in read_jsonl(path, _needle, "a needle")]
+    if not needles:
+        raise DapqError(f"no needles in {path}")
+    return needles
+
+
+def _needle(row: dict) -> Needle:
+    for name, value in row.items():
+        if not isinstance(value, str):
+            raise TypeError(f"{name} must be a text")
+    return Needle(**row)
 
 
 def read_haystack(paths: Iterable[Path]) -> str:
@@ -58,7 +68,8 @@ def needle_prompt(
         text = haystack[:n_chars]
         # from the last one, so that the places of the others stay
         for depth, needle in sorted(zip(depths, needles, strict=True), key=lambda pair: -pair[0]):
-            cut = text.find(" ", int(n_chars * depth))
+            blank = text.find(" ", int(n_chars * depth))
+            cut = blank if blank >= 0 else len(text)
             text = text[:cut] + needle.needle + text[cut + 1 :]
         return llama.chat_prompt(text, question, needles[0].answer_prefix)
 
@@ -106,12 +117,13 @@ def needle_cases(
         needles = [replace(n, question=n.paraphrase, answer_prefix=n.paraphrase_prefix) for n in needles]
     asked = needles if with_prefix else [replace(needle, answer_prefix="") for needle in needles]
     starts = _starts(haystack, n_offsets, seed, max(lengths))
-    for length, (offset, start), i, depth in itertools.product(lengths, enumerate(starts), range(len(asked)), depths):
+    every = itertools.product(unique(lengths), enumerate(starts), range(len(asked)), unique(depths))
+    for length, (offset, start), i, depth in every:
         hidden = [asked[(i + k) % len(asked)] for k in range(n_facts)]
-        places = [(depth + k / n_facts) % 1.0 for k in range(n_facts)]
+        places = [depth, *((depth + k / n_facts) % 1.0 for k in range(1, n_facts))]
         key = {"task": "needle", "length": length, "depth": depth, "needle": hidden[0].answer, "offset": offset}
         key |= {"facts": n_facts, "seed": seed, "prefix": with_prefix, "paraphrased": paraphrased, "n": n_predict}
-        key["data"] = digest(haystack, *(text for needle in hidden for text in (needle.needle, needle.question)))
+        key["data"] = digest(haystack, *(text for needle in hidden for text in vars(needle).values()))
         yield AnswerCase(
             key=key,
             make_prompt=partial(
@@ -124,11 +136,17 @@ def needle_cases(
 
 
 def _starts(haystack: str, n_offsets: int, seed: int, n_tokens: int) -> list[int]:
-    """Where parts of the haystack begin: at its first word, then at random ones that leave enough text behind."""
+    """Where parts of the haystack begin: at its first word, then at random ones that leave enough text behind.
+
+    Raises `DapqError` if two would be the same.
+    """
     # more characters than most tokens have
     last = max(1, len(haystack) - 6 * n_tokens)
     random = np.random.default_rng(seed).integers(last, size=n_offsets - 1).tolist()
-    return [0, *(haystack.find(" ", start) + 1 for start in random)]
+    starts = [0, *(haystack.find(" ", start) + 1 for start in random)]
+    if len(set(starts)) < n_offsets:
+        raise DapqError(f"the haystack is too short for {n_offsets} parts of {n_tokens} tokens: lower --offsets")
+    return starts
 
 
 def _places(llama: Llama, prompt: Prompt, texts: Sequence[str]) -> list[int]:

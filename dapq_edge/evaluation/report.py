@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..errors import DapqError
 from .plots import plot_results
-from .results import Results, Row
+from .results import Results
 from .summary import SETTING, group_by, summaries, title_of
 
 PAGE = "report.md"
@@ -16,7 +16,10 @@ def write_report(folder: Path) -> Path:
 
     Raises `DapqError` if there are none, if one is no result of an evaluation, or if a file cannot be written.
     """
-    rows: list[Row] = [row for path in sorted(folder.glob("*.jsonl")) for row in Results(path).rows]
+    results = Results()
+    for path in sorted(folder.glob("*.jsonl")):
+        results.load(path)
+    rows = results.rows
     if not rows:
         raise DapqError(f"no results (*.jsonl) in {folder}: make some with dapq-edge eval --json")
     lines = ["# Results of dapq-edge eval", ""]

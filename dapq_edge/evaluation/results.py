@@ -11,64 +11,84 @@ from ..errors import DapqError
 Row = dict[str, Any]
 
 
-class Results:
-    """Rows in memory and, if there is a path, in a file to which each new row is appended at once.
+# what every row says about itself
+FIELDS = ("task", "policy", "budget")
 
-    Raises `DapqError` if the file cannot be read or written, or if it has rows of something else. A last line that was
-    cut off is dropped.
+# how a row begins, to know one that was cut off
+START = b'{"key": {'
+
+
+class Results:
+    """Rows in memory, each once, and, if there is a path, in a file to which each new row is appended at once.
+
+    A last line that was cut off is replaced by the next row. Raises as `read_results` does, and `DapqError` if a row
+    cannot be written.
     """
 
     def __init__(self, path: Path | None = None) -> None:
-        self.rows: list[Row] = []
         self._path = path
-        self._done: set[str] = set()
-        if path and path.exists():
-            for row in self._load(path):
-                self._remember(row)
+        self._rows: dict[str, Row] = {}
+        # bytes of the file that are whole lines
+        self._size = self.load(path) if path and path.exists() else 0
 
-    def has(self, key: Row) -> bool:
-        """Whether something was measured already."""
-        return _text(key) in self._done
+    @property
+    def rows(self) -> list[Row]:
+        return list(self._rows.values())
+
+    def get(self, key: Row) -> Row | None:
+        """What was measured of `key`, if it was."""
+        return self._rows.get(_text(key))
+
+    def load(self, path: Path) -> int:
+        """Add the rows of a file; returns the bytes of its whole lines."""
+        rows, size = read_results(path)
+        for key, result in rows:
+            self._remember(key, result)
+        return size
 
     def add(self, key: Row, result: Row) -> None:
         """Keep what came out of `key`. A row that cannot be written whole is taken back."""
-        row = {"key": key, "result": result}
         if self._path:
-            self._append(self._path, json.dumps(row, ensure_ascii=False) + "\n")
-        self._remember(row)
+            self._append(self._path, json.dumps({"key": key, "result": result}, ensure_ascii=False).encode() + b"\n")
+        self._remember(key, result)
 
-    def _remember(self, row: Row) -> None:
-        self._done.add(_text(row["key"]))
-        self.rows.append({**row["key"], **row["result"]})
+    def _remember(self, key: Row, result: Row) -> None:
+        self._rows.setdefault(_text(key), {**key, **result})
 
-    @staticmethod
-    def _append(path: Path, line: str) -> None:
-        size = path.stat().st_size if path.exists() else 0
+    def _append(self, path: Path, line: bytes) -> None:
         try:
             with path.open("ab") as file:
-                file.write(line.encode())
+                file.truncate(self._size)
+                file.write(line)
         except OSError as error:
             if path.exists():
-                os.truncate(path, size)
+                os.truncate(path, self._size)
             raise DapqError(f"cannot write {path}: {error.strerror}; the rows before are kept") from error
+        self._size += len(line)
 
-    @staticmethod
-    def _load(path: Path) -> list[Row]:
+
+def read_results(path: Path) -> tuple[list[tuple[Row, Row]], int]:
+    """Key and result of each row of a file, and the bytes of its whole lines. Raises `DapqError`.
+
+    A last line that was cut off is left out.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DapqError(f"cannot read {path}: {error.strerror}") from error
+    *lines, rest = data.split(b"\n")
+    rows = []
+    for number, line in enumerate(lines, start=1):
         try:
-            data = path.read_bytes()
-            whole = data[: data.rfind(b"\n") + 1]
-            if whole != data:
-                os.truncate(path, len(whole))
-        except OSError as error:
-            raise DapqError(f"cannot read {path}: {error.strerror}") from error
-        rows = []
-        for number, line in enumerate(whole.splitlines(), start=1):
-            try:
-                row = json.loads(line)
-                rows.append({"key": dict(row["key"]), "result": dict(row["result"])})
-            except (ValueError, KeyError, TypeError) as error:
-                raise DapqError(f"{path}, line {number}: not a result of dapq-edge eval") from error
-        return rows
+            row = json.loads(line)
+            key, result = dict(row["key"]), dict(row["result"])
+            rows.append((key, result))
+            _ = [key[field] for field in FIELDS]
+        except (ValueError, KeyError, TypeError) as error:
+            raise DapqError(f"{path}, line {number}: not a result of dapq-edge eval") from error
+    if not rest.startswith(START) and not START.startswith(rest):
+        raise DapqError(f"{path}, line {len(lines) + 1}: not a result of dapq-edge eval")
+    return rows, len(data) - len(rest)
 
 
 def _text(key: Row) -> str:

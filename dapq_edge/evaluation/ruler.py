@@ -12,11 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import DapqError
 from ..llama import Llama
 from ..reader import N_SINK, Prompt
 from .answers import AnswerCase, longest
-from .data import digest, read_jsonl
+from .data import digest, read_jsonl, unique
 
 FILLER = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 
@@ -101,8 +100,8 @@ GENERATORS: dict[str, Callable[[np.random.Generator], Sample]] = {
 def generated_cases(
     kinds: Sequence[str], lengths: Sequence[int], n_rows: int, seed: int, n_predict: int
 ) -> Iterator[AnswerCase]:
-    for kind in kinds:
-        for length in lengths:
+    for kind in unique(kinds):
+        for length in unique(lengths):
             for row in range(n_rows):
                 rng = np.random.default_rng([seed, list(GENERATORS).index(kind), length, row])
                 sample, places = GENERATORS[kind](rng), int(rng.integers(2**31))
@@ -124,17 +123,14 @@ def hide(llama: Llama, sample: Sample, n_tokens: int, seed: int) -> Prompt:
             sentences.insert(place, line)
         return llama.chat_prompt("\n".join(sentences), sample.question, sample.answer_prefix)
 
-    low, high = 0, n_tokens
-    if len(prompt(low)) > n_tokens:
-        raise DapqError(f"a prompt of {n_tokens} tokens has no room for {len(sample.lines)} lines: raise --lengths")
-    return longest(prompt, low, high, n_tokens)
+    return longest(prompt, 0, n_tokens, n_tokens)
 
 
 def file_cases(path: Path, n_rows: int, n_predict: int) -> Iterator[AnswerCase]:
     """Rows of a RULER file as they are, without a chat template. Raises `DapqError` with the number of a bad line."""
     for number, (text, outputs) in itertools.islice(read_jsonl(path, _row, "a row of RULER"), n_rows):
         yield AnswerCase(
-            key={"task": f"ruler {path.stem}", "row": number, "n": n_predict, "data": digest(text)},
+            key={"task": f"ruler {path.stem}", "row": number, "n": n_predict, "data": digest(text, *outputs)},
             make_prompt=partial(plain_prompt, text=text),
             outputs=outputs,
             n_predict=n_predict,

@@ -3,15 +3,18 @@
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Protocol
 
 from ..budgets import Budget
 from ..cache import Keep
+from ..heads import model_hash
 from ..llama import Llama, ReadStats
 from ..policies import Policy
 from ..policies.base import ScoringPolicy
 from ..policies.full import Full
 from ..reader import Prompt
+from .data import unique
 from .results import Results, Row
 from .snapshot import Snapshot
 
@@ -38,7 +41,9 @@ class Job:
             "budget": self.budget,
             "bounded": self.bounded,
             # a profile says which chunks are relevant
-            "heads": self.bounded and self.policy.heads is not None,
+            "heads": self.policy.heads.digest
+            if self.policy.heads and (self.bounded or self.policy.needs_heads)
+            else "",
         }
 
 
@@ -81,21 +86,37 @@ class Case(Protocol):
 
 def jobs_of(policies: Sequence[Policy], budgets: Sequence[str], bounded: bool = False) -> list[Job]:
     """The full cache, and all policies with all budgets."""
-    pairs = itertools.product((policy for policy in policies if policy.name != FULL.policy.name), budgets)
+    wanted = {policy.name: policy for policy in policies if policy.name != FULL.policy.name}
+    pairs = itertools.product(wanted.values(), unique(budgets))
     return [FULL, *(Job(policy, budget, bounded) for policy, budget in pairs)]
 
 
-def evaluate(llama: Llama, cases: Iterable[Case], jobs: Sequence[Job], results: Results, *, progress: Progress) -> None:
-    """Measure all jobs on all cases but those that `results` has. Raises `DapqError` as `Llama.read` does."""
-    cases = list(cases)
+def evaluate(
+    llama: Llama, cases: Iterable[Case], jobs: Sequence[Job], results: Results, *, progress: Progress
+) -> list[Row]:
+    """Measure all jobs on all cases but those that `results` has; returns the rows of all of them.
+
+    Raises `DapqError` as `Llama.read` and `Policy.check` do.
+    """
+    cases, model = list(cases), _model_key(llama)
     total = len(cases) * len(jobs)
+    for job in jobs:
+        job.policy.check(llama.kv_cache)
     progress(0, total)
     for done, case in enumerate(cases):
-        todo = [job for job in jobs if not results.has(case.key | job.key)]
+        key = case.key | model
+        todo = [job for job in jobs if results.get(key | job.key) is None]
         for i, (job, row) in enumerate(_measure(llama, case, todo), start=1):
-            results.add(case.key | job.key, row)
+            results.add(key | job.key, row)
             progress(done * len(jobs) + i, total)
         progress((done + 1) * len(jobs), total)
+    rows = (results.get(case.key | model | job.key) for case in cases for job in jobs)
+    return [row for row in rows if row is not None]
+
+
+def _model_key(llama: Llama) -> Row:
+    path, (type_k, type_v) = Path(llama.model_path), llama.cache_types
+    return {"model": path.name, "model_hash": model_hash(path)[:12], "type_k": type_k, "type_v": type_v}
 
 
 def _measure(llama: Llama, case: Case, jobs: Sequence[Job]) -> Iterator[tuple[Job, Row]]:

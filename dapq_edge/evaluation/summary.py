@@ -15,7 +15,7 @@ Z = 1.96
 # what says which prompt a row is of
 PROMPT = (
     "task",
-    "model",
+    "model_hash",
     "type_k",
     "type_v",
     "length",
@@ -32,7 +32,7 @@ PROMPT = (
 )
 
 # what the rows of one table have in common
-SETTING = ("task", "model", "type_k", "type_v", "length", "facts", "prefix", "paraphrased")
+SETTING = ("task", "model", "model_hash", "type_k", "type_v", "length", "facts", "prefix", "paraphrased")
 
 # what says how it was read and evicted
 JOB = ("policy", "granularity", "bounded", "heads", "budget")

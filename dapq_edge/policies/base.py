@@ -37,6 +37,9 @@ class Policy(ABC):
     reads_in_chunks: ClassVar[bool] = True
     skims: ClassVar[bool] = False
 
+    # whether it cannot do without a head profile
+    needs_heads: ClassVar[bool] = False
+
     # cells of the layer that keeps most, for each cell of the budget
     max_share: ClassVar[float] = 1.0
 
@@ -44,7 +47,7 @@ class Policy(ABC):
 
     @abstractmethod
     def check(self, cache: KVCache) -> None:
-        """Raise `UnsupportedModelError` if the model of `cache` cannot be evicted in this way."""
+        """Raise `UnsupportedModelError` if the model of `cache` cannot be evicted in this way, or `UsageError`."""
 
     @abstractmethod
     def cells_to_keep(self, budget: Budget, n_cells: int) -> int:
@@ -82,6 +85,8 @@ class ScoringPolicy(Policy):
 
     def check(self, cache: KVCache) -> None:
         cache.gathered_heads()
+        if self.granularity == "cell" and self.max_share > 1:
+            raise UsageError(f"--granularity cell: {self.name} keeps other numbers of cells in each layer")
 
     def cells_to_keep(self, budget: Budget, n_cells: int) -> int:
         always = min(self.n_sink + self.n_recent, n_cells)
@@ -95,8 +100,8 @@ class ScoringPolicy(Policy):
             )
         return n_keep
 
-    def layer_budgets(self, n_keep: int, layers: list[int]) -> list[int]:
-        """Cells that each of the layers keeps, on average `n_keep`."""
+    def layer_budgets(self, n_keep: int, n_cells: int, layers: list[int]) -> list[int]:
+        """Cells that each of the layers keeps of `n_cells`, on average `n_keep`."""
         return [n_keep] * len(layers)
 
     def keep(self, cache: KVCache, n_keep: int) -> Keep:
@@ -104,9 +109,7 @@ class ScoringPolicy(Policy):
         scores = self.scores(cache, n_keep)
         missing = cache.n_missing or [0] * len(scores)
         scores = [layer[:, n:] for layer, n in zip(scores, missing, strict=True)]
-        budgets = self.layer_budgets(n_keep, list(cache.gathered_heads()))
-        if self.granularity == "cell" and len(set(budgets)) > 1:
-            raise UsageError(f"--granularity cell: {self.name} keeps other numbers of cells in each layer")
+        budgets = self.layer_budgets(n_keep, cache.n_cells, list(cache.gathered_heads()))
         n_kept = [min(n, layer.shape[1]) for n, layer in zip(budgets, scores, strict=True)]
         keep = select(scores, n_kept, self.n_sink, self.n_recent, self.granularity)
         return [cells + n for cells, n in zip(keep, missing, strict=True)]
@@ -139,6 +142,8 @@ class ProbingPolicy(ScoringPolicy):
     def check(self, cache: KVCache) -> None:
         super().check(cache)
         heads = cache.probed_heads()
+        if self.needs_heads and not self.heads:
+            raise UsageError(f"{self.name} needs the retrieval heads of the model: run dapq-edge heads calibrate once")
         if self.heads:
             self.heads.check(heads)
 

@@ -7,8 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..budgets import by_error
-from ..cache import KVCache, LayerAttention
-from ..errors import UsageError
+from ..cache import LayerAttention
 from ..scores import pool
 from .snapkv import SnapKV
 
@@ -23,21 +22,17 @@ class CompressKV(SnapKV):
 
     name = "compresskv"
     summary = "cells that the retrieval heads attend to, more where eviction hurts (CompressKV, arXiv 2508.02401)"
+    needs_heads: ClassVar[bool] = True
     max_share: ClassVar[float] = 1.6
     min_share: ClassVar[float] = 0.5
 
     n_recent: int = 8
     n_heads: int = 4
 
-    def check(self, cache: KVCache) -> None:
-        super().check(cache)
-        if self.heads is None:
-            raise UsageError("compresskv needs the retrieval heads of the model: run dapq-edge heads calibrate once")
-
     def layer_scores(self, layer: LayerAttention) -> npt.NDArray[np.float32]:
         best = layer.attention[self.heads.top_heads(layer.layer, self.n_heads)]
         return np.tile(pool(best, self.pooling).mean(axis=0), (layer.n_head_kv, 1))
 
-    def layer_budgets(self, n_keep: int, layers: list[int]) -> list[int]:
+    def layer_budgets(self, n_keep: int, n_cells: int, layers: list[int]) -> list[int]:
         errors = [self.heads.errors[layer] for layer in layers]
-        return by_error(n_keep, errors, self.n_sink + self.n_recent, self.min_share, self.max_share)
+        return by_error(n_keep, errors, self.n_sink + self.n_recent, n_cells, self.min_share, self.max_share)

@@ -31,6 +31,7 @@ class H2O(ScoringPolicy):
     reads_in_chunks: ClassVar[bool] = False
 
     n_sink: int = 0
+    n_recent: int = 0
 
     def check(self, cache: KVCache) -> None:
         super().check(cache)

@@ -17,5 +17,5 @@ class PyramidKV(SnapKV):
 
     n_recent: int = 8
 
-    def layer_budgets(self, n_keep: int, layers: list[int]) -> list[int]:
-        return pyramid(n_keep, len(layers), self.n_sink + self.n_recent)
+    def layer_budgets(self, n_keep: int, n_cells: int, layers: list[int]) -> list[int]:
+        return pyramid(n_keep, len(layers), self.n_sink + self.n_recent, n_cells)
