@@ -168,20 +168,26 @@ class KVCache:
                 branch.clear()
 
     def peek(self, n_tokens: int) -> list[int]:
-        """The tokens of `look_ahead`; afterwards their cells are removed and the logits put back.
-
-        Raises `DapqError` if the cache of a sliding window is too small to put it back.
-        """
-        has_window = llama_cpp.llama_model_n_swa(llama_cpp.llama_get_model(self.ctx)) > 0
-        if has_window and n_tokens > llama_cpp.llama_n_ubatch(self.ctx):
-            raise DapqError(f"a sliding window cannot be put back after {n_tokens} tokens: raise -b")
+        """The tokens of `look_ahead`; afterwards their cells are removed, and the window and the logits put back."""
         recent, pos = list(self.recent), self.next_position
-        with self._logits_put_back():
+        with self._logits_put_back(), self._window_put_back(pos):
             try:
                 return self.look_ahead(n_tokens)[0]
             finally:
                 llama_cpp.llama_memory_seq_rm(llama_cpp.llama_get_memory(self.ctx), self.seq_id, pos, -1)
                 self.recent = recent
+
+    @contextmanager
+    def _window_put_back(self, pos: int) -> Iterator[None]:
+        """Put back what a token at `pos` sees in sliding-window layers, which reuse the cells of older tokens."""
+        n_swa = llama_cpp.llama_model_n_swa(llama_cpp.llama_get_model(self.ctx))
+        state = native.window_state(self.ctx, self.seq_id) if n_swa else None
+        try:
+            yield
+        finally:
+            first = llama_cpp.llama_memory_seq_pos_min(llama_cpp.llama_get_memory(self.ctx), self.seq_id)
+            if state is not None and not 0 <= first <= max(0, pos - n_swa + 1):
+                native.set_window_state(self.ctx, self.seq_id, state)
 
     @contextmanager
     def _logits_put_back(self) -> Iterator[None]:

@@ -178,6 +178,22 @@ def seq_remove(ctx: llama_cpp.llama_context_p, seq_id: int, positions: Sequence[
     return _check(remove(memory, seq_id, _pointer(positions, _INT32_P), positions.size), "remove cells")
 
 
+def window_state(ctx: llama_cpp.llama_context_p, seq_id: int) -> ctypes.Array:
+    """The sliding-window layers of a sequence: what its next token sees of them. Raises `DapqError`."""
+    flags = llama_cpp.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
+    state = (ctypes.c_uint8 * llama_cpp.llama_state_seq_get_size_ext(ctx, seq_id, flags))()
+    if llama_cpp.llama_state_seq_get_data_ext(ctx, state, len(state), seq_id, flags) != len(state):
+        raise DapqError("llama.cpp cannot save the sliding window of a sequence")
+    return state
+
+
+def set_window_state(ctx: llama_cpp.llama_context_p, seq_id: int, state: ctypes.Array) -> None:
+    """Put back what `window_state` gave. Raises `DapqError`."""
+    flags = llama_cpp.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
+    if llama_cpp.llama_state_seq_set_data_ext(ctx, state, len(state), seq_id, flags) == 0:
+        raise DapqError("llama.cpp cannot put the sliding window of a sequence back")
+
+
 def seq_bytes(ctx: llama_cpp.llama_context_p, seq_id: int) -> int:
     """Bytes of the K and V data of a sequence, in all layers."""
     return _check(_function("llama_memory_seq_size")(llama_cpp.llama_get_memory(ctx), seq_id), "measure the cells")

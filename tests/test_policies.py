@@ -1,5 +1,8 @@
 """Scores of each policy against its paper's formula in plain numpy, and what all policies have in common."""
 
+import ctypes
+
+import llama_cpp
 import numpy as np
 import pytest
 from context import Context
@@ -213,14 +216,32 @@ def test_peek_leaves_no_trace(tiny_model):
                 cache.evict(get_policy("streaming").keep(cache, 60))
 
 
-def test_peek_refuses_what_a_window_cannot_put_back(tiny_model):
-    with Context(tiny_model(WINDOW_SPEC), n_ubatch=32) as context:
-        cache = KVCache(context.ctx)
-        cache.read(TOKENS)
-        assert len(cache.peek(32)) == 32
-        with pytest.raises(DapqError, match="sliding window cannot be put back after 33 tokens: raise -b"):
-            cache.peek(33)
-        assert cache.n_cells == L
+@pytest.mark.parametrize("n_ahead", [20, 300])
+def test_peek_puts_the_window_back(tiny_model, n_ahead):
+    """Also when the look-ahead took all cells of the window, and when a state that was loaded has them in disorder."""
+    spec, tokens = Spec(arch="gemma2", n_layer=4, window=40), random_tokens(400, 1)
+    options = dict(n_ctx=1024, n_ubatch=32)
+    with Context(tiny_model(spec), **options) as context, Context(tiny_model(spec), **options) as stock:
+        cache, expected = KVCache(context.ctx), KVCache(stock.ctx)
+        for one in (cache, expected):
+            one.read(tokens)
+        state = (ctypes.c_uint8 * llama_cpp.llama_state_get_size(context.ctx))()
+        assert llama_cpp.llama_state_get_data(context.ctx, state, len(state)) == len(state)
+        for _ in range(2):
+            logits = context.logits
+            assert cache.peek(n_ahead) == expected.peek(n_ahead) and len(cache.recent) == len(tokens)
+            assert context.logits.tobytes() == logits.tobytes() and cache.n_cells == len(tokens)
+            seen = [c.probe(tokens[:32], len(tokens)) for c in (cache, expected)]
+            for ours, theirs in zip(*seen, strict=True):
+                np.testing.assert_allclose(ours.attention, theirs.attention, rtol=0.01, atol=1e-4)
+            assert llama_cpp.llama_state_set_data(context.ctx, state, len(state)) > 0
+            cache.recent = list(tokens)
+            cache.logits[:] = logits
+        with Context(tiny_model(spec), n_ctx=1024) as roomy:
+            KVCache(roomy.ctx).read(tokens)
+            reference = KVCache(roomy.ctx).probe(tokens[:32], len(tokens))
+        for ours, theirs in zip(expected.probe(tokens[:32], len(tokens)), reference, strict=True):
+            np.testing.assert_allclose(ours.attention, theirs.attention, rtol=0.01, atol=1e-4)
 
 
 def test_branch_needs_a_second_sequence(tiny_model):
