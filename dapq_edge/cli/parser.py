@@ -232,7 +232,12 @@ def _add_loaded_model(command: argparse.ArgumentParser) -> argparse._ArgumentGro
         "-t", "--threads", type=_positive_or(-1), default=-1, metavar="N", help="CPU threads (default: physical cores)"
     )
     model.add_argument(
-        "-b", "--batch-size", type=_positive_or(), default=512, metavar="N", help="tokens read at once (default: 512)"
+        "-b",
+        "--batch-size",
+        type=_positive_or(),
+        default=512,
+        metavar="N",
+        help="tokens read at once, 64 or more (default: 512)",
     )
     model.add_argument(
         "-ngl", "--n-gpu-layers", type=int, default=-1, metavar="N", help="layers on the GPU (default: all)"
