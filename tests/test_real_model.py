@@ -1,6 +1,7 @@
 """A real model on real text: what is read is found again after eviction."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,18 @@ def test_answer_of_the_demo(llama):
     stats = llama.read(prompt, get_policy("fused"), Budget.parse("50%"))
     assert "upper case" in "".join(llama.stream(16))
     assert stats.way == Way.SKIM and stats.cells_kept <= len(prompt) // 2 and stats.cells_peak <= len(prompt) * 0.7
+
+
+@needs_build
+def test_python_of_the_readme(llama, capsys, monkeypatch):
+    """The example runs, and prints what the comment beside it says; its end may differ on another CPU."""
+    monkeypatch.chdir(ROOT)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (code,) = [block for block in blocks if "llama.stream" in block]
+    exec(compile(code, "README.md", "exec"), {})
+    (said,) = re.findall(r"llama.stream.*# (.*)", code)
+    answer, way = capsys.readouterr().out.splitlines()
+    assert answer.split()[:4] == said.split()[:4] and way.startswith("skim, then read")
 
 
 @needs_build
