@@ -118,7 +118,7 @@ def plan(
     """
     n_prompt, n_keep = len(prompt), policy.cells_to_keep(budget, len(prompt))
     skims = policy.skims and prompt.has_question and not one_shot
-    if skims and budget.is_share and not allow_overflow:
+    if skims and budget.is_share and n_prompt >= n_ctx_train and not allow_overflow:
         # a share of a long document can be more than the model sees at once
         n_most = (n_ctx_train - CHUNK - min(n_predict, n_ctx_train // 4)) / policy.max_share
         n_keep = min(n_keep, max(int(n_most), CHUNK))

@@ -73,6 +73,7 @@ def test_trained_context():
     # a share of a long document is cut to what the model sees
     share = make_plan(make_prompt(100_000), budget="50%", n_ctx_train=8192, n_predict=256)
     assert share.way == Way.SKIM and share.n_positions == 8192 - 256 - 32 and share.n_predict == 256
+    assert make_plan(make_prompt(8000), budget="100%", n_ctx_train=8192).way == Way.ALL
     with pytest.raises(DapqError, match="lower --kv-budget, or set --allow-overflow"):
         make_plan(make_prompt(100_000), budget="8000", n_ctx_train=8192)
     # the answer ends where the trained context does
