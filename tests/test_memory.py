@@ -29,7 +29,7 @@ def keep_last(c: Context, n_keep: int) -> None:
 
 @pytest.mark.parametrize("flash_attn", [False, True])
 def test_memory_is_given_back(tiny_model, flash_attn):
-    """At least 90% of the bytes that are freed, and never a second buffer of the old size in between."""
+    """At least 90% of the bytes that are freed."""
     with Context(tiny_model(Spec()), n_ctx=N_CELLS, flash_attn=flash_attn) as c:
         assert c.decode(PROMPT, 0) == 0
         keep_last(c, 20)
@@ -69,6 +69,7 @@ def run(script: str, *args: object) -> str:
 
 
 def test_no_second_buffer(tiny_model):
+    """There is never one of the old size beside the new one."""
     assert int(run(PEAK, tiny_model(Spec()))) * 1024 < 5 * MIB
 
 
