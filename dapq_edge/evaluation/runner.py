@@ -34,16 +34,15 @@ class Job:
 
     @property
     def key(self) -> Row:
-        granularity = getattr(self.policy, "granularity", "")
+        policy = self.policy
+        # a profile says which chunks are relevant
+        heads = policy.heads if self.bounded or policy.needs_heads else None
         return {
-            "policy": self.policy.name,
-            "granularity": granularity,
+            "policy": policy.name,
+            "granularity": getattr(policy, "granularity", ""),
             "budget": self.budget,
             "bounded": self.bounded,
-            # a profile says which chunks are relevant
-            "heads": self.policy.heads.digest
-            if self.policy.heads and (self.bounded or self.policy.needs_heads)
-            else "",
+            "heads": heads.digest if heads else "",
         }
 
 
