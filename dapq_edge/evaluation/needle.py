@@ -43,8 +43,8 @@ def read_needles(path: Path) -> list[Needle]:
 
 
 def _needle(row: dict) -> Needle:
-    for name, value in row.items():
-        if not isinstance(value, str):
+    for name in ("needle", "question", "answer_prefix", "answer", *row):
+        if not isinstance(row[name], str):
             raise TypeError(f"{name} must be a text")
     return Needle(**row)
 

@@ -64,7 +64,11 @@ def _plot_needles(rows: Sequence[Row], path: Path) -> None:
     figure, axes = plt.subplots(
         len(policies),
         n_columns,
-        figsize=(1.5 + n_columns * (0.8 + 0.4 * len(depths)), 1.2 + len(policies) * (0.6 + 0.35 * len(lengths))),
+        # not narrower than the title
+        figsize=(
+            max(6.0, 1.5 + n_columns * (0.8 + 0.4 * len(depths))),
+            1.2 + len(policies) * (0.6 + 0.35 * len(lengths)),
+        ),
         squeeze=False,
         layout="constrained",
     )
