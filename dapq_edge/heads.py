@@ -1,5 +1,6 @@
 """Head profiles: which attention heads of a model find facts, measured once by `dapq-edge heads calibrate`."""
 
+import functools
 import hashlib
 import json
 import os
@@ -31,7 +32,7 @@ class HeadProfile:
     retrieval: dict[int, list[float]]
     errors: dict[int, float]
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         """Tells profiles apart."""
         return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:12]

@@ -113,8 +113,8 @@ def plan(
     """Choose the way to read a prompt and to answer it with `n_predict` tokens.
 
     A prompt that fits the budget and a chunk is read at once. A share of a prompt that is skimmed is at most what the
-    model sees at once. Raises `UsageError` if the budget is too small for the
-    policy or for the question, and `DapqError` if positions go beyond `n_ctx_train`.
+    model sees at once. Raises `UsageError` if the budget is too small for the policy or for the question, and
+    `DapqError` if positions go beyond `n_ctx_train`.
     """
     n_prompt, n_keep = len(prompt), policy.cells_to_keep(budget, len(prompt))
     skims = policy.skims and prompt.has_question and not one_shot

@@ -12,7 +12,7 @@ Row = dict[str, Any]
 
 
 # what every row says about itself
-FIELDS = ("task", "policy", "budget")
+FIELDS = {"task", "policy", "budget"}
 
 # how a row begins, to know one that was cut off
 START = b'{"key": {'
@@ -82,8 +82,9 @@ def read_results(path: Path) -> tuple[list[tuple[Row, Row]], int]:
         try:
             row = json.loads(line)
             key, result = dict(row["key"]), dict(row["result"])
+            if not key.keys() >= FIELDS:
+                raise ValueError("fields are missing")
             rows.append((key, result))
-            _ = [key[field] for field in FIELDS]
         except (ValueError, KeyError, TypeError) as error:
             raise DapqError(f"{path}, line {number}: not a result of dapq-edge eval") from error
     if not rest.startswith(START) and not START.startswith(rest):

@@ -141,7 +141,6 @@ def _evict(llama: Llama, job: Job, n_prompt: int) -> Keep | None:
     n_keep = job.policy.cells_to_keep(Budget.parse(job.budget), n_prompt)
     if not isinstance(job.policy, ScoringPolicy) or n_keep >= n_prompt:
         return None
-    job.policy.check(llama.kv_cache)
     keep = job.policy.keep(llama.kv_cache, n_keep)
     llama.kv_cache.evict(keep)
     return keep
