@@ -9,20 +9,30 @@ import numpy as np
 
 from .errors import UsageError
 
+# the budget that the free memory has room for, see `planner.auto_budget`
+AUTO = "auto"
+
 
 @dataclass(frozen=True)
 class Budget:
-    """A number of cells, or a share of the prompt."""
+    """A number of cells, or a share of the prompt.
+
+    n_most: a prompt of up to so many cells is kept, and of a longer one more than `amount`, up to `n_most`, where
+    eviction would hurt; 0 for a fixed budget.
+    """
 
     amount: float
     is_share: bool
+    n_most: int = 0
 
     @classmethod
     def parse(cls, text: str) -> "Budget":
         """Read "256" (cells) or "12.5%" (of the prompt's cells). Raises `UsageError`."""
         match = re.fullmatch(r"(\d+(?:\.\d+)?)(%?)", text.strip())
         if not match:
-            raise UsageError(f"--kv-budget {text!r}: give a number of cells (1024) or a share of the prompt (25%)")
+            raise UsageError(
+                f"--kv-budget {text!r}: give a number of cells (1024), a share of the prompt (25%), or auto"
+            )
         amount, is_share = float(match[1]), bool(match[2])
         if not is_share and not amount.is_integer():
             raise UsageError(f"--kv-budget {text}: a number of cells must be an integer; add % for a share")
@@ -34,6 +44,8 @@ class Budget:
 
     def cells(self, n_prompt: int) -> int:
         """Cells to keep of a prompt with `n_prompt` cells; never more than it has."""
+        if n_prompt <= self.n_most:
+            return n_prompt
         wanted = math.ceil(n_prompt * self.amount / 100) if self.is_share else int(self.amount)
         return min(wanted, n_prompt)
 

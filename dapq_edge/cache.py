@@ -30,21 +30,57 @@ class LayerAttention:
     attention: npt.NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class Record:
+    """What `KVCache` knows of its cells beside llama.cpp: its attributes of the same names."""
+
+    tokens: list[int]
+    kept: Keep
+    n_gathered: int
+
+
 class KVCache:
     """The cells of one sequence of a llama.cpp context.
 
     A cell is a slot of the KV cache: one position, all layers. Cells are counted from 0 in ascending position. After an
     eviction, a cell holds other tokens in each layer and KV head.
 
-    recent: the tokens that were read since the last eviction. They are the ones of the last cells.
-    n_missing: how many of the first cells each layer lacks, in the order of `gathered_heads`; empty if none does.
+    tokens: all that were read, in order; the n-th one has position n.
+    kept: after an eviction, which of the first `n_gathered` tokens each KV head still has, see `Keep`.
     """
 
     def __init__(self, ctx: llama_cpp.llama_context_p, seq_id: int = 0) -> None:
         self.ctx = ctx
         self.seq_id = seq_id
-        self.recent: list[int] = []
-        self.n_missing: list[int] = []
+        self.tokens: list[int] = []
+        self.kept: Keep = []
+        self.n_gathered = 0
+
+    @property
+    def recent(self) -> list[int]:
+        """The tokens that were read since the last eviction. They are the ones of the last cells."""
+        return self.tokens[self.n_gathered :]
+
+    @property
+    def n_missing(self) -> list[int]:
+        """How many of the first cells each layer lacks, in the order of `gathered_heads`; empty if none is evicted."""
+        n_cells = [heads.shape[-1] for heads in self.kept]
+        return [max(n_cells) - n for n in n_cells]
+
+    @property
+    def n_used(self) -> int:
+        """Cells of the sequence, counted without llama.cpp."""
+        n_kept = max((heads.shape[-1] for heads in self.kept), default=0)
+        return n_kept + len(self.tokens) - self.n_gathered
+
+    @property
+    def record(self) -> Record:
+        """To be kept with a state that llama.cpp saves, and set again when that is loaded."""
+        return Record(list(self.tokens), list(self.kept), self.n_gathered)
+
+    @record.setter
+    def record(self, record: Record) -> None:
+        self.tokens, self.kept, self.n_gathered = list(record.tokens), list(record.kept), record.n_gathered
 
     @property
     def positions(self) -> npt.NDArray[np.int32]:
@@ -67,8 +103,18 @@ class KVCache:
 
     def clear(self) -> None:
         """Free all cells of the sequence."""
-        self.recent, self.n_missing = [], []
-        llama_cpp.llama_memory_seq_rm(llama_cpp.llama_get_memory(self.ctx), self.seq_id, -1, -1)
+        self.tokens, self.kept, self.n_gathered = [], [], 0
+        self._remove(-1)
+
+    def truncate(self, n_tokens: int) -> None:
+        """Forget all tokens after the first `n_tokens`. Raises ValueError if some of those were evicted."""
+        if n_tokens < self.n_gathered:
+            raise ValueError(f"{self.n_gathered} tokens were evicted together, so that {n_tokens} cannot stay")
+        del self.tokens[n_tokens:]
+        self._remove(n_tokens)
+
+    def _remove(self, pos: int) -> None:
+        llama_cpp.llama_memory_seq_rm(llama_cpp.llama_get_memory(self.ctx), self.seq_id, pos, -1)
 
     def read(self, tokens: Sequence[int] | npt.NDArray) -> None:
         """Evaluate `tokens` after the last cell; the logits of the last one stay in the context.
@@ -76,7 +122,7 @@ class KVCache:
         Raises as `native.decode` does.
         """
         native.decode(self.ctx, self.seq_id, tokens, self.next_position)
-        self.recent += map(int, tokens)
+        self.tokens += map(int, tokens)
 
     @property
     def _vocab(self) -> llama_cpp.llama_vocab_p:
@@ -147,8 +193,26 @@ class KVCache:
     def evict(self, keep: Keep) -> None:
         """Free all cells but those in `keep`, which move to the front. Raises as `native.seq_gather` does."""
         native.seq_gather(self.ctx, self.seq_id, self.seq_id, keep)
-        n_cells = [heads.shape[-1] for heads in keep]
-        self.recent, self.n_missing = [], [max(n_cells) - n for n in n_cells]
+        self.kept = self._tokens_of(keep)
+        self.n_gathered = len(self.tokens)
+
+    def _tokens_of(self, cells: Keep) -> Keep:
+        """Which tokens are in `cells`."""
+        if not self.kept:
+            return list(cells)
+        recent = np.arange(self.n_gathered, len(self.tokens))
+        tokens = [np.hstack([heads, np.tile(recent, (len(heads), 1))]) for heads in self.kept]
+        layers = zip(tokens, cells, self.n_missing, strict=True)
+        return [np.take_along_axis(layer, indices - n, axis=1) for layer, indices, n in layers]
+
+    def share_of_heads(self) -> npt.NDArray[np.float64]:
+        """For each token, the share of all KV heads that have it: [tokens]."""
+        share = np.ones(len(self.tokens))
+        if self.kept:
+            n_heads = sum(len(heads) for heads in self.kept)
+            held = np.concatenate([heads.ravel() for heads in self.kept])
+            share[: self.n_gathered] = np.bincount(held, minlength=self.n_gathered) / n_heads
+        return share
 
     @contextmanager
     def branch(self, keep: Keep) -> Iterator["KVCache"]:
@@ -167,15 +231,14 @@ class KVCache:
             finally:
                 branch.clear()
 
-    def peek(self, n_tokens: int) -> list[int]:
-        """The tokens of `look_ahead`; afterwards their cells are removed, and the window and the logits put back."""
-        recent, pos = list(self.recent), self.next_position
+    def peek(self, n_tokens: int) -> tuple[list[int], float]:
+        """What `look_ahead` gives; afterwards its cells are removed, and the window and the logits put back."""
+        pos = self.next_position
         with self._logits_put_back(), self._window_put_back(pos):
             try:
-                return self.look_ahead(n_tokens)[0]
+                return self.look_ahead(n_tokens)
             finally:
-                llama_cpp.llama_memory_seq_rm(llama_cpp.llama_get_memory(self.ctx), self.seq_id, pos, -1)
-                self.recent = recent
+                self.truncate(pos)
 
     @contextmanager
     def _window_put_back(self, pos: int) -> Iterator[None]:

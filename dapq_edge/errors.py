@@ -19,3 +19,15 @@ class UnsupportedModelError(DapqError):
 
 class NoFreeCellsError(DapqError):
     """The context has no free cells for the tokens."""
+
+
+class ModelError(DapqError, ValueError):
+    """The file is no model, or none that llama.cpp can load."""
+
+
+class AbortedError(DapqError):
+    """The caller asked to stop."""
+
+
+class TooLongError(DapqError, ValueError):
+    """A prompt is longer than the context, or than what the model was trained for."""

@@ -1,321 +1,343 @@
-"""A `llama_cpp.Llama` that reads a long prompt, evicts its cache to a budget and answers."""
+"""Drop-in for `llama_cpp.Llama`, with a KV cache that is evicted to a budget."""
 
-import codecs
-import contextlib
-import itertools
+import math
 import re
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import llama_cpp
-from llama_cpp import llama_chat_format
-from llama_cpp._internals import LlamaContext
+import numpy as np
+import numpy.typing as npt
 
 from . import native
-from .budgets import Budget
-from .cache import BRANCH, KVCache
-from .errors import DapqError, UnsupportedModelError
-from .models import check_gguf
-from .policies import Policy
-from .reader import N_SINK, Chunk, Progress, Prompt, Reader, Way
+from .budgets import AUTO, Budget
+from .cache import Record
+from .context import pad
+from .errors import AbortedError, TooLongError, UnsupportedModelError, UsageError
+from .heads import HeadProfile, find_profile
+from .policies import DEFAULT_POLICY, Policy, get_policy
+from .prompts import N_QUESTION, split_prompt
+from .reader import CHUNK, Progress
 from .reader import plan as make_plan
+from .reading import ReadingLlama
+from .recall import serves
 
-FLASH_ATTN = {
-    "auto": llama_cpp.LLAMA_FLASH_ATTN_TYPE_AUTO,
-    "on": llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED,
-    "off": llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED,
-}
+# options of `llama_cpp.Llama` that fill the cache in other ways than with tokens
+NOT_EVICTED = ("embedding", "vocab_only", "chat_handler")
 
-# names of llama.cpp for --cache-type-k and --cache-type-v, with the values of enum ggml_type
-CACHE_TYPES = {
-    "f32": 0,
-    "f16": 1,
-    "bf16": 30,
-    "q8_0": 8,
-    "q4_0": 2,
-    "q4_1": 3,
-    "iq4_nl": 20,
-    "q5_0": 6,
-    "q5_1": 7,
-}
-
-# the queries of a probe are one batch
-MIN_BATCH = 64
-
-# the KV cache of llama.cpp is padded to this many cells
-N_CTX_PAD = 256
+# free cells that an answer has before its conversation is evicted again
+N_ANSWER = CHUNK // 2
 
 
 @dataclass(frozen=True)
-class ReadStats:
-    """How a prompt was read, see `reader.Plan`, and what it cost.
+class Usage:
+    """What the sequence takes now, and what was done since the model was opened.
 
-    is_compact: positions count only the tokens that were read after skimming.
-    tokens_evaluated: with the chunks that were read twice and their questions. cells_peak, bytes_peak: cells of the
-    context while it was read and their K and V, used or free. cells_kept, bytes_kept: of the prompt, after eviction.
+    n_tokens: of the text; n_cells_used, bytes_used: of the sequence; n_cells, bytes_allocated: of the context.
+    held: of the last eviction, see `ReadStats`.
     """
 
-    way: Way
-    is_compact: bool
-    chunks: list[Chunk]
-    tokens_evaluated: int
-    n_predict: int
-    cells_peak: int
-    cells_kept: int
-    bytes_peak: int
-    bytes_kept: int
-    evict_seconds: float
-    seconds: float
+    n_tokens: int
+    n_cells_used: int
+    n_cells: int
+    bytes_used: int
+    bytes_allocated: int
+    n_evictions: int
+    n_rereads: int
+    held: float | None
 
 
-class Llama(llama_cpp.Llama):
-    """`llama_cpp.Llama` with a cache that is read, evicted to a budget and decoded from.
+@dataclass(frozen=True)
+class Eviction:
+    """What a saved state needs beside what llama.cpp saves; see `ReadingLlama` and `KVCache`.
 
-    The context is opened by `open_context`, when the length of the prompt is known.
+    logits: of the last token before the last eviction, float32 [n_vocab], or None before the first one.
+    """
 
-    Raises `DapqError` if the file is no model that llama.cpp can load.
+    record: Record
+    n_skipped: int
+    places: npt.NDArray[np.intp]
+    logits: npt.NDArray[np.float32] | None
+
+
+class Llama(ReadingLlama):
+    """`llama_cpp.Llama` whose KV cache is evicted to a budget, so that long prompts fit little memory.
+
+    All arguments and methods are those of `llama_cpp.Llama` 0.3.36, see `ReadingLlama` for their types; n_ctx counts
+    the tokens of prompt and answer, and the cells follow from the budget. A prompt within the budget is answered
+    exactly as there. A longer one is read in bounded memory, and one that begins as the last one did costs only its new
+    end. If the kept cells do not serve a new question, the prompt is read again for it, see `recall.serves`.
+
+    kv_budget: cells to keep, or "25%" of n_ctx, "auto" for what the free memory has room for, or None to never evict.
+    policy: a name of `policies.POLICIES`. heads: a head profile; default: the one that was calibrated, if there is one.
+    Embedding models and chat handlers for images are never evicted.
+
+    Raises `ModelError` if the file is no model that llama.cpp can load, and `UsageError` if an argument is wrong.
     """
 
     def __init__(
         self,
         model_path: str | Path,
         *,
-        n_gpu_layers: int = -1,
-        n_threads: int | None = None,
+        kv_budget: str | int | None = AUTO,
+        policy: str = DEFAULT_POLICY,
+        heads: HeadProfile | None = None,
+        n_ctx: int = 512,
         n_batch: int = 512,
-        flash_attn: str = "auto",
-        type_k: str = "f16",
-        type_v: str = "f16",
-        seed: int = llama_cpp.LLAMA_DEFAULT_SEED,
+        flash_attn: bool | str = False,
+        verbose: bool = True,
+        **options: Any,
     ) -> None:
-        check_gguf(Path(model_path))
-        n_batch = max(n_batch, MIN_BATCH)
-        with native.captured_log() as log:
-            try:
-                # a small context that holds a batch, until the prompt is known
-                super().__init__(
-                    str(model_path),
-                    n_ctx=max(N_CTX_PAD, n_batch),
-                    n_batch=n_batch,
-                    n_ubatch=n_batch,
-                    n_gpu_layers=n_gpu_layers,
-                    n_threads=n_threads,
-                    n_threads_batch=n_threads,
-                    seed=seed,
-                    verbose=False,
-                )
-            except (ValueError, RuntimeError) as error:
-                raise DapqError(f"llama.cpp cannot load {model_path}: {_cause(log, error)}") from error
-        # the constructor takes a seed of 0 for none
-        self.set_seed(seed)
-        self.context_params.flash_attn_type = FLASH_ATTN[flash_attn]
-        self.context_params.type_k = CACHE_TYPES[type_k]
-        self.context_params.type_v = CACHE_TYPES[type_v]
-        # a window cache of the size of the window, as the command line tools of llama.cpp have it
-        self.context_params.swa_full = False
-        # the sequences share the cells, so that a branch costs only what it copies
-        self.context_params.n_seq_max, self.context_params.kv_unified = 1 + BRANCH, True
-        self._kv_cache = KVCache(self._ctx.ctx)
+        self._is_evicted = False
+        self._n_evictions = self._n_rereads = 0
+        self._held: float | None = None
+        self._logits: npt.NDArray[np.float32] | None = None
+        self._should_abort: Callable[[], bool] = lambda: False
+        self.progress: Progress = lambda done, total: None
+        can_evict = kv_budget is not None and not any(options.get(name) for name in NOT_EVICTED)
+        options |= {"n_batch": n_batch, "flash_attn": flash_attn, "verbose": verbose}
+        # a small context, until it is known what the budget needs
+        super().__init__(model_path, n_ctx=n_batch if can_evict else n_ctx, **options)
+        self._heads = heads or find_profile(Path(model_path))
+        self._defaults = kv_budget, policy
+        self._eviction: tuple[str | int | None, str] = None, ""
+        self._n_text = pad(n_ctx or self.n_ctx_train) if can_evict else self._n_ctx
+        if can_evict:
+            if self._logits_all:
+                self.scores = np.ndarray((self._n_text, self._n_vocab), dtype=np.single)
+            self.set_eviction()
 
-    @property
-    def n_ctx_train(self) -> int:
-        """The context length that the model was trained with."""
-        return self._model.n_ctx_train()
+    def n_ctx(self) -> int:
+        """Tokens of prompt and answer at most."""
+        return self._n_text if self._is_evicted else super().n_ctx()
 
-    def open_context(self, n_cells: int, n_ctx: int = 0) -> None:
-        """Open a new, empty context of at least `n_cells` cells instead of the current one.
+    def set_eviction(self, kv_budget: str | int | None = None, policy: str | None = None) -> None:
+        """Choose how the next prompts are evicted; None for what the model was opened with.
 
-        n_ctx: the tokens that are counted at most, if they are more than the cells. Raises `DapqError` if there is not
-        enough memory, or if llama.cpp does not support the cache types.
+        A change opens a new, empty context. Raises `UsageError`, `UnsupportedModelError` if the model cannot be
+        evicted in this way, and as `open_context` does.
         """
-        n_cells = _pad(n_cells)
-        self.context_params.n_ctx = n_cells
-        self._ctx.close()
-        with native.captured_log() as log:
-            try:
-                self._use_context(self.context_params)
-            except ValueError as error:
-                cause = _cause(log, error)
-                if "alloc" in cause:
-                    cause = f"not enough memory ({cause}): lower -c, -n or --kv-budget, or set -ctk q8_0 -ctv q8_0"
-                # the next prompt may need less
-                small = llama_cpp.llama_context_default_params()
-                small.n_ctx = N_CTX_PAD
-                self._use_context(small)
-                raise DapqError(f"llama.cpp cannot open a context of {n_cells} cells: {cause}") from error
-        self._n_ctx = max(n_cells, n_ctx)
-        self.input_ids.resize(self._n_ctx, refcheck=False)
-        self.reset()
-
-    def _use_context(self, params: llama_cpp.llama_context_params) -> None:
-        context = LlamaContext(model=self._model, params=params, verbose=False)
-        self._ctx = self._stack.enter_context(contextlib.closing(context))
-        self._kv_cache = KVCache(self._ctx.ctx)
-
-    @property
-    def cache_types(self) -> tuple[str, str]:
-        """Names of the types of K and V, see `CACHE_TYPES`."""
-        names = {number: name for name, number in CACHE_TYPES.items()}
-        return names[self.context_params.type_k], names[self.context_params.type_v]
-
-    @property
-    def kv_cache(self) -> KVCache:
-        """The cache of the sequence that is read and decoded."""
-        return self._kv_cache
-
-    def read(
-        self,
-        prompt: Prompt | Sequence[int],
-        policy: Policy,
-        budget: Budget,
-        *,
-        n_predict: int = 256,
-        n_cells: int = 0,
-        one_shot: bool = False,
-        allow_overflow: bool = False,
-        progress: Progress = lambda done, total: None,
-    ) -> ReadStats:
-        """Read a prompt into a new context and evict its cache to the budget, in bounded memory unless `one_shot`.
-
-        The logits of the last token stay for `stream`, and room for `n_predict` tokens. The context has `n_cells`
-        cells, or as many as are needed. Raises `DapqError` if they are too few or if llama.cpp fails, and as
-        `reader.plan` and `Policy.evict` do.
-        """
-        start = time.perf_counter()
-        prompt = prompt if isinstance(prompt, Prompt) else Prompt([], list(prompt), [], has_question=False)
-        policy.check(self.kv_cache)
-        plan = make_plan(
-            prompt,
-            policy,
-            budget,
-            n_predict=n_predict,
-            n_ctx_train=self.n_ctx_train,
-            one_shot=one_shot,
-            allow_overflow=allow_overflow,
-        )
-        if 0 < n_cells < plan.n_cells:
-            raise DapqError(f"reading needs {plan.n_cells:,} cells: raise -c {n_cells} or leave it out")
-        self.open_context(max(n_cells, plan.n_cells), n_ctx=plan.n_positions + plan.n_predict)
-        reader = Reader(self.kv_cache, policy, plan, progress)
-        cells_peak, bytes_peak = self._allocated()
-        reader.read(prompt)
-        self.n_tokens = self.kv_cache.next_position
-        is_compact = plan.way == Way.SKIM
-        self.input_ids[: self.n_tokens] = -1 if is_compact else prompt.tokens
-        cells_kept, bytes_kept = self._used()
-        n_needed = _pad(cells_kept + plan.n_predict)
-        # bounded reading leaves no more than a chunk to give back
-        if plan.way == Way.ALL and cells_kept < len(prompt) and n_needed < cells_peak:
-            native.resize(self._ctx.ctx, n_needed)
-        return ReadStats(
-            way=plan.way,
-            is_compact=is_compact,
-            chunks=reader.chunks,
-            tokens_evaluated=reader.n_done,
-            n_predict=plan.n_predict,
-            cells_peak=cells_peak,
-            cells_kept=cells_kept,
-            bytes_peak=bytes_peak,
-            bytes_kept=bytes_kept,
-            evict_seconds=reader.evict_seconds,
-            seconds=time.perf_counter() - start,
-        )
-
-    def _allocated(self) -> tuple[int, int]:
-        """Cells and bytes of K and V that the context has; for a memory without cells, tokens."""
-        ctx = self._ctx.ctx
-        try:
-            return native.n_cells(ctx), native.memory_bytes(ctx)
-        except UnsupportedModelError:
-            return llama_cpp.llama_n_ctx(ctx), native.memory_bytes(ctx)
-
-    def _used(self) -> tuple[int, int]:
-        """Cells and bytes of the sequence; for a memory without cells, tokens and the size of its state."""
-        try:
-            return self.kv_cache.n_cells, self.kv_cache.n_bytes
-        except UnsupportedModelError:
-            return self.n_tokens, llama_cpp.llama_state_seq_get_size(self._ctx.ctx, 0)
-
-    def stream(self, n_predict: int, *, temp: float = 0.0) -> Iterator[str]:
-        """Text pieces of the answer to what was read, until the end of turn or for `n_predict` tokens.
-
-        A token that is only a part of a character yields an empty piece, so that there is one piece per token.
-        """
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        if n_predict < 1:
+        wanted = kv_budget if kv_budget is not None else self._defaults[0], policy or self._defaults[1]
+        if wanted == self._eviction or self._defaults[0] is None:
             return
-        for i, token in enumerate(self.generate([], reset=False, temp=temp), start=1):
-            if llama_cpp.llama_vocab_is_eog(self._model.vocab, token):
-                break
-            yield decoder.decode(self.detokenize([token], prev_tokens=[token], special=False))
-            if i == n_predict:
-                break
-        rest = decoder.decode(b"", final=True)
-        if rest:
-            yield rest
+        self._policy = get_policy(wanted[1], heads=self._heads)
+        self._budget = self._fixed_budget(wanted[0])
+        self._is_evicted = self._budget.n_most < self._n_text
+        # whatever happens now, the next call starts afresh
+        self._eviction = None, ""
+        self.open_context(self._n_needed(), self._n_text)
+        self._n_ctx = self._n_text
+        self._eviction = wanted
 
-    def chat_prompt(self, document: str, question: str = "", answer_prefix: str = "") -> Prompt:
-        """A user's message, a document with a question after it, in the model's own chat template.
-
-        Control tokens of the template that occur in the message are plain text. A model without a template gets the
-        message followed by "Answer:". Raises `DapqError` if the template fails.
-        """
-        head, tail = self._template_parts()
-        document = document.strip()
-        message = self._text_tokens(f"{document}\n\n{question}".strip())
-        # a token can reach across the border
-        same = zip(message, self._text_tokens(document), strict=False)
-        n_body = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], same))
-        bos = [self.token_bos()] if llama_cpp.llama_vocab_get_add_bos(self._model.vocab) else []
-        start = self.tokenize(_utf8(head), add_bos=False, special=True) if head else []
-        end = self.tokenize(_utf8(tail + answer_prefix), add_bos=False, special=True)
-        # a template may spell the BOS token out
-        start = (bos if start[:1] != bos else []) + start
-        # the first tokens draw attention whatever they are, so that they belong to every part of the document
-        n_more = min(max(0, N_SINK - len(start)), n_body)
-        body, tail = message[n_more:n_body], message[n_body:] + end
-        return Prompt(start + message[:n_more], body, tail, has_question=bool(question))
-
-    def _text_tokens(self, text: str) -> list[int]:
-        return self.tokenize(_utf8(text), add_bos=False, special=False)
-
-    def _template_parts(self) -> tuple[str, str]:
-        """What the chat template puts before and after the message of a user."""
-        template = self.metadata.get("tokenizer.chat_template")
-        if template is None:
-            return "", "\n\nAnswer: "
-        formatter = llama_chat_format.Jinja2ChatFormatter(
-            template=template,
-            eos_token=self._token_text(self.token_eos()),
-            bos_token=self._token_text(self.token_bos()),
-        )
-        place = "-the-message-"
+    def _fixed_budget(self, kv_budget: str | int) -> Budget:
+        """Cells to keep, and at most, of a text of any length."""
+        n_text, policy = self._n_text, self._policy
+        everything = Budget(n_text, False, n_text)
         try:
-            prompt = formatter(messages=[{"role": "user", "content": place}]).prompt
-        except Exception as error:  # a template is a program of the model's author
-            raise DapqError(f"the chat template of the model fails: {error}") from error
-        head, found, tail = prompt.partition(place)
-        if not found:
-            raise DapqError("the chat template of the model drops the message of the user")
-        return head, tail
+            policy.check(self.kv_cache)
+        except UnsupportedModelError:
+            if kv_budget == AUTO:
+                return everything
+            raise
+        if not policy.reads_in_chunks:
+            raise UsageError(f"--policy {policy.name} cannot read in bounded memory")
+        if kv_budget == AUTO:
+            from .planner import auto_budget
 
-    def _token_text(self, token: int) -> str:
-        return self._model.token_get_text(token) if token != -1 else ""
+            budget = auto_budget(Path(self.model_path), n_text, *self.cache_types, self.n_batch)
+        else:
+            budget = Budget.parse(str(kv_budget))
+        n_keep = policy.cells_to_keep(budget, n_text)
+        return Budget(n_keep, False, min(max(n_keep, budget.n_most), n_text))
 
+    def _n_needed(self) -> int:
+        """Cells of the context."""
+        if not self._is_evicted:
+            return self._n_text
+        n_most, policy = math.ceil(self._budget.n_most * self._policy.max_share), self._policy
+        return min(n_most + CHUNK, self._n_text + policy.n_probe) + policy.n_branch(n_most)
 
-def _utf8(text: str) -> bytes:
-    # an argument or a PDF may hold what is no text
-    return text.encode("utf-8", "replace")
+    @property
+    def usage(self) -> Usage:
+        """What the sequence takes now."""
+        used, allocated = self._used(), self._allocated()
+        return Usage(
+            n_tokens=self.n_tokens,
+            n_cells_used=used[0],
+            n_cells=allocated[0],
+            bytes_used=used[1],
+            bytes_allocated=allocated[1],
+            n_evictions=self._n_evictions,
+            n_rereads=self._n_rereads,
+            held=self._held,
+        )
 
+    def set_abort(self, should_abort: Callable[[], bool] | None) -> None:
+        """Ask `should_abort` between the parts of a prompt; if it says so, reading ends with `AbortedError`."""
+        self._should_abort = should_abort or (lambda: False)
 
-def _pad(n_cells: int) -> int:
-    return -(-n_cells // N_CTX_PAD) * N_CTX_PAD
+    def generate(
+        self, tokens: Sequence[int], *args: Any, reset: bool = True, **options: Any
+    ) -> Generator[int, Sequence[int] | None, None]:
+        """Tokens that follow a prompt, as `llama_cpp.Llama.generate`."""
+        tokens = list(tokens)
+        if reset and self._is_evicted:
+            try:
+                tokens, reset = self._prepare(tokens)
+            except BaseException:
+                self.reset()
+                raise
+        yield from super().generate(tokens, *args, reset=reset, **options)
 
+    def _prepare(self, tokens: list[int]) -> tuple[list[int], bool]:
+        """Bring a prompt into the cache; the tokens that are left to evaluate, and whether they begin a new one."""
+        cache = self.kv_cache
+        if cache.next_position != len(cache.tokens):
+            # it was interrupted
+            self.reset()
+        n_old, n_new = self._same(tokens)
+        if n_old < self._n_fixed:
+            self.reset()
+            n_old = n_new = 0
+        is_lossy = self._n_fixed > 0
+        if not is_lossy and len(tokens) <= self._budget.n_most:
+            return tokens, True
+        rest = self._cut(n_old, tokens[n_new:])
+        if not self._fits(len(rest)):
+            self._read_again(tokens)
+            return [], False
+        self.eval(rest)
+        if is_lossy and self._policy.skims and rest and not serves(cache, rest, self._policy):
+            self._n_rereads += 1
+            self._read_again(tokens)
+        elif cache.n_used > self._budget.n_most + (N_ANSWER if is_lossy else 0):
+            self._evict(self._policy)
+        return [], False
 
-def _cause(log: Sequence[str], error: Exception) -> str:
-    """The last line of the log that says what went wrong, without the name of the C function."""
-    lines = [line for line in log if "failed to load model" not in line]
-    prefix = r"^\w+: (error loading model: |failed to initialize the context: )?"
-    return re.sub(prefix, "", lines[-1]) if lines else str(error)
+    @property
+    def _n_fixed(self) -> int:
+        """First tokens of the text that only stay or go together, because some of them are lost."""
+        cache = self.kv_cache
+        return max(cache.n_gathered, len(self.places) if self.n_skipped else 0) + self.n_skipped
+
+    def _same(self, tokens: list[int]) -> tuple[int, int]:
+        """How many tokens of the sequence, and of `tokens`, begin with the same text."""
+        old = self.input_ids[: self.n_tokens]
+        n_both = min(len(old), len(tokens))
+        is_other = np.flatnonzero(old[:n_both] != np.array(tokens[:n_both], dtype=old.dtype))
+        n_same = int(is_other[0]) if is_other.size else n_both
+        if n_same == n_both or self._logits_all:
+            return n_same, n_same
+        # an answer, when it comes back as a part of the next prompt, may be other tokens of the same text
+        text = self.detokenize(old[n_same:].tolist(), special=True)
+        for n_new in range(n_same + 1, len(tokens) + 1):
+            new = self.detokenize(tokens[n_same:n_new], special=True)
+            if not text.startswith(new):
+                break
+            if new == text:
+                return len(old), n_new
+        return n_same, n_same
+
+    def _cut(self, n_tokens: int, rest: list[int]) -> list[int]:
+        """Forget all but the first tokens of the sequence; what is to be evaluated after them, to have logits."""
+        if rest or (n_tokens == self.n_tokens and not self._requires_eval):
+            n_more = 0
+        elif n_tokens > self._n_fixed:
+            n_more = 1
+        else:
+            n_more = 0
+            self._requires_eval = False
+            self.kv_cache.logits[:] = self._logits
+        again = self.input_ids[n_tokens - n_more : n_tokens].tolist()
+        self.n_tokens = n_tokens - n_more
+        self.kv_cache.truncate(self.n_tokens - self.n_skipped)
+        return again + rest
+
+    def _fits(self, n_tokens: int) -> bool:
+        """Whether so many tokens can be evaluated next, and then be evicted."""
+        cache = self.kv_cache
+        n_positions = len(cache.tokens) + n_tokens + N_ANSWER
+        has_positions = self._n_text <= self.n_ctx_train or n_positions <= self.n_ctx_train
+        has_cells = cache.n_used + n_tokens + self._n_working <= native.n_cells(self._ctx.ctx)
+        return has_positions and (has_cells or not self._policy.skims)
+
+    @property
+    def _n_working(self) -> int:
+        """Free cells that an eviction needs."""
+        return self._policy.n_probe + self._policy.n_branch(self._budget.n_most)
+
+    def eval(self, tokens: Sequence[int]) -> None:
+        """Evaluate tokens after the sequence, as `llama_cpp.Llama.eval`; where the cells are used up, evict."""
+        if not self._is_evicted:
+            super().eval(tokens)
+            return
+        n_free = native.n_cells(self._ctx.ctx) - self._n_working
+        fits = self.kv_cache.n_used + len(tokens) <= n_free
+        n_part = self.n_batch if fits else min(self.n_batch, CHUNK - self._policy.n_probe)
+        for start in range(0, len(tokens), n_part):
+            part = list(tokens[start : start + n_part])
+            self._report(start, len(tokens))
+            if self.kv_cache.n_used + len(part) > n_free:
+                self._evict(self._policy.while_reading)
+            super().eval(part)
+
+    def _evict(self, policy: Policy) -> None:
+        self._logits = self.kv_cache.logits.copy()
+        self._held = policy.evict(self.kv_cache, int(self._budget.amount), self._budget.n_most)
+        self._n_evictions += 1
+
+    def _report(self, done: int, total: int) -> None:
+        if self._should_abort():
+            raise AbortedError("reading was stopped")
+        self.progress(done, total)
+
+    def _read_again(self, tokens: list[int]) -> None:
+        """Read the whole prompt."""
+        self.reset()
+        if self._logits_all:
+            # the logits of all tokens are wanted
+            self.eval(tokens)
+            self._evict(self._policy)
+            return
+        prompt = split_prompt(self, tokens, min(N_QUESTION, int(self._budget.amount) // 2))
+        plan = make_plan(prompt, self._policy, self._budget, n_predict=N_ANSWER, n_ctx_train=self.n_ctx_train)
+        self.last_read = self._read(prompt, self._policy, plan, self._report)
+        self._logits = self.kv_cache.logits.copy()
+        self._held = self.last_read.held
+        self._n_evictions += 1
+
+    def _create_completion(self, *args: Any, **options: Any) -> Iterator[Any]:
+        try:
+            yield from super()._create_completion(*args, **options)
+        except ValueError as error:
+            if not str(error).startswith("Requested tokens"):
+                raise
+            # the window that llama.cpp knows is the one of the cells
+            raise TooLongError(re.sub(r"\d+$", str(self.n_ctx()), str(error))) from error
+
+    def save_state(self) -> llama_cpp.LlamaState:
+        """As `llama_cpp.Llama.save_state`, with what was evicted."""
+        state = super().save_state()
+        state.eviction = Eviction(self.kv_cache.record, self.n_skipped, self.places, self._logits)
+        return state
+
+    def load_state(self, state: llama_cpp.LlamaState) -> None:
+        """As `llama_cpp.Llama.load_state`; also what `llama_cpp.Llama.save_state` made."""
+        plain = Eviction(Record(state.input_ids[: state.n_tokens].tolist(), [], 0), 0, np.arange(0), None)
+        eviction = getattr(state, "eviction", plain)
+        super().load_state(state)
+        self.kv_cache.record = eviction.record
+        self._set_skipped(eviction.n_skipped, eviction.places)
+        self._logits = eviction.logits
+
+    def __getstate__(self) -> dict[str, Any]:
+        kv_budget, policy = self._defaults
+        return {
+            **super().__getstate__(),
+            "n_ctx": self._n_text,
+            "kv_budget": kv_budget,
+            "policy": policy,
+            "heads": self._heads,
+        }

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from platformdirs import user_cache_path
 
-from .errors import DapqError, UsageError
+from .errors import DapqError, ModelError, UsageError
 
 GGUF_MAGIC = b"GGUF"
 DEFAULT_QUANT = "Q4_K_M"
@@ -76,14 +76,14 @@ def find_model(name: str, report: Callable[[str], None] = lambda _: None) -> Pat
 
 
 def check_gguf(path: Path) -> Path:
-    """Raises `DapqError` unless `path` is a file that begins as GGUF."""
+    """Raises `ModelError` unless `path` is a file that begins as GGUF."""
     try:
         with path.open("rb") as file:
             magic = file.read(len(GGUF_MAGIC))
     except OSError as error:
-        raise DapqError(f"cannot read {path}: {error.strerror}") from error
+        raise ModelError(f"cannot read {path}: {error.strerror}") from error
     if magic != GGUF_MAGIC:
-        raise DapqError(f"{path} is not a GGUF file")
+        raise ModelError(f"{path} is not a GGUF file")
     return path
 
 

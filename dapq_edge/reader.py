@@ -17,22 +17,15 @@ import numpy.typing as npt
 
 from .budgets import Budget
 from .cache import KVCache
-from .errors import DapqError, UsageError
-from .native import ProbeType
+from .errors import TooLongError, UsageError
 from .policies import Policy
-from .scores import relevance, retrieval_heads
+from .recall import N_LOOK_AHEAD, recall
 
 # cells beside the budget: a chunk of the text, and the probe after it
 CHUNK = 512
 
 # cells used at most to skim, where a larger cache takes more time than fewer questions save
 N_SKIM = 1024
-
-# first cells that draw attention whatever they hold
-N_SINK = 4
-
-# tokens of the answer that are guessed from the text that is skimmed
-N_LOOK_AHEAD = 8
 
 # beside what is around the best chunk, a chunk is read if it is at least half as relevant
 MIN_RELEVANCE = 0.5
@@ -84,14 +77,15 @@ class Chunk:
 class Plan:
     """How a prompt is read.
 
-    n_keep: cells that it keeps; n_resident: the same in the layer that keeps most; n_cells: cells that the context
-    needs; n_predict: tokens of the answer at most.
+    n_keep: cells that it keeps; n_most: that it keeps at most where eviction would hurt; n_resident: the same in the
+    layer that keeps most; n_cells: cells that the context needs; n_predict: tokens of the answer at most.
     n_positions: positions that the prompt takes; when it is skimmed, they count only the tokens that are read then.
     n_window: tokens that are skimmed together; n_body: tokens of the document that are read at most after skimming.
     """
 
     way: Way
     n_keep: int
+    n_most: int
     n_resident: int
     n_cells: int
     n_predict: int
@@ -114,15 +108,16 @@ def plan(
 
     A prompt that fits the budget and a chunk is read at once. A share of a prompt that is skimmed is at most what the
     model sees at once. Raises `UsageError` if the budget is too small for the policy or for the question, and
-    `DapqError` if positions go beyond `n_ctx_train`.
+    `TooLongError` if positions go beyond `n_ctx_train`.
     """
     n_prompt, n_keep = len(prompt), policy.cells_to_keep(budget, len(prompt))
     skims = policy.skims and prompt.has_question and not one_shot
-    if skims and budget.is_share and n_prompt >= n_ctx_train and not allow_overflow:
-        # a share of a long document can be more than the model sees at once
-        n_most = (n_ctx_train - CHUNK - min(n_predict, n_ctx_train // 4)) / policy.max_share
-        n_keep = min(n_keep, max(int(n_most), CHUNK))
-    n_resident = min(n_prompt, math.ceil(n_keep * policy.max_share))
+    n_most = max(n_keep, min(n_prompt, budget.n_most))
+    if skims and (budget.is_share or budget.n_most) and n_prompt >= n_ctx_train and not allow_overflow:
+        # a share of a long document, or what the machine has room for, can be more than the model sees at once
+        n_seen = int((n_ctx_train - CHUNK - min(n_predict, n_ctx_train // 4)) / policy.max_share)
+        n_keep, n_most = min(n_keep, max(n_seen, CHUNK)), min(n_most, max(n_seen, CHUNK))
+    n_resident = min(n_prompt, math.ceil(n_most * policy.max_share))
     n_branch = policy.n_branch(n_keep) if n_keep < n_prompt else 0
     n_chunk, n_asked = CHUNK - policy.n_probe, len(prompt.head) + len(prompt.tail)
     if one_shot or n_prompt <= n_resident + n_chunk:
@@ -141,12 +136,12 @@ def plan(
     n_positions = n_resident + n_chunk if way == Way.SKIM else n_prompt
     if n_positions >= n_ctx_train and not allow_overflow:
         remedy = "lower --kv-budget" if way == Way.SKIM else "shorten the document"
-        raise DapqError(
+        raise TooLongError(
             f"{n_positions:,} tokens are read at once, but the model was trained for {n_ctx_train:,}: "
             f"{remedy}, or set --allow-overflow to go beyond"
         )
     n_predict = n_predict if allow_overflow else min(n_predict, n_ctx_train - n_positions)
-    return Plan(way, n_keep, n_resident, n_cells, n_predict, n_positions, n_window, n_body)
+    return Plan(way, n_keep, n_most, n_resident, n_cells, n_predict, n_positions, n_window, n_body)
 
 
 class Reader:
@@ -163,10 +158,14 @@ class Reader:
         self._progress = progress
         self.n_done, self._n_total = 0, 0
         self.evict_seconds = 0.0
+        self.held: float | None = None
+        # which token of the prompt each token in the cache is
+        self.places: npt.NDArray[np.intp] = np.arange(0)
 
     def read(self, prompt: Prompt) -> None:
         """Read and evict. Raises `DapqError` if llama.cpp fails, and what `Policy.evict` raises."""
         self._n_total = len(prompt)
+        self.places = np.arange(len(prompt))
         if self.plan.way == Way.SKIM:
             self._skim(prompt)
             self._read_chosen(prompt)
@@ -174,7 +173,7 @@ class Reader:
             self._read_in_one_pass(prompt.tokens)
         else:
             self._read(prompt.tokens)
-        self._evict(self.policy)
+        self.held = self._evict(self.policy, self.plan.n_keep)
 
     def _read(self, tokens: list[int]) -> None:
         for start in range(0, len(tokens), CHUNK):
@@ -183,22 +182,22 @@ class Reader:
             self.n_done += len(part)
             self._progress(self.n_done, self._n_total)
 
-    def _evict(self, policy: Policy) -> None:
+    def _evict(self, policy: Policy, n_keep: int) -> float | None:
         start = time.perf_counter()
-        policy.evict(self.cache, self.plan.n_keep)
+        share = policy.evict(self.cache, n_keep, self.plan.n_most)
         self.evict_seconds += time.perf_counter() - start
+        return share
 
     def _read_in_one_pass(self, tokens: list[int]) -> None:
         n_resident = self.plan.n_resident
         self._read(tokens[:n_resident])
         for part in _split(range(n_resident, len(tokens)), CHUNK - self.policy.n_probe):
-            self._evict(self.policy.while_reading)
+            self._evict(self.policy.while_reading, self.plan.n_most)
             self._read(tokens[part.start : part.stop])
 
     def _skim(self, prompt: Prompt) -> None:
         """Ask the document piece by piece: read it with the question, look ahead, and see what both attend to."""
         n_head, n_asked = len(prompt.head), len(prompt.head) + len(prompt.tail)
-        question = prompt.tail[-self.policy.n_probe :]
         windows = [
             [Chunk(part.start, part.stop) for part in _split(window, CHUNK - self.policy.n_probe)]
             for window in _split(range(len(prompt.body)), self.plan.n_window)
@@ -210,24 +209,17 @@ class Reader:
             start, stop = window[0].start, window[-1].stop
             self.cache.clear()
             self._read(prompt.head + prompt.body[start:stop] + prompt.tail)
-            end = n_asked + stop - start
-            asked = self._attention(question, end - len(question))
-            ahead, confidence = self.cache.look_ahead(N_LOOK_AHEAD)
-            guessed = self._attention(ahead, end)
+            found = recall(self.cache, prompt.tail[-self.policy.n_probe :], self.policy.heads)
             for chunk in window:
-                cells = slice(n_head + chunk.start - start, n_head + chunk.stop - start)
-                # a guess that nothing in the window supports attends to something, too
-                chunk.relevance = (relevance(asked, cells) + confidence * relevance(guessed, cells)) / 2
+                chunk.relevance = found.relevance(slice(n_head + chunk.start - start, n_head + chunk.stop - start))
         self.cache.clear()
-
-    def _attention(self, tokens: list[int], pos: int) -> npt.NDArray[np.float32]:
-        """The largest that tokens pay to each cell, of the heads that find facts: float32 [heads, cells]."""
-        return retrieval_heads(self.cache.probe(tokens, pos, ProbeType.MAX), self.policy.heads)
 
     def _read_chosen(self, prompt: Prompt) -> None:
         """Read what was chosen of the document as one text, with the question."""
         chosen = self._choose(len(prompt.body))
-        tokens = prompt.head + np.array(prompt.body)[chosen].tolist() + prompt.tail
+        head, tail = (np.ones(len(part), dtype=bool) for part in (prompt.head, prompt.tail))
+        self.places = np.flatnonzero(np.concatenate([head, chosen, tail]))
+        tokens = np.array(prompt.tokens)[self.places].tolist()
         self._n_total = self.n_done + len(tokens)
         self._read(tokens)
 

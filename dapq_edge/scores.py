@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from .cache import LayerAttention
+from .cache import Keep, LayerAttention
 from .heads import HeadProfile
 
 # heads of a model, of all its layers, that tell where a fact is
@@ -54,6 +54,27 @@ def share(scores: Sequence[npt.NDArray[np.float32]], candidates: slice) -> npt.N
     """
     heads = normalize(np.concatenate(scores), candidates)
     return np.sqrt(np.mean(heads**2, axis=0, keepdims=True))
+
+
+def held(scores: Scores, keep: Keep, candidates: slice) -> float:
+    """The share of the scores of the `candidates` cells that those in `keep` have: mean over all KV heads, 0 to 1.
+
+    With DBudgetKV (arXiv 2502.16886) as the example: what is held says how well a budget serves the answer.
+    """
+    shares = []
+    for layer, cells in zip(scores, keep, strict=True):
+        first, last, _ = candidates.indices(layer.shape[1])
+        is_candidate = (cells >= first) & (cells < last)
+        kept = (np.take_along_axis(layer, cells, axis=1) * is_candidate).sum(axis=1)
+        shares.append(kept / np.maximum(layer[:, candidates].sum(axis=1), np.finfo(np.float32).tiny))
+    return float(np.concatenate(shares).mean())
+
+
+def cells_to_hold(scores: Scores, share: float, candidates: slice) -> int:
+    """How many of the `candidates` cells each KV head has to keep, so that the best ones hold `share`, see `held`."""
+    layers = [np.sort(layer[:, candidates], axis=1)[:, ::-1] for layer in scores]
+    heads = np.concatenate([np.cumsum(normalize(layer, slice(None)), axis=1) for layer in layers])
+    return int(np.searchsorted(heads.mean(axis=0), share)) + 1
 
 
 def retrieval_heads(layers: Sequence[LayerAttention], heads: HeadProfile | None) -> npt.NDArray[np.float32]:

@@ -25,13 +25,13 @@ from dapq_edge.evaluation.results import Results
 from dapq_edge.evaluation.runner import Case, Job, evaluate, jobs_of
 from dapq_edge.evaluation.summary import of_full
 from dapq_edge.heads import HeadProfile, find_profile
-from dapq_edge.llama import Llama
 from dapq_edge.models import find_model
 from dapq_edge.native import ProbeType
 from dapq_edge.policies import Policy, get_policy
 from dapq_edge.policies.base import Queries
 from dapq_edge.policies.dapq import DapQ
 from dapq_edge.policies.fused import Fused
+from dapq_edge.reading import ReadingLlama
 from dapq_edge.scores import Scores, group_heads, normalize, pool, retrieval_heads
 from dapq_edge.select import top_cells
 
@@ -188,7 +188,7 @@ def variants(heads: HeadProfile | None) -> dict[str, Policy]:
     return {policy.name: policy for policy in made}
 
 
-def cases_of(args: argparse.Namespace, llama: Llama) -> Iterator[Case]:
+def cases_of(args: argparse.Namespace, llama: ReadingLlama) -> Iterator[Case]:
     haystack, needles = read_haystack(sorted(Path(args.haystack).glob("*.txt"))), read_needles(Path(args.needles))
     options = {"depths": [0.1, 0.5], "n_offsets": 1, "seed": args.seed, "n_predict": 12}
     yield from needle_cases(needles, haystack, lengths=[LENGTH], **options)
@@ -227,7 +227,7 @@ def main() -> None:
     chosen = {name: policies[name] for name in args.variants or policies}
     results = Results(Path(args.json))
     with native.captured_log():
-        llama = Llama(model)
+        llama = ReadingLlama(model)
         cases = list(cases_of(args, llama))
         jobs: list[Job] = jobs_of(list(chosen.values()), BUDGETS)
         report = lambda done, total: print(f"\r{done} of {total}", end="", flush=True)  # noqa: E731

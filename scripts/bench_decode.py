@@ -16,9 +16,9 @@ from rich.table import Table
 
 from dapq_edge import native
 from dapq_edge.budgets import Budget
-from dapq_edge.llama import Llama
 from dapq_edge.models import find_model
 from dapq_edge.policies import get_policy
+from dapq_edge.reading import ReadingLlama
 
 N_TOKENS = 32
 
@@ -40,7 +40,7 @@ def main() -> int:
     }
     answers = {}
     for kind, (length, policy, one_shot) in kinds.items():
-        llama = Llama(find_model(args.model), n_threads=args.threads)
+        llama = ReadingLlama(find_model(args.model), n_threads=args.threads)
         tokens = np.random.default_rng(0).integers(100, llama.n_vocab(), length).tolist()
         budget, n_predict = Budget(args.budget, is_share=False), (1 + args.rounds) * N_TOKENS
         llama.read(tokens, get_policy(policy), budget, n_predict=n_predict, one_shot=one_shot, allow_overflow=True)

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from dapq_edge import native
-from dapq_edge.llama import FLASH_ATTN, Llama
 from dapq_edge.models import find_model
+from dapq_edge.reading import FLASH_ATTN, ReadingLlama
 
 N_PROBE = 32
 
@@ -34,7 +34,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
 
-    llama = Llama(find_model(args.model), n_threads=args.threads, flash_attn=args.flash_attn)
+    llama = ReadingLlama(find_model(args.model), n_threads=args.threads, flash_attn=args.flash_attn)
     llama.open_context(max(args.lengths) + N_PROBE)
     rng = np.random.default_rng(0)
     probe = rng.integers(100, llama.n_vocab(), N_PROBE).tolist()

@@ -24,10 +24,10 @@ from rich.table import Table
 
 from dapq_edge import native
 from dapq_edge.budgets import Budget
-from dapq_edge.llama import Llama
 from dapq_edge.models import find_model
 from dapq_edge.policies import get_policy
 from dapq_edge.reader import Prompt
+from dapq_edge.reading import ReadingLlama
 
 MIB = 2**20
 N_HEAD, N_TAIL = 4, 40
@@ -75,7 +75,7 @@ class Measurement:
 
 
 def measure(model: str, kind: Kind, n_tokens: int, n_predict: int, n_threads: int) -> Measurement:
-    llama = Llama(find_model(model), n_threads=n_threads, type_k=kind.cache_type, type_v=kind.cache_type)
+    llama = ReadingLlama(find_model(model), n_threads=n_threads, type_k=kind.cache_type, type_v=kind.cache_type)
     tokens = np.random.default_rng(0).integers(100, llama.n_vocab(), n_tokens).tolist()
     prompt = Prompt(tokens[:N_HEAD], tokens[N_HEAD:-N_TAIL], tokens[-N_TAIL:], kind.has_question)
     start = time.perf_counter()

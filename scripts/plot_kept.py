@@ -21,9 +21,9 @@ from dapq_edge.budgets import Budget
 from dapq_edge.cache import Keep
 from dapq_edge.evaluation.needle import Needle, needle_prompt, read_haystack
 from dapq_edge.evaluation.snapshot import Snapshot
-from dapq_edge.llama import Llama
 from dapq_edge.models import find_model
 from dapq_edge.policies import ScoringPolicy, get_policy
+from dapq_edge.reading import ReadingLlama
 
 COLORS = {"full": "#8a8f98", "streaming": "#c2703d", "dapq": "#8b5fa8", "fused": "#1f6f8b"}
 
@@ -36,7 +36,7 @@ NEEDLE = Needle(
 )
 
 
-def answer_cells(llama: Llama, tokens: list[int], answer: str) -> tuple[int, int]:
+def answer_cells(llama: ReadingLlama, tokens: list[int], answer: str) -> tuple[int, int]:
     """First and last cell of the first place where the answer stands in the prompt."""
     for end in range(1, len(tokens)):
         text = llama.detokenize(tokens[max(0, end - 16) : end]).decode("utf-8", "replace")
@@ -60,7 +60,7 @@ def main() -> int:
     parser.add_argument("--out", required=True)
     args = parser.parse_args()
 
-    llama = Llama(find_model("smollm2-135m"), n_threads=2)
+    llama = ReadingLlama(find_model("smollm2-135m"), n_threads=2)
     prompt = needle_prompt(llama, [NEEDLE], read_haystack([args.doc]), args.length, [args.depth])
     n_prompt, n_keep = len(prompt), Budget.parse(args.budget).cells(len(prompt))
     first, last = answer_cells(llama, prompt.tokens, NEEDLE.answer)

@@ -21,8 +21,8 @@ from dapq_edge.evaluation.results import Results
 from dapq_edge.evaluation.runner import evaluate, jobs_of
 from dapq_edge.evaluation.snapshot import Snapshot
 from dapq_edge.evaluation.summary import group_by, mean, of_full, summaries, wilson
-from dapq_edge.llama import Llama
 from dapq_edge.policies import get_policy
+from dapq_edge.reading import ReadingLlama
 
 HAYSTACK = "some ordinary words without any sense go on and on, and then they stop. " * 60
 NEEDLES = [Needle(f" the-word-is-{word}. ", "what is the word?", "the word is", word) for word in ("XQ7Z", "KJ5W")]
@@ -31,7 +31,7 @@ OPTIONS = {"lengths": [300], "depths": [0.1, 0.9], "n_offsets": 2, "seed": 0, "n
 
 @pytest.fixture
 def llama(tiny_model):
-    llama = Llama(tiny_model(Spec(n_ctx=8192)), n_threads=2)
+    llama = ReadingLlama(tiny_model(Spec(n_ctx=8192)), n_threads=2)
     yield llama
     llama.close()
 
@@ -158,7 +158,7 @@ def test_a_rerun_resumes(llama, tmp_path, monkeypatch, bounded):
 @pytest.mark.parametrize("options", [{}, {"arch": "gemma2", "n_layer": 4}], ids=["llama", "windows"])
 def test_snapshot(tiny_model, options):
     """What was evicted and decoded comes back, also the cells that have left a window."""
-    llama = Llama(tiny_model(Spec(n_ctx=2048, **options)), n_threads=2)
+    llama = ReadingLlama(tiny_model(Spec(n_ctx=2048, **options)), n_threads=2)
     llama.read(random_tokens(300, 1), get_policy("full"), Budget.parse("100%"), n_predict=20)
     cache, snapshot = llama.kv_cache, Snapshot(llama)
     seen = cache.probe(random_tokens(8, 2), 292), cache.logits.copy(), cache.peek(10)

@@ -17,9 +17,9 @@ from dapq_edge.errors import DapqError, UsageError
 from dapq_edge.evaluation.calibration import calibrate
 from dapq_edge.evaluation.needle import Needle
 from dapq_edge.heads import find_profile, load_profile, model_hash, profile_path
-from dapq_edge.llama import Llama
 from dapq_edge.policies import get_policy
 from dapq_edge.policies.compresskv import CompressKV
+from dapq_edge.reading import ReadingLlama
 
 RARE = "XQ7Z"
 # no blanks: the tiny vocabulary has no token of its own for them
@@ -56,7 +56,7 @@ class PlantedSpec(Spec):
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory):
     path = write_gguf(PlantedSpec(), tmp_path_factory.mktemp("planted") / "planted.gguf")
-    llama = Llama(path, n_threads=2)
+    llama = ReadingLlama(path, n_threads=2)
     yield path, calibrate(llama, [HAYSTACK], [NEEDLE], 500)
     llama.close()
 
@@ -71,7 +71,7 @@ def test_calibration_finds_planted_heads(planted):
 
 
 def test_calibration_of_text_that_is_too_short(planted):
-    llama = Llama(planted[0], n_threads=2)
+    llama = ReadingLlama(planted[0], n_threads=2)
     with pytest.raises(DapqError, match="too short"):
         calibrate(llama, ["short text"], [NEEDLE], 500)
     llama.close()

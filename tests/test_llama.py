@@ -7,17 +7,19 @@ from tiny import Spec
 
 from dapq_edge import native
 from dapq_edge.budgets import Budget
+from dapq_edge.context import CACHE_TYPES
 from dapq_edge.errors import DapqError, UsageError
-from dapq_edge.llama import CACHE_TYPES, Llama
 from dapq_edge.policies import get_policy
+from dapq_edge.prompts import chat_prompt
 from dapq_edge.reader import Way
+from dapq_edge.reading import ReadingLlama
 
 ALL = Budget.parse("100%")
 
 
 @pytest.fixture
 def llama(tiny_model):
-    llama = Llama(tiny_model(Spec(n_ctx=2048)), n_threads=2, seed=0)
+    llama = ReadingLlama(tiny_model(Spec(n_ctx=2048)), n_threads=2, seed=0)
     yield llama
     llama.close()
 
@@ -75,7 +77,8 @@ def test_refuses_before_it_reads(llama):
 
 
 def test_reading_goes_on_after_a_context_that_cannot_be_opened(tiny_model):
-    llama = Llama(tiny_model(Spec()), n_threads=2, flash_attn="off", type_v="q4_0")
+    llama = ReadingLlama(tiny_model(Spec()), n_threads=2, flash_attn="off")
+    llama.context_params.type_v = CACHE_TYPES["q4_0"]
     tokens = random_tokens(100, 1)
     for _ in range(2):
         with pytest.raises(DapqError, match="cannot open a context"):
@@ -95,7 +98,7 @@ def test_seed_of_zero(llama):
 
 def test_prompt_without_template(llama):
     """Of a base model: the message as text, between BOS and "Answer:"."""
-    tokens = llama.chat_prompt("  Why? </s>", answer_prefix="Because").tokens
+    tokens = chat_prompt(llama, "  Why? </s>", answer_prefix="Because").tokens
     assert tokens[0] == llama.token_bos() and tokens.count(llama.token_eos()) == 0
     # the vocabulary of the tiny models has no space, so that SentencePiece's mark for one stays
     text = llama.detokenize(tokens[1:]).decode().replace("▁", " ")

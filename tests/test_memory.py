@@ -78,11 +78,11 @@ import resource, sys
 sys.path.insert(0, "tests")
 from pathlib import Path
 from dapq_edge.budgets import Budget
-from dapq_edge.llama import Llama
+from dapq_edge.reading import ReadingLlama
 from dapq_edge.policies import get_policy
 from test_reader import make_prompt
 
-llama = Llama(sys.argv[1], n_threads=2)
+llama = ReadingLlama(sys.argv[1], n_threads=2)
 prompt = make_prompt(int(sys.argv[2]), has_question=sys.argv[3] == "skim")
 stats = llama.read(prompt, get_policy("fused"), Budget.parse("256"), n_predict=16, allow_overflow=True)
 print(stats.cells_peak, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
@@ -103,12 +103,12 @@ sys.path.insert(0, "tests")
 import psutil
 from dapq_edge.budgets import Budget
 from dapq_edge.errors import DapqError
-from dapq_edge.llama import Llama
+from dapq_edge.reading import ReadingLlama
 from dapq_edge.policies import get_policy
 from dapq_edge import native
 from test_reader import make_prompt
 
-llama = Llama(sys.argv[1], n_threads=1)
+llama = ReadingLlama(sys.argv[1], n_threads=1)
 llama.open_context(2**16)
 prompt = make_prompt(2000)
 llama.kv_cache.read(prompt.tokens[:1000])

@@ -208,9 +208,9 @@ def test_peek_leaves_no_trace(tiny_model):
         with context:
             for _ in range(2):
                 before, logits = context.state(), context.logits
-                tokens = cache.peek(20)
+                ahead = cache.peek(20)
                 assert context.state() == before and context.logits.tobytes() == logits.tobytes()
-                assert cache.look_ahead(20)[0] == tokens
+                assert cache.look_ahead(20) == ahead
                 cache.clear()
                 cache.read(TOKENS)
                 cache.evict(get_policy("streaming").keep(cache, 60))
@@ -235,7 +235,7 @@ def test_peek_puts_the_window_back(tiny_model, n_ahead):
             for ours, theirs in zip(*seen, strict=True):
                 np.testing.assert_allclose(ours.attention, theirs.attention, rtol=0.01, atol=1e-4)
             assert llama_cpp.llama_state_set_data(context.ctx, state, len(state)) > 0
-            cache.recent = list(tokens)
+            cache.tokens = list(tokens)
             cache.logits[:] = logits
         with Context(tiny_model(spec), n_ctx=1024) as roomy:
             KVCache(roomy.ctx).read(tokens)

@@ -12,10 +12,11 @@ from dapq_edge.evaluation.needle import Needle, needle_cases, read_haystack, rea
 from dapq_edge.evaluation.results import Results
 from dapq_edge.evaluation.runner import Job, evaluate, jobs_of
 from dapq_edge.evaluation.summary import group_by, of_full
-from dapq_edge.llama import Llama
 from dapq_edge.models import find_model
 from dapq_edge.policies import get_policy
+from dapq_edge.prompts import chat_prompt
 from dapq_edge.reader import Way
+from dapq_edge.reading import ReadingLlama
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data" / "niah"
@@ -47,14 +48,14 @@ needs_build = pytest.mark.skipif(not LLAMA_CPP, reason="no .build: the documents
 needs_shared = pytest.mark.skipif(not SHARED.exists(), reason="no ../shared: the evaluation data is not in the project")
 
 
-def load(alias: str) -> Llama:
+def load(alias: str) -> ReadingLlama:
     try:
         path = find_model(alias)
     except DapqError as error:
         if os.environ.get("CI"):
             raise
         pytest.skip(str(error))
-    return Llama(path, n_threads=2)
+    return ReadingLlama(path, n_threads=2)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,9 @@ def llama():
     return load("smollm2-135m")
 
 
-def found(llama: Llama, needles: list[Needle], haystack: str, jobs: list[Job], depths: list[float]) -> dict[str, float]:
+def found(
+    llama: ReadingLlama, needles: list[Needle], haystack: str, jobs: list[Job], depths: list[float]
+) -> dict[str, float]:
     """How many of the needles in 2,048 tokens the full cache finds, and the share of those that each job does."""
     options = {"lengths": [2048], "depths": depths, "n_offsets": 1, "seed": 0, "n_predict": 12}
     results = Results()
@@ -110,7 +113,7 @@ def test_needles_in_essays(llama):
 @needs_build
 def test_answer_of_the_demo(llama):
     document = (LLAMA_CPP / "CONTRIBUTING.md").read_text()
-    prompt = llama.chat_prompt(document, "What should enum values always be written in?", "Enum values are always in")
+    prompt = chat_prompt(llama, document, "What should enum values always be written in?", "Enum values are always in")
     stats = llama.read(prompt, get_policy("fused"), Budget.parse("50%"))
     assert "upper case" in "".join(llama.stream(16))
     assert stats.way == Way.SKIM and stats.cells_kept <= len(prompt) // 2 and stats.cells_peak <= len(prompt) * 0.7
@@ -134,7 +137,7 @@ def test_window_model_reads_and_answers(question):
     """Gemma 3 270M, a base model: what it writes after reading in bounded memory is text, and no longer than asked."""
     llama = load("gemma3-270m")
     document = (LLAMA_CPP / HOWTO).read_text()[:9000]
-    prompt = llama.chat_prompt(document, question, "The first step is to")
+    prompt = chat_prompt(llama, document, question, "The first step is to")
     stats = llama.read(prompt, get_policy("fused"), Budget.parse("300"), n_predict=20)
     assert stats.way == (Way.SKIM if question else Way.ONE_PASS)
     assert stats.cells_kept == 300 and stats.cells_peak == 1024
@@ -145,7 +148,7 @@ def test_window_model_reads_and_answers(question):
 
 def test_control_tokens_of_a_document_are_text(llama):
     """A document that quotes the chat template cannot end the message."""
-    plain, quoting = llama.chat_prompt("a b").tokens, llama.chat_prompt("a <|im_end|> b").tokens
+    plain, quoting = chat_prompt(llama, "a b").tokens, chat_prompt(llama, "a <|im_end|> b").tokens
     end = llama.tokenize(b"<|im_end|>", add_bos=False, special=True)
     assert len(end) == 1
     assert quoting.count(end[0]) == plain.count(end[0]) > 0

@@ -12,6 +12,7 @@ from .. import native
 from ..budgets import Budget
 from ..documents import read_document
 from ..policies import get_policy
+from ..prompts import chat_prompt
 from .model import check_model_options, load_heads, load_model, progress_bar
 
 MIB = 2**20
@@ -67,7 +68,7 @@ def _ask(args: argparse.Namespace, budget: Budget) -> int:
     document = read_document(args.doc)
     llama = load_model(args, console)
     policy = get_policy(args.policy, args.granularity, load_heads(args, llama))
-    prompt = llama.chat_prompt(document, args.question, args.answer_prefix)
+    prompt = chat_prompt(llama, document, args.question, args.answer_prefix)
 
     start = time.perf_counter()
     with progress_bar(console) as bar:

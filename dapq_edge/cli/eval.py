@@ -16,11 +16,11 @@ from ..evaluation.report import write_report
 from ..evaluation.results import Results
 from ..evaluation.runner import Case, evaluate, jobs_of
 from ..evaluation.summary import summaries
-from ..llama import Llama
 from ..policies import get_policy
+from ..reading import ReadingLlama
 from .model import check_model_options, load_heads, load_model, progress_bar
 
-MakeCases = Callable[[Llama], Iterable[Case]]
+MakeCases = Callable[[ReadingLlama], Iterable[Case]]
 
 
 def run_needle(args: argparse.Namespace) -> int:
@@ -31,7 +31,7 @@ def run_needle(args: argparse.Namespace) -> int:
     if not all(0 <= depth <= 1 for depth in args.depths):
         raise UsageError("--depths: from 0 to 1")
 
-    def cases(llama: Llama) -> Iterable[Case]:
+    def cases(llama: ReadingLlama) -> Iterable[Case]:
         return needle_cases(
             needles,
             haystack,
@@ -53,7 +53,7 @@ def run_ruler(args: argparse.Namespace) -> int:
     if unknown:
         raise UsageError(f"--tasks {' '.join(sorted(unknown))}: choose of {', '.join(ruler.GENERATORS)}")
 
-    def cases(llama: Llama) -> Iterable[Case]:
+    def cases(llama: ReadingLlama) -> Iterable[Case]:
         if args.data:
             return ruler.file_cases(Path(args.data), args.rows, args.predict)
         return ruler.generated_cases(args.tasks, args.lengths, args.rows, args.seed, args.predict)
@@ -62,7 +62,7 @@ def run_ruler(args: argparse.Namespace) -> int:
 
 
 def run_fidelity(args: argparse.Namespace) -> int:
-    def cases(llama: Llama) -> Iterable[Case]:
+    def cases(llama: ReadingLlama) -> Iterable[Case]:
         for length in args.lengths:
             yield from fidelity.fidelity_cases(Path(args.data), args.rows, length, args.predict, llama)
 

@@ -3,16 +3,19 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .. import native
+from ..context import CACHE_TYPES
 from ..errors import UsageError
 from ..heads import HeadProfile, find_profile, load_profile
-from ..llama import CACHE_TYPES, Llama
+from ..llama import Llama
 from ..models import find_hf_model, find_model
+from ..reading import ReadingLlama
 
 
 def check_model_options(args: argparse.Namespace) -> None:
@@ -28,27 +31,48 @@ def find(args: argparse.Namespace, report: Callable[[str], None] = lambda line: 
     return find_hf_model(args.hf_repo, args.offline) if args.hf_repo else find_model(args.model, report)
 
 
-def load_heads(args: argparse.Namespace, llama: Llama) -> HeadProfile | None:
+def load_heads(args: argparse.Namespace, llama: ReadingLlama) -> HeadProfile | None:
     """The profile of --heads, or the one that was calibrated, if there is one."""
     model = Path(llama.model_path)
     return load_profile(Path(args.heads), model) if args.heads else find_profile(model)
 
 
-def load_model(args: argparse.Namespace, console: Console) -> Llama:
+def load_model(args: argparse.Namespace, console: Console) -> ReadingLlama:
+    """The model, to read prompts one by one."""
+    return ReadingLlama(**_model_options(args, console))
+
+
+def load_llama(args: argparse.Namespace, console: Console) -> Llama:
+    """The model, to answer prompts as `llama_cpp.Llama` does, evicted to --kv-budget of -c tokens."""
+    options = _model_options(args, console)
+    model = Path(options["model_path"])
+    return Llama(
+        **options,
+        n_ctx=args.ctx_size,
+        kv_budget=args.kv_budget,
+        policy=args.policy,
+        heads=load_profile(Path(args.heads), model) if args.heads else None,
+    )
+
+
+def _model_options(args: argparse.Namespace, console: Console) -> dict[str, Any]:
     def report(line: str) -> None:
         console.print(line, style="dim", highlight=False)
 
     n_threads = args.threads if args.threads > 0 else psutil.cpu_count(logical=False)
-    return Llama(
-        find(args, report),
-        n_gpu_layers=args.n_gpu_layers,
-        n_threads=n_threads,
-        n_batch=args.batch_size,
-        flash_attn=args.flash_attn,
-        type_k=args.cache_type_k,
-        type_v=args.cache_type_v,
-        seed=getattr(args, "seed", -1) & 0xFFFFFFFF,
-    )
+    return {
+        "model_path": find(args, report),
+        "n_gpu_layers": args.n_gpu_layers,
+        "n_threads": n_threads,
+        "n_threads_batch": n_threads,
+        "n_batch": args.batch_size,
+        "n_ubatch": args.batch_size,
+        "flash_attn": args.flash_attn,
+        "type_k": args.cache_type_k,
+        "type_v": args.cache_type_v,
+        "seed": getattr(args, "seed", -1) & 0xFFFFFFFF,
+        "verbose": False,
+    }
 
 
 def progress_bar(console: Console) -> Progress:

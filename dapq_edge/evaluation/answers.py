@@ -7,8 +7,8 @@ from typing import ClassVar
 import numpy as np
 
 from ..errors import DapqError
-from ..llama import Llama
 from ..reader import Chunk, Prompt
+from ..reading import ReadingLlama
 from .results import Row
 from .runner import Job, Seen
 
@@ -34,19 +34,19 @@ class AnswerCase:
     """
 
     key: Row
-    make_prompt: Callable[[Llama], Prompt]
+    make_prompt: Callable[[ReadingLlama], Prompt]
     outputs: Sequence[str]
     n_predict: int
-    places: Callable[[Llama, Prompt], list[int]] | None = None
+    places: Callable[[ReadingLlama, Prompt], list[int]] | None = None
     needs_full: ClassVar[bool] = False
 
-    def prompt(self, llama: Llama) -> Prompt:
+    def prompt(self, llama: ReadingLlama) -> Prompt:
         return self.make_prompt(llama)
 
-    def observe(self, llama: Llama) -> None:
+    def observe(self, llama: ReadingLlama) -> None:
         pass
 
-    def measure(self, llama: Llama, job: Job, seen: Seen) -> Row:
+    def measure(self, llama: ReadingLlama, job: Job, seen: Seen) -> Row:
         """score: the share of `outputs` that the answer contains.
 
         After skimming, first: whether the chunks with what is asked for are the most relevant ones.

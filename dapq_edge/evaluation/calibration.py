@@ -11,9 +11,9 @@ import numpy.typing as npt
 from ..budgets import Budget
 from ..cache import LayerAttention
 from ..heads import HeadProfile, model_hash
-from ..llama import Llama
 from ..policies import get_policy
 from ..reader import Prompt
+from ..reading import ReadingLlama
 from ..select import top_cells
 from .needle import Needle, find_span, needle_prompt
 
@@ -42,7 +42,7 @@ class Case:
 
 
 def calibrate(
-    llama: Llama,
+    llama: ReadingLlama,
     haystacks: Sequence[str],
     needles: Sequence[Needle],
     n_tokens: int,
@@ -62,7 +62,7 @@ def calibrate(
     return profile_of(model_hash(Path(llama.model_path)), cases)
 
 
-def _look(llama: Llama, prompt: Prompt, needle: Needle) -> Case:
+def _look(llama: ReadingLlama, prompt: Prompt, needle: Needle) -> Case:
     llama.read(prompt, get_policy("full"), Budget.parse("100%"), n_predict=64, one_shot=True)
     cache = llama.kv_cache
     # the query of a token decides which one comes next

@@ -10,9 +10,10 @@ import numpy.typing as npt
 
 from ..cache import Keep, KVCache
 from ..errors import DapqError
-from ..llama import Llama
 from ..policies.oracle import Oracle
+from ..prompts import chat_prompt
 from ..reader import Prompt
+from ..reading import ReadingLlama
 from ..scores import Scores
 from ..select import top_cells
 from .data import digest, read_jsonl
@@ -36,20 +37,20 @@ class FidelityCase:
     n_predict: int
     needs_full: ClassVar[bool] = True
 
-    def prompt(self, llama: Llama) -> Prompt:
+    def prompt(self, llama: ReadingLlama) -> Prompt:
         prompt = cut_prompt(llama, self.context, self.question, self.n_tokens)
         if prompt is None:
             raise DapqError(f"a document is shorter than {self.n_tokens} tokens")
         return prompt
 
-    def observe(self, llama: Llama) -> None:
+    def observe(self, llama: ReadingLlama) -> None:
         """The greedy answer of the full cache, its probabilities, and the cells that it looks at."""
         cache = llama.kv_cache
         self._answer = cache.peek(self.n_predict)
         self._oracle = Oracle().scores(cache, 0) if cache.can_evict else None
         self._full = log_probabilities(cache, self._answer)
 
-    def measure(self, llama: Llama, job: Job, seen: Seen) -> Row:
+    def measure(self, llama: ReadingLlama, job: Job, seen: Seen) -> Row:
         """kl: nats; top1: share of tokens that both caches find most probable; rouge_l of the greedy answer, 0 to 1.
 
         recall: the share of the cells that the oracle would choose for each head and that the policy chose, too.
@@ -68,7 +69,9 @@ class FidelityCase:
         return row
 
 
-def fidelity_cases(path: Path, n_rows: int, n_tokens: int, n_predict: int, llama: Llama) -> Iterator[FidelityCase]:
+def fidelity_cases(
+    path: Path, n_rows: int, n_tokens: int, n_predict: int, llama: ReadingLlama
+) -> Iterator[FidelityCase]:
     """The first `n_rows` documents that are long enough. Raises `DapqError` with the number of a bad line."""
     found = 0
     for number, (context, question, references) in read_jsonl(path, _row, "a row of LongBench"):
@@ -91,12 +94,12 @@ def _row(row: dict) -> tuple[str, str, list[str]]:
     return context, question, list(map(str, references))
 
 
-def cut_prompt(llama: Llama, context: str, question: str, n_tokens: int) -> Prompt | None:
+def cut_prompt(llama: ReadingLlama, context: str, question: str, n_tokens: int) -> Prompt | None:
     """A prompt of exactly `n_tokens` tokens, its document cut at the end; None if it is too short.
 
     Raises `DapqError` if there is no room for the question.
     """
-    prompt = llama.chat_prompt(context, question)
+    prompt = chat_prompt(llama, context, question)
     if len(prompt) < n_tokens:
         return None
     if n_tokens <= len(prompt.head) + len(prompt.tail):

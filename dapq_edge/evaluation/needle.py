@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DapqError
-from ..llama import Llama
+from ..prompts import chat_prompt
 from ..reader import Prompt
+from ..reading import ReadingLlama
 from .answers import AnswerCase, longest
 from .data import digest, read_jsonl, read_text, unique
 
@@ -55,7 +56,7 @@ def read_haystack(paths: Iterable[Path]) -> str:
 
 
 def needle_prompt(
-    llama: Llama, needles: Sequence[Needle], haystack: str, n_tokens: int, depths: Sequence[float]
+    llama: ReadingLlama, needles: Sequence[Needle], haystack: str, n_tokens: int, depths: Sequence[float]
 ) -> Prompt:
     """A chat prompt of `n_tokens` tokens, or a few less, with each needle at its depth (0 to 1) of the haystack.
 
@@ -71,7 +72,7 @@ def needle_prompt(
             blank = text.find(" ", int(n_chars * depth))
             cut = blank if blank >= 0 else len(text)
             text = text[:cut] + needle.needle + text[cut + 1 :]
-        return llama.chat_prompt(text, question, needles[0].answer_prefix)
+        return chat_prompt(llama, text, question, needles[0].answer_prefix)
 
     low, high = 0, min(len(haystack), 16 * n_tokens)
     if len(prompt(high)) < n_tokens:
@@ -79,7 +80,7 @@ def needle_prompt(
     return longest(prompt, low, high, n_tokens)
 
 
-def find_span(llama: Llama, tokens: Sequence[int], text: str) -> slice:
+def find_span(llama: ReadingLlama, tokens: Sequence[int], text: str) -> slice:
     """The tokens in which `text` stands first. Raises `DapqError` if it does not."""
     pieces = [llama._model.detokenize([token]) for token in tokens]
     first = b"".join(pieces).find(text.encode())
@@ -149,7 +150,7 @@ def _starts(haystack: str, n_offsets: int, seed: int, n_tokens: int) -> list[int
     return starts
 
 
-def _places(llama: Llama, prompt: Prompt, texts: Sequence[str]) -> list[int]:
+def _places(llama: ReadingLlama, prompt: Prompt, texts: Sequence[str]) -> list[int]:
     """The last token of each text in the document."""
     tokens = prompt.head + prompt.body
     return [find_span(llama, tokens, text).stop - 1 - len(prompt.head) for text in texts]

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..llama import Llama
-from ..reader import N_SINK, Prompt
+from ..prompts import chat_prompt
+from ..reader import Prompt
+from ..reading import ReadingLlama
+from ..recall import N_SINK
 from .answers import AnswerCase, longest
 from .data import digest, read_jsonl, unique
 
@@ -113,7 +115,7 @@ def generated_cases(
                 )
 
 
-def hide(llama: Llama, sample: Sample, n_tokens: int, seed: int) -> Prompt:
+def hide(llama: ReadingLlama, sample: Sample, n_tokens: int, seed: int) -> Prompt:
     """The lines of a sample in order at random places of filler, in all about `n_tokens` tokens. Raises `DapqError`."""
 
     def prompt(n_sentences: int) -> Prompt:
@@ -121,7 +123,7 @@ def hide(llama: Llama, sample: Sample, n_tokens: int, seed: int) -> Prompt:
         places = np.sort(np.random.default_rng(seed).integers(n_sentences + 1, size=len(sample.lines)))
         for place, line in zip(places[::-1].tolist(), sample.lines[::-1], strict=True):
             sentences.insert(place, line)
-        return llama.chat_prompt("\n".join(sentences), sample.question, sample.answer_prefix)
+        return chat_prompt(llama, "\n".join(sentences), sample.question, sample.answer_prefix)
 
     return longest(prompt, 0, n_tokens, n_tokens)
 
@@ -144,7 +146,7 @@ def _row(row: dict) -> tuple[str, list[str]]:
     return text, list(map(str, outputs))
 
 
-def plain_prompt(llama: Llama, text: str) -> Prompt:
+def plain_prompt(llama: ReadingLlama, text: str) -> Prompt:
     """A text that ends with its question: what is behind the last line break is the question."""
     body, _, question = text.rpartition("\n")
     tokens, start = llama.tokenize(text.encode()), llama.tokenize(f"{body}\n".encode())

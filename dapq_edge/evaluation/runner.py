@@ -9,11 +9,11 @@ from typing import ClassVar, Protocol
 from ..budgets import Budget
 from ..cache import Keep
 from ..heads import model_hash
-from ..llama import Llama, ReadStats
 from ..policies import Policy
 from ..policies.base import ScoringPolicy
 from ..policies.full import Full
 from ..reader import Prompt
+from ..reading import ReadingLlama, ReadStats
 from .data import unique
 from .results import Results, Row
 from .snapshot import Snapshot
@@ -73,13 +73,13 @@ class Case(Protocol):
     # whether `observe` has to see the full cache
     needs_full: ClassVar[bool]
 
-    def prompt(self, llama: Llama) -> Prompt:
+    def prompt(self, llama: ReadingLlama) -> Prompt:
         """Raises `DapqError` if there is none of the wanted length."""
 
-    def observe(self, llama: Llama) -> None:
+    def observe(self, llama: ReadingLlama) -> None:
         """Called with the full cache, before anything is measured; it may change the cache."""
 
-    def measure(self, llama: Llama, job: Job, seen: Seen) -> Row:
+    def measure(self, llama: ReadingLlama, job: Job, seen: Seen) -> Row:
         """What the cache as it is now gives."""
 
 
@@ -91,11 +91,11 @@ def jobs_of(policies: Sequence[Policy], budgets: Sequence[str], bounded: bool = 
 
 
 def evaluate(
-    llama: Llama, cases: Iterable[Case], jobs: Sequence[Job], results: Results, *, progress: Progress
+    llama: ReadingLlama, cases: Iterable[Case], jobs: Sequence[Job], results: Results, *, progress: Progress
 ) -> list[Row]:
     """Measure all jobs on all cases but those that `results` has; returns the rows of all of them.
 
-    Raises `DapqError` as `Llama.read` and `Policy.check` do.
+    Raises `DapqError` as `ReadingLlama.read` and `Policy.check` do.
     """
     cases, model = list(cases), _model_key(llama)
     total = len(cases) * len(jobs)
@@ -113,12 +113,12 @@ def evaluate(
     return [row for row in rows if row is not None]
 
 
-def _model_key(llama: Llama) -> Row:
+def _model_key(llama: ReadingLlama) -> Row:
     path, (type_k, type_v) = Path(llama.model_path), llama.cache_types
     return {"model": path.name, "model_hash": model_hash(path)[:12], "type_k": type_k, "type_v": type_v}
 
 
-def _measure(llama: Llama, case: Case, jobs: Sequence[Job]) -> Iterator[tuple[Job, Row]]:
+def _measure(llama: ReadingLlama, case: Case, jobs: Sequence[Job]) -> Iterator[tuple[Job, Row]]:
     """Read the prompt once for all jobs that evict the full cache, and once for each that reads in bounded memory."""
     one_shot = [job for job in jobs if not job.bounded]
     if not jobs:
@@ -137,7 +137,7 @@ def _measure(llama: Llama, case: Case, jobs: Sequence[Job]) -> Iterator[tuple[Jo
             yield job, case.measure(llama, job, Seen(prompt, stats=stats))
 
 
-def _evict(llama: Llama, job: Job, n_prompt: int) -> Keep | None:
+def _evict(llama: ReadingLlama, job: Job, n_prompt: int) -> Keep | None:
     n_keep = job.policy.cells_to_keep(Budget.parse(job.budget), n_prompt)
     if not isinstance(job.policy, ScoringPolicy) or n_keep >= n_prompt:
         return None
@@ -146,7 +146,7 @@ def _evict(llama: Llama, job: Job, n_prompt: int) -> Keep | None:
     return keep
 
 
-def _read_all(llama: Llama, case: Case, prompt: Prompt) -> None:
+def _read_all(llama: ReadingLlama, case: Case, prompt: Prompt) -> None:
     # room for a branch as large as the prompt
     n_cells = 2 * (len(prompt) + case.n_predict)
     llama.read(prompt, FULL.policy, Budget.parse(FULL.budget), n_predict=case.n_predict, n_cells=n_cells, one_shot=True)

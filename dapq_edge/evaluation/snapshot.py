@@ -5,16 +5,16 @@ import ctypes
 import llama_cpp
 
 from ..errors import DapqError
-from ..llama import Llama
+from ..reading import ReadingLlama
 
 
 class Snapshot:
-    """The state of a `Llama` after reading a prompt, kept on the host."""
+    """The state of a `ReadingLlama` after reading a prompt, kept on the host."""
 
-    def __init__(self, llama: Llama) -> None:
+    def __init__(self, llama: ReadingLlama) -> None:
         self._llama = llama
         self._n_tokens = llama.n_tokens
-        self._recent = list(llama.kv_cache.recent)
+        self._record = llama.kv_cache.record
         # the state of a context has no logits
         self._logits = llama.kv_cache.logits.copy()
         # that of a sequence lacks the cells that left a sliding window, which a probe before the end needs
@@ -29,5 +29,5 @@ class Snapshot:
         if llama_cpp.llama_state_set_data(llama._ctx.ctx, self._state, len(self._state)) == 0:
             raise DapqError("llama.cpp cannot restore a cache that it saved")
         llama.n_tokens = self._n_tokens
-        llama.kv_cache.recent = list(self._recent)
+        llama.kv_cache.record = self._record
         llama.kv_cache.logits[:] = self._logits

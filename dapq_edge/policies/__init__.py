@@ -14,6 +14,8 @@ from .snapkv import SnapKV
 from .streaming import Streaming
 from .tova import TOVA
 
+DEFAULT_POLICY = "fused"
+
 POLICIES: dict[str, type[Policy]] = {
     policy.name: policy
     for policy in (Fused, DapQ, LAQ, LAQPlusPlus, CompressKV, SnapKV, PyramidKV, TOVA, H2O, Streaming, Full, Oracle)

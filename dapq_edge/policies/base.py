@@ -13,8 +13,11 @@ from ..cache import Keep, KVCache, LayerAttention
 from ..errors import UsageError
 from ..heads import HeadProfile
 from ..native import ProbeType
-from ..scores import Scores, group_heads, pool
+from ..scores import Scores, cells_to_hold, group_heads, held, pool
 from ..select import select
+
+# share of the attention that a budget which may be raised shall hold
+MIN_HELD = 0.8
 
 # tokens to probe with, and the position of the first one
 Queries = tuple[Sequence[int] | npt.NDArray, int]
@@ -54,8 +57,12 @@ class Policy(ABC):
         """Cells that a sequence of `n_cells` cells keeps. Raises `UsageError` if the budget is too small."""
 
     @abstractmethod
-    def evict(self, cache: KVCache, n_keep: int) -> None:
-        """Evict cells of `cache` until it has `n_keep`; it is left alone if it has no more than that."""
+    def evict(self, cache: KVCache, n_keep: int, n_most: int = 0) -> float | None:
+        """Evict cells of `cache` until it has `n_keep`; it is left alone if it has no more than that.
+
+        Where eviction would hurt, up to `n_most` are kept. Returns the share of the attention that the kept cells hold,
+        see `scores.held`, or None if nothing was evicted or no attention was seen.
+        """
 
     @property
     def while_reading(self) -> "Policy":
@@ -78,6 +85,9 @@ class ScoringPolicy(Policy):
     granularity: str = "head"
     n_sink: int = 4
     n_recent: int = 8
+
+    # whether the scores are shares of attention
+    sees_attention: ClassVar[bool] = True
 
     @abstractmethod
     def scores(self, cache: KVCache, n_keep: int) -> Scores:
@@ -106,7 +116,10 @@ class ScoringPolicy(Policy):
 
     def keep(self, cache: KVCache, n_keep: int) -> Keep:
         """The cells that `evict` keeps. The cache is left as it was."""
-        scores = self.scores(cache, n_keep)
+        return self.select(cache, self.scores(cache, n_keep), n_keep)
+
+    def select(self, cache: KVCache, scores: Scores, n_keep: int) -> Keep:
+        """The cells that are kept with these scores."""
         missing = cache.n_missing or [0] * len(scores)
         scores = [layer[:, n:] for layer, n in zip(scores, missing, strict=True)]
         budgets = self.layer_budgets(n_keep, cache.n_cells, list(cache.gathered_heads()))
@@ -114,10 +127,17 @@ class ScoringPolicy(Policy):
         keep = select(scores, n_kept, self.n_sink, self.n_recent, self.granularity)
         return [cells + n for cells, n in zip(keep, missing, strict=True)]
 
-    def evict(self, cache: KVCache, n_keep: int) -> None:
+    def evict(self, cache: KVCache, n_keep: int, n_most: int = 0) -> float | None:
         self.check(cache)
-        if n_keep < cache.n_cells:
-            cache.evict(self.keep(cache, n_keep))
+        if n_keep >= cache.n_cells:
+            return None
+        scores, candidates = self.scores(cache, n_keep), slice(self.n_sink, -self.n_recent or None)
+        if n_keep < n_most and self.sees_attention:
+            wanted = self.n_sink + self.n_recent + cells_to_hold(scores, MIN_HELD, candidates)
+            n_keep = max(n_keep, min(wanted, n_most))
+        keep = self.select(cache, scores, n_keep)
+        cache.evict(keep)
+        return held(scores, keep, candidates) if self.sees_attention else None
 
 
 @dataclass(frozen=True)

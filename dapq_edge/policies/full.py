@@ -22,5 +22,5 @@ class Full(Policy):
     def cells_to_keep(self, budget: Budget, n_cells: int) -> int:
         return n_cells
 
-    def evict(self, cache: KVCache, n_keep: int) -> None:
+    def evict(self, cache: KVCache, n_keep: int, n_most: int = 0) -> None:
         pass

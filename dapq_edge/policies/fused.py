@@ -33,6 +33,6 @@ class Fused(DapQ):
         return DapQ(**{name: getattr(self, name) for name in shared})
 
     def queries(self, cache: KVCache, n_keep: int) -> Queries:
-        ahead = cache.peek(self.n_look_ahead)
+        ahead, _ = cache.peek(self.n_look_ahead)
         filler = self.filler(cache, self.n_probe - len(ahead))
         return np.concatenate([ahead, filler]), cache.next_position

@@ -39,8 +39,7 @@ class H2O(ScoringPolicy):
         if llama_cpp.llama_model_n_swa(llama_cpp.llama_get_model(cache.ctx)):
             raise UnsupportedModelError("h2o probes the whole prompt, which sliding-window layers have forgotten")
 
-    def keep(self, cache: KVCache, n_keep: int) -> Keep:
-        scores = self.scores(cache, n_keep)
+    def select(self, cache: KVCache, scores: Scores, n_keep: int) -> Keep:
         return select(scores, [n_keep] * len(scores), self.n_sink, n_keep // 2, self.granularity)
 
     def scores(self, cache: KVCache, n_keep: int) -> Scores:

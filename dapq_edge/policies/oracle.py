@@ -20,4 +20,4 @@ class Oracle(DapQ):
     n_probe: ClassVar[int] = 48
 
     def queries(self, cache: KVCache, n_keep: int) -> Queries:
-        return cache.peek(self.n_probe), cache.next_position
+        return cache.peek(self.n_probe)[0], cache.next_position

@@ -1,6 +1,7 @@
 """streaming: StreamingLLM (arXiv 2309.17453)."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -15,6 +16,7 @@ class Streaming(ScoringPolicy):
 
     name = "streaming"
     summary = "the sinks and the most recent cells (StreamingLLM, arXiv 2309.17453)"
+    sees_attention: ClassVar[bool] = False
 
     def scores(self, cache: KVCache, n_keep: int) -> Scores:
         ages = np.arange(cache.n_cells, dtype=np.float32)

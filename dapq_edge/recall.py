@@ -1,0 +1,61 @@
+"""What a question finds in the cells of a cache."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .cache import KVCache
+from .heads import HeadProfile
+from .native import ProbeType
+from .policies.base import Policy
+from .scores import relevance, retrieval_heads
+
+# first cells that draw attention whatever they hold
+N_SINK = 4
+
+MIN_RELEVANCE = 0.0
+
+# tokens of the answer that are guessed from the cells
+N_LOOK_AHEAD = 8
+
+
+@dataclass(frozen=True)
+class Recall:
+    """What a question attends to, and a guess at its answer.
+
+    asked, guessed: the largest attention that their tokens pay to each cell, of the heads that find facts: float32
+    [heads, cells]. confidence: how sure the model is of the guess, 0 to 1.
+    """
+
+    asked: npt.NDArray[np.float32]
+    guessed: npt.NDArray[np.float32]
+    confidence: float
+
+    def relevance(self, cells: slice) -> float:
+        """How relevant `cells` are to the question, 0 to 1."""
+        # a guess that nothing supports attends to something, too
+        return (relevance(self.asked, cells) + self.confidence * relevance(self.guessed, cells)) / 2
+
+
+def recall(cache: KVCache, question: Sequence[int], heads: HeadProfile | None) -> Recall:
+    """Ask a cache whose last tokens are `question`; it is left as it was. Raises as `KVCache.probe` does."""
+    pos = cache.next_position
+
+    def attention(tokens: Sequence[int], first: int) -> npt.NDArray[np.float32]:
+        return retrieval_heads(cache.probe(tokens, first, ProbeType.MAX), heads)
+
+    ahead, confidence = cache.peek(N_LOOK_AHEAD)
+    return Recall(attention(question, pos - len(question)), attention(ahead, pos), confidence)
+
+
+def serves(cache: KVCache, question: Sequence[int], policy: Policy) -> bool:
+    """Whether the cells that were kept before `question`, the last tokens of the cache, are relevant to it."""
+    found = recall(cache, question[-policy.n_probe :], policy.heads)
+    relevance = found.relevance(slice(N_SINK, cache.n_cells - len(question)))
+    import os
+
+    if os.environ.get("DBG"):
+        print("RELEVANCE", relevance, found.confidence, len(question), flush=True)
+    return relevance >= MIN_RELEVANCE
