@@ -205,12 +205,13 @@ class KVCache:
         layers = zip(tokens, cells, self.n_missing, strict=True)
         return [np.take_along_axis(layer, indices - n, axis=1) for layer, indices, n in layers]
 
-    def share_of_heads(self) -> npt.NDArray[np.float64]:
-        """For each token, the share of all KV heads that have it: [tokens]."""
+    def share_of_heads(self, layer: int | None = None) -> npt.NDArray[np.float64]:
+        """For each token, the share of all KV heads, or of those of the `layer`-th evicted layer, that have it."""
         share = np.ones(len(self.tokens))
         if self.kept:
-            n_heads = sum(len(heads) for heads in self.kept)
-            held = np.concatenate([heads.ravel() for heads in self.kept])
+            layers = self.kept if layer is None else [self.kept[layer]]
+            held = np.concatenate([heads.ravel() for heads in layers])
+            n_heads = sum(len(heads) for heads in layers)
             share[: self.n_gathered] = np.bincount(held, minlength=self.n_gathered) / n_heads
         return share
 

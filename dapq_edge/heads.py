@@ -3,8 +3,6 @@
 import functools
 import hashlib
 import json
-import os
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import numpy.typing as npt
 from platformdirs import user_cache_path
 
 from .errors import DapqError
+from .files import write_atomically
 
 # the content of a model is known by this many blocks of its file, evenly spread
 N_BLOCKS, BLOCK = 64, 2**16
@@ -48,13 +47,7 @@ class HeadProfile:
 
     def save(self, path: Path) -> None:
         """Write the profile; a file that is there stays whole until the new one is. Raises `DapqError`."""
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
-                json.dump(asdict(self), file)
-            os.replace(file.name, path)
-        except OSError as error:
-            raise DapqError(f"cannot write {path}: {error.strerror}") from error
+        write_atomically(path, json.dumps(asdict(self)).encode())
 
 
 def model_hash(path: Path) -> str:

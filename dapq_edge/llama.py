@@ -17,6 +17,7 @@ from .cache import Record
 from .context import pad
 from .errors import AbortedError, TooLongError, UnsupportedModelError, UsageError
 from .heads import HeadProfile, find_profile
+from .planner import auto_budget
 from .policies import DEFAULT_POLICY, Policy, get_policy
 from .prompts import N_QUESTION, split_prompt
 from .reader import CHUNK, Progress
@@ -103,7 +104,7 @@ class Llama(ReadingLlama):
         self._heads = heads or find_profile(Path(model_path))
         self._defaults = kv_budget, policy
         self._eviction: tuple[str | int | None, str] = None, ""
-        self._n_text = pad(n_ctx or self.n_ctx_train) if can_evict else self._n_ctx
+        self._n_text = pad(n_ctx or self.n_ctx_train)
         if can_evict:
             if self._logits_all:
                 self.scores = np.ndarray((self._n_text, self._n_vocab), dtype=np.single)
@@ -131,6 +132,20 @@ class Llama(ReadingLlama):
         self._n_ctx = self._n_text
         self._eviction = wanted
 
+    def extend(self, n_ctx: int) -> None:
+        """Make room for a text of `n_ctx` tokens. What is in the cache is lost if it could not be evicted so far."""
+        if n_ctx <= self.n_ctx():
+            return
+        self._n_text = pad(n_ctx)
+        if self._logits_all:
+            self.scores = np.resize(self.scores, (self._n_text, self._n_vocab))
+        if self._is_evicted:
+            self._n_ctx = self._n_text
+            self.input_ids.resize(self._n_text, refcheck=False)
+        else:
+            self._eviction = None, ""
+            self.set_eviction()
+
     def _fixed_budget(self, kv_budget: str | int) -> Budget:
         """Cells to keep, and at most, of a text of any length."""
         n_text, policy = self._n_text, self._policy
@@ -144,8 +159,6 @@ class Llama(ReadingLlama):
         if not policy.reads_in_chunks:
             raise UsageError(f"--policy {policy.name} cannot read in bounded memory")
         if kv_budget == AUTO:
-            from .planner import auto_budget
-
             budget = auto_budget(Path(self.model_path), n_text, *self.cache_types, self.n_batch)
         else:
             budget = Budget.parse(str(kv_budget))
@@ -320,14 +333,26 @@ class Llama(ReadingLlama):
     def save_state(self) -> llama_cpp.LlamaState:
         """As `llama_cpp.Llama.save_state`, with what was evicted."""
         state = super().save_state()
-        state.eviction = Eviction(self.kv_cache.record, self.n_skipped, self.places, self._logits)
+        state.eviction = self.eviction
         return state
 
     def load_state(self, state: llama_cpp.LlamaState) -> None:
         """As `llama_cpp.Llama.load_state`; also what `llama_cpp.Llama.save_state` made."""
-        plain = Eviction(Record(state.input_ids[: state.n_tokens].tolist(), [], 0), 0, np.arange(0), None)
-        eviction = getattr(state, "eviction", plain)
+        tokens = state.input_ids[: state.n_tokens]
+        plain = Eviction(Record(tokens.tolist(), [], 0), 0, np.arange(0), None)
         super().load_state(state)
+        self.set_sequence(tokens, getattr(state, "eviction", plain))
+
+    @property
+    def eviction(self) -> Eviction:
+        """What was evicted of the sequence."""
+        return Eviction(self.kv_cache.record, self.n_skipped, self.places, self._logits)
+
+    def set_sequence(self, tokens: npt.NDArray[np.intc], eviction: Eviction) -> None:
+        """Say what the cells of llama.cpp hold, after they were loaded."""
+        self.n_tokens = len(tokens)
+        self.input_ids[: self.n_tokens] = tokens
+        self._requires_eval = True
         self.kv_cache.record = eviction.record
         self._set_skipped(eviction.n_skipped, eviction.places)
         self._logits = eviction.logits

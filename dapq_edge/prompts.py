@@ -11,7 +11,7 @@ from .reader import Prompt
 from .recall import N_SINK
 
 # tokens at the end of a prompt among which its question is, and how many that has at least
-N_QUESTION, N_SHORT = 256, 12
+N_QUESTION, N_SHORT = 256, 8
 
 # tokens between the start of a message and its text: the role
 N_ROLE = 6
@@ -72,8 +72,9 @@ def _question_start(llama: llama_cpp.Llama, tokens: Sequence[int], borders: list
     first = max(0, n_tokens - n_most)
     pieces = [llama.detokenize([token], special=True) for token in tokens[first : n_tokens - N_SHORT]]
     for wanted in (b"\n\n", b"\n"):
-        for i in range(len(pieces), 0, -1):
-            if b"".join(pieces[max(0, i - 2) : i]).rstrip(b" ").endswith(wanted):
+        for i in range(len(pieces) - 1, -1, -1):
+            # the line break may be one token or two; it belongs to the question, which stands behind other text then
+            if b"".join(pieces[i : i + 2]).rstrip(b" ").endswith(wanted):
                 return first + i
     return n_tokens - min(n_most, N_QUESTION // 4)
 

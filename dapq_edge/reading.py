@@ -274,16 +274,20 @@ class ReadingLlama(llama_cpp.Llama):
         if rest:
             yield rest
 
-    def kept(self) -> list[tuple[str, float]]:
-        """Pieces of the text of the sequence, and the share of all KV heads that have each of them; 0 if none was read.
+    def share_of_heads(self, layer: int | None = None) -> npt.NDArray[np.float64]:
+        """As `KVCache.share_of_heads`, for each token of the text; 0 if it was not read: [tokens]."""
+        share = np.zeros(self.n_tokens)
+        of_read, n_first = self.kv_cache.share_of_heads(layer), len(self.places)
+        share[self.places] = of_read[:n_first]
+        share[n_first + self.n_skipped :] = of_read[n_first:]
+        return share
+
+    def kept(self, layer: int | None = None) -> list[tuple[str, float]]:
+        """Pieces of the text of the sequence, and the share of the heads that have each of them, see `share_of_heads`.
 
         The pieces are tokens, or more than one where a character needs them.
         """
-        share = np.zeros(self.n_tokens)
-        of_cells = self.kv_cache.share_of_heads()
-        n_first = len(self.places)
-        share[self.places] = of_cells[:n_first]
-        share[n_first + self.n_skipped :] = of_cells[n_first:]
+        share = self.share_of_heads(layer)
         decoder, pieces = codecs.getincrementaldecoder("utf-8")("replace"), []
         for token, part in zip(self.input_ids[: self.n_tokens].tolist(), share.tolist(), strict=True):
             text = decoder.decode(self.detokenize([token], prev_tokens=[token], special=True))

@@ -9,11 +9,10 @@ import psutil
 from rich.console import Console
 
 from .. import native
-from ..budgets import Budget
 from ..documents import read_document
 from ..policies import get_policy
 from ..prompts import chat_prompt
-from .model import check_model_options, load_heads, load_model, progress_bar
+from .model import check_eviction_options, check_model_options, find_budget, load_heads, load_model, read_prompt
 
 MIB = 2**20
 
@@ -33,6 +32,7 @@ class Result:
     kv_cells_kept: int
     kv_bytes_peak: int
     kv_bytes_kept: int
+    attention_held: float | None
     evict_s: float
     ttft_s: float
     decode_tps: float
@@ -49,21 +49,22 @@ class Result:
         if self.chunks:
             read = [str(i) for i, chunk in enumerate(self.chunks, start=1) if chunk["is_read"]]
             parts.insert(1, f"re-read {', '.join(read)} of {len(self.chunks)} chunks")
+        if self.attention_held is not None:
+            parts.insert(2, f"they hold {self.attention_held:.0%} of the attention")
         if self.positions == "compact":
             parts.insert(1, "positions were compacted")
         return "; ".join(parts)
 
 
 def run(args: argparse.Namespace) -> int:
-    # wrong arguments before a model is loaded
-    budget, _ = Budget.parse(args.kv_budget), get_policy(args.policy)
+    check_eviction_options(args)
     check_model_options(args)
     # what llama.cpp reports becomes a part of our errors
     with native.captured_log():
-        return _ask(args, budget)
+        return _ask(args)
 
 
-def _ask(args: argparse.Namespace, budget: Budget) -> int:
+def _ask(args: argparse.Namespace) -> int:
     console = Console(stderr=True)
     document = read_document(args.doc)
     llama = load_model(args, console)
@@ -71,19 +72,7 @@ def _ask(args: argparse.Namespace, budget: Budget) -> int:
     prompt = chat_prompt(llama, document, args.question, args.answer_prefix)
 
     start = time.perf_counter()
-    with progress_bar(console) as bar:
-        task = bar.add_task("reading", total=len(prompt))
-        read = llama.read(
-            prompt,
-            policy,
-            budget,
-            n_predict=args.predict,
-            n_cells=args.ctx_size,
-            one_shot=args.one_shot,
-            allow_overflow=args.allow_overflow,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
-
+    read = read_prompt(llama, prompt, policy, find_budget(args, llama), args, console)
     pieces, times = [], []
     for piece in llama.stream(read.n_predict, temp=args.temp):
         times.append(time.perf_counter())
@@ -105,6 +94,7 @@ def _ask(args: argparse.Namespace, budget: Budget) -> int:
         kv_cells_kept=read.cells_kept,
         kv_bytes_peak=read.bytes_peak,
         kv_bytes_kept=read.bytes_kept,
+        attention_held=None if read.held is None else round(read.held, 4),
         evict_s=round(read.evict_seconds, 3),
         ttft_s=round(times[0] - start, 3),
         decode_tps=round((len(times) - 1) / seconds, 2) if seconds else 0.0,

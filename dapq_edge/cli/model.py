@@ -10,12 +10,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .. import native
+from ..budgets import AUTO, Budget
 from ..context import CACHE_TYPES
 from ..errors import UsageError
 from ..heads import HeadProfile, find_profile, load_profile
 from ..llama import Llama
 from ..models import find_hf_model, find_model
-from ..reading import ReadingLlama
+from ..planner import auto_budget
+from ..policies import Policy, get_policy
+from ..reader import Prompt
+from ..reading import ReadingLlama, ReadStats
 
 
 def check_model_options(args: argparse.Namespace) -> None:
@@ -24,6 +28,21 @@ def check_model_options(args: argparse.Namespace) -> None:
         if name not in CACHE_TYPES:
             raise UsageError(f"{option} {name}: choose one of {', '.join(CACHE_TYPES)}")
     native.require()
+
+
+def check_eviction_options(args: argparse.Namespace) -> None:
+    """Raise `UsageError` if an option is wrong, before a model is loaded."""
+    if args.kv_budget != AUTO:
+        Budget.parse(args.kv_budget)
+    get_policy(args.policy)
+
+
+def find_budget(args: argparse.Namespace, llama: ReadingLlama) -> Budget:
+    """The budget of --kv-budget, or the one that the free memory has room for."""
+    if args.kv_budget != AUTO:
+        return Budget.parse(args.kv_budget)
+    n_ctx = args.ctx_size or llama.n_ctx_train
+    return auto_budget(Path(llama.model_path), n_ctx, *llama.cache_types, llama.n_batch)
 
 
 def find(args: argparse.Namespace, report: Callable[[str], None] = lambda line: None) -> Path:
@@ -73,6 +92,24 @@ def _model_options(args: argparse.Namespace, console: Console) -> dict[str, Any]
         "seed": getattr(args, "seed", -1) & 0xFFFFFFFF,
         "verbose": False,
     }
+
+
+def read_prompt(
+    llama: ReadingLlama, prompt: Prompt, policy: Policy, budget: Budget, args: argparse.Namespace, console: Console
+) -> ReadStats:
+    """Read a prompt with the options of the command line, and show how far it is."""
+    with progress_bar(console) as bar:
+        task = bar.add_task("reading", total=len(prompt))
+        return llama.read(
+            prompt,
+            policy,
+            budget,
+            n_predict=args.predict,
+            n_cells=args.ctx_size,
+            one_shot=args.one_shot,
+            allow_overflow=args.allow_overflow,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
 
 
 def progress_bar(console: Console) -> Progress:

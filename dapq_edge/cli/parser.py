@@ -7,6 +7,7 @@ from collections.abc import Callable
 Run = Callable[[argparse.Namespace], int]
 
 DEFAULT_BUDGET = "50%"
+# as in policies, which is not imported here: it takes time
 DEFAULT_POLICY = "fused"
 
 
@@ -19,6 +20,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, help="versions of the package, the patch and llama.cpp; backends")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_ask(commands)
+    _add_chat(commands)
+    _add_kept(commands)
+    _add_plan(commands)
     _add_heads(commands)
     _add_eval(commands)
     _add_policies(commands)
@@ -61,27 +65,83 @@ def _add_ask(commands: argparse._SubParsersAction) -> None:
         description="Ask a question about a document.",
         allow_abbrev=False,
     )
-    command.add_argument("question", nargs="?", default="", help="without it, the document is the whole message")
-    command.add_argument("--doc", required=True, metavar="FILE", help="text, Markdown, HTML or PDF; - for stdin")
-    command.add_argument("--answer-prefix", default="", metavar="TEXT", help="first words of the answer")
+    _add_document(command)
     command.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     command.set_defaults(run=_lazy("ask"))
 
-    model = _add_loaded_model(command)
-    model.add_argument(
-        "-c",
-        "--ctx-size",
-        type=_positive_or(0),
-        default=0,
-        metavar="N",
-        help="cells of the KV cache (default: as many as needed)",
+    _add_ctx_size(_add_loaded_model(command), "cells of the KV cache (default: as many as needed)")
+    _add_reading(command)
+    _add_sampling(command)
+
+
+def _add_kept(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "kept",
+        help="show which tokens of a document are kept for a question",
+        description="Show a document, shaded by how many heads keep each token for a question.",
+        allow_abbrev=False,
     )
+    _add_document(command)
+    command.add_argument("--layer", type=_positive_or(0), metavar="N", help="only the heads of this layer")
+    command.add_argument("--html", metavar="OUT.html", help="write a page instead")
+    command.add_argument("--plot", metavar="OUT.png", help="draw layers x positions instead (needs matplotlib)")
+    command.set_defaults(run=_lazy("kept"), predict=1)
+    _add_ctx_size(_add_loaded_model(command), "cells of the KV cache (default: as many as needed)")
+    _add_reading(command)
+
+
+def _add_chat(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "chat",
+        help="talk with a model, about documents, for as long as you like",
+        description="Talk with a model, about documents, for as long as you like, in bounded memory.",
+        allow_abbrev=False,
+    )
+    command.add_argument("--doc", action="append", default=[], metavar="FILE", help="a document; can be given again")
+    command.add_argument("--session", metavar="FILE", help="go on with this conversation, and save it after each turn")
+    command.add_argument("-sys", "--system-prompt", default="", metavar="TEXT", help="system message")
+    command.add_argument("-v", "--verbose", action="store_true", help="say after each answer what it took")
+    command.set_defaults(run=_lazy("chat"))
+    _add_ctx_size(
+        _add_loaded_model(command), "tokens of the conversation that are remembered (default: from the model)"
+    )
+    _add_eviction(command, "auto", "of -c")
+    _add_sampling(command)
+
+
+def _add_plan(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "plan",
+        help="say what a model takes, and what budget fits",
+        description="Say what a model takes, and what budget the memory has room for, before it is loaded.",
+        allow_abbrev=False,
+    )
+    command.add_argument("--ram", metavar="4G", help="memory to plan for (default: what is free)")
+    command.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    command.set_defaults(run=_lazy("plan"))
+    model = _add_model(command)
+    _add_ctx_size(model, "tokens of prompt and answer (default: from the model)")
+    _add_batch_size(model)
+    _add_cache_types(model)
+
+
+def _add_document(command: argparse.ArgumentParser) -> None:
+    command.add_argument("question", nargs="?", default="", help="without it, the document is the whole message")
+    command.add_argument("--doc", required=True, metavar="FILE", help="text, Markdown, HTML or PDF; - for stdin")
+    command.add_argument("--answer-prefix", default="", metavar="TEXT", help="first words of the answer")
+
+
+def _add_ctx_size(model: argparse._ArgumentGroup, text: str) -> None:
+    model.add_argument("-c", "--ctx-size", type=_positive_or(0), default=0, metavar="N", help=text)
+
+
+def _add_eviction(command: argparse.ArgumentParser, default: str, of: str) -> argparse._ArgumentGroup:
     cache = command.add_argument_group("eviction")
     cache.add_argument(
         "--kv-budget",
-        default=DEFAULT_BUDGET,
-        metavar="N|P%",
-        help=f"cells to keep, or a share of the prompt (default: {DEFAULT_BUDGET.replace('%', '%%')})",
+        default=default,
+        metavar="N|P%|auto",
+        help=f"cells to keep, a share {of}, or what free memory has room for (default: {default.replace('%', '%%')})",
     )
     cache.add_argument(
         "--policy", default=DEFAULT_POLICY, metavar="NAME", help=f"see dapq-edge policies (default: {DEFAULT_POLICY})"
@@ -89,6 +149,11 @@ def _add_ask(commands: argparse._SubParsersAction) -> None:
     cache.add_argument(
         "--heads", metavar="FILE", help="head profile (default: the one that dapq-edge heads calibrate made)"
     )
+    return cache
+
+
+def _add_reading(command: argparse.ArgumentParser) -> None:
+    cache = _add_eviction(command, DEFAULT_BUDGET, "of the prompt")
     cache.add_argument(
         "--granularity",
         choices=["head", "layer", "cell"],
@@ -102,6 +167,8 @@ def _add_ask(commands: argparse._SubParsersAction) -> None:
         "--allow-overflow", action="store_true", help="go beyond the context length that the model was trained for"
     )
 
+
+def _add_sampling(command: argparse.ArgumentParser) -> None:
     sampling = command.add_argument_group("sampling")
     sampling.add_argument(
         "-n",
@@ -231,6 +298,18 @@ def _add_loaded_model(command: argparse.ArgumentParser) -> argparse._ArgumentGro
     model.add_argument(
         "-t", "--threads", type=_positive_or(-1), default=-1, metavar="N", help="CPU threads (default: physical cores)"
     )
+    _add_batch_size(model)
+    model.add_argument(
+        "-ngl", "--n-gpu-layers", type=int, default=-1, metavar="N", help="layers on the GPU (default: all)"
+    )
+    model.add_argument(
+        "-fa", "--flash-attn", choices=["on", "off", "auto"], default="auto", help="flash attention (default: auto)"
+    )
+    _add_cache_types(model)
+    return model
+
+
+def _add_batch_size(model: argparse._ArgumentGroup) -> None:
     model.add_argument(
         "-b",
         "--batch-size",
@@ -239,19 +318,17 @@ def _add_loaded_model(command: argparse.ArgumentParser) -> argparse._ArgumentGro
         metavar="N",
         help="tokens read at once, 64 or more (default: 512)",
     )
-    model.add_argument(
-        "-ngl", "--n-gpu-layers", type=int, default=-1, metavar="N", help="layers on the GPU (default: all)"
-    )
-    model.add_argument(
-        "-fa", "--flash-attn", choices=["on", "off", "auto"], default="auto", help="flash attention (default: auto)"
-    )
-    model.add_argument(
-        "-ctk", "--cache-type-k", default="f16", metavar="TYPE", help="type of the K cache (default: f16)"
-    )
-    model.add_argument(
-        "-ctv", "--cache-type-v", default="f16", metavar="TYPE", help="type of the V cache (default: f16)"
-    )
-    return model
+
+
+def _add_cache_types(model: argparse._ArgumentGroup) -> None:
+    for option, name in (("-ctk", "k"), ("-ctv", "v")):
+        model.add_argument(
+            option,
+            f"--cache-type-{name}",
+            default="f16",
+            metavar="TYPE",
+            help=f"type of the {name.upper()} cache (default: f16)",
+        )
 
 
 def _positive_or(*others: int) -> Callable[[str], int]:

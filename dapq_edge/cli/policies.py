@@ -2,8 +2,7 @@
 
 import argparse
 
-from ..policies import POLICIES
-from .parser import DEFAULT_POLICY
+from ..policies import DEFAULT_POLICY, POLICIES
 
 
 def run(args: argparse.Namespace) -> int:
