@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from .errors import AbortedError
 from .llama import Llama
 
 # tokens of the chat template for each message, about
@@ -47,7 +48,7 @@ class Chat:
         return self._n_tokens(text)
 
     def ask(self, text: str) -> Iterator[str]:
-        """Pieces of the answer. If the iterator is closed before its end, the answer so far is remembered.
+        """Pieces of the answer. If it is stopped in between, the answer so far is remembered.
 
         Raises as `Llama.generate` does; the turn is then forgotten, but its documents are kept for the next one.
         """
@@ -62,7 +63,9 @@ class Chat:
                 piece = chunk["choices"][0]["delta"].get("content") or ""
                 self.turns[-1].answer += piece
                 yield piece
-        except Exception:
+        except Exception as error:
+            if isinstance(error, AbortedError) and self.turns[-1].answer:
+                return
             self.documents = self.turns.pop().documents
             raise
 

@@ -16,10 +16,14 @@ def read_document(path: str) -> str:
     PDF and HTML are recognized by their first bytes or the file name. Raises `DapqError` if the file cannot be read,
     has no text, or is neither PDF nor UTF-8 text.
     """
-    data, name = _read_bytes(path)
+    return document_text(*_read_bytes(path))
+
+
+def document_text(data: bytes, name: str) -> str:
+    """Text of the bytes of a file called `name`. Raises as `read_document` does."""
     if data.startswith(b"%PDF"):
         text = _pdf_text(data, name)
-    elif _is_html(data, path):
+    elif _is_html(data, name):
         text = _html_text(_decode(data, name))
     else:
         text = _decode(data, name)
@@ -46,9 +50,9 @@ def _decode(data: bytes, name: str) -> str:
         raise DapqError(f"{name} is not UTF-8 (byte {error.start}): convert it, e.g. with iconv -t utf-8") from error
 
 
-def _is_html(data: bytes, path: str) -> bool:
+def _is_html(data: bytes, name: str) -> bool:
     start = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    return path.lower().endswith((".html", ".htm")) or start.startswith((b"<!doctype html", b"<html"))
+    return name.lower().endswith((".html", ".htm")) or start.startswith((b"<!doctype html", b"<html"))
 
 
 def _html_text(html: str) -> str:

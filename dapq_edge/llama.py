@@ -188,7 +188,7 @@ class Llama(ReadingLlama):
         )
 
     def set_abort(self, should_abort: Callable[[], bool] | None) -> None:
-        """Ask `should_abort` between the parts of a prompt; if it says so, reading ends with `AbortedError`."""
+        """Ask `should_abort` before each part of a prompt and each token; when it says so, raise `AbortedError`."""
         self._should_abort = should_abort or (lambda: False)
 
     def generate(
@@ -283,6 +283,7 @@ class Llama(ReadingLlama):
 
     def eval(self, tokens: Sequence[int]) -> None:
         """Evaluate tokens after the sequence, as `llama_cpp.Llama.eval`; where the cells are used up, evict."""
+        self._report(0, len(tokens))
         if not self._is_evicted:
             super().eval(tokens)
             return
@@ -303,7 +304,7 @@ class Llama(ReadingLlama):
 
     def _report(self, done: int, total: int) -> None:
         if self._should_abort():
-            raise AbortedError("reading was stopped")
+            raise AbortedError("it was stopped")
         self.progress(done, total)
 
     def _read_again(self, tokens: list[int]) -> None:

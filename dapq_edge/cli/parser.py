@@ -21,6 +21,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_ask(commands)
     _add_chat(commands)
+    _add_serve(commands)
     _add_kept(commands)
     _add_plan(commands)
     _add_heads(commands)
@@ -107,6 +108,31 @@ def _add_chat(commands: argparse._SubParsersAction) -> None:
     )
     _add_eviction(command, "auto", "of -c")
     _add_sampling(command)
+
+
+def _add_serve(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "serve",
+        help="serve OpenAI's API, and a page to ask about a document",
+        description="Serve OpenAI's API, and a page to ask about a document.",
+        allow_abbrev=False,
+    )
+    command.add_argument("--host", default="127.0.0.1", metavar="IP", help="address (default: 127.0.0.1)")
+    command.add_argument("--port", type=_positive_or(0), default=8080, metavar="N", help="port (default: 8080)")
+    command.add_argument("--api-key", metavar="KEY", help="what clients must send (default: LLAMA_API_KEY, or none)")
+    command.add_argument("-a", "--alias", metavar="NAME", help="name of the model (default: of its file)")
+    command.add_argument(
+        "-to", "--timeout", type=_positive, default=600, metavar="S", help="seconds for a request (default: 600)"
+    )
+    command.add_argument(
+        "--queue", type=_positive_or(0), default=16, metavar="N", help="requests that may wait (default: 16)"
+    )
+    command.add_argument(
+        "--max-body", type=_positive, default=32, metavar="MIB", help="size of a request (default: 32)"
+    )
+    command.set_defaults(run=_lazy("serve"))
+    _add_ctx_size(_add_loaded_model(command), "tokens of prompt and answer (default: from the model)")
+    _add_eviction(command, "auto", "of -c")
 
 
 def _add_plan(commands: argparse._SubParsersAction) -> None:
@@ -341,6 +367,13 @@ def _positive_or(*others: int) -> Callable[[str], int]:
         return int(text)
 
     return number
+
+
+def _positive(text: str) -> float:
+    value = _temperature(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
 
 
 def _temperature(text: str) -> float:

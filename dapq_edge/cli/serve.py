@@ -1,0 +1,66 @@
+"""`dapq-edge serve`: an OpenAI-compatible server."""
+
+import argparse
+import os
+import socket
+from pathlib import Path
+
+from rich.console import Console
+
+from .. import native
+from ..errors import DapqError
+from .model import check_eviction_options, check_model_options, load_llama
+
+MIB = 2**20
+
+# seconds that running requests get to end
+GRACE = 2
+
+
+def run(args: argparse.Namespace) -> int:
+    check_eviction_options(args)
+    check_model_options(args)
+    try:
+        import uvicorn
+
+        from ..server.app import create_app
+        from ..server.engine import Engine
+    except ImportError as error:
+        raise DapqError(f"the server needs more packages ({error.name}): pip install 'dapq-edge[server]'") from error
+    console = Console(stderr=True)
+    with native.captured_log(), _listen(args.host, args.port) as listener:
+        llama = load_llama(args, console)
+        engine = Engine(llama, n_waiting=args.queue, timeout=args.timeout)
+        app = create_app(
+            engine,
+            model=args.alias or Path(llama.model_path).name,
+            api_key=args.api_key or os.environ.get("LLAMA_API_KEY"),
+            max_body=int(args.max_body * MIB),
+        )
+
+        class Server(uvicorn.Server):
+            def handle_exit(self, sig: int, frame: object) -> None:
+                # the answer that is running ends with an error, so that its client knows
+                engine.stop()
+                super().handle_exit(sig, frame)
+
+        host, port = listener.getsockname()[:2]
+        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        console.print(f"listening on {url}", highlight=False)
+        config = uvicorn.Config(
+            app, log_level="warning", timeout_graceful_shutdown=GRACE, h11_max_incomplete_event_size=2**16
+        )
+        try:
+            Server(config).run(sockets=[listener])
+        finally:
+            engine.close()
+    return 0
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=128)
+    except (OSError, OverflowError) as error:
+        reason = os.strerror(error.errno) if isinstance(error, OSError) and (error.errno or 0) > 0 else error
+        raise DapqError(f"cannot listen on {host}:{port}: {reason}") from error

@@ -1,0 +1,1 @@
+"""An OpenAI-compatible server, and a page to ask about a document."""

@@ -1,0 +1,266 @@
+"""The endpoints."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable
+from dataclasses import asdict
+from importlib.resources import files
+from typing import Any, TypeVar
+
+import jinja2
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel
+from sse_starlette.sse import EventSourceResponse
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .._version import __version__
+from ..documents import document_text
+from ..errors import AbortedError, DapqError, TooLongError, UsageError
+from .engine import BusyError, Engine, Job, RequestTimeoutError, StoppedError
+from .jobs import chat_job, completion_job, count_job, kept_job
+from .limits import Limits, error_body
+from .metrics import Metrics
+from .schemas import ChatRequest, CompletionRequest
+
+LOG = logging.getLogger("dapq_edge.server")
+
+T = TypeVar("T")
+
+# seconds between two looks whether a client is still there
+POLL = 0.2
+
+# the page loads nothing, and talks to nobody else
+PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
+
+# what llama-cpp-python and templates raise for arguments that they cannot use
+INVALID = (ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError, jinja2.TemplateError)
+
+
+class Error(BaseModel):
+    """`message` in one line; `type`, `param` and `code` as OpenAI's API has them."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(BaseModel):
+    error: Error
+
+
+class Kept(BaseModel):
+    """Pieces of the text in the cache, and the share of heads that keep each: 0 to 1."""
+
+    pieces: list[tuple[str, float]]
+
+
+class Document(BaseModel):
+    """The text of a document, and how many tokens it has."""
+
+    text: str
+    n_tokens: int
+
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorBody, "description": text}
+    for status, text in {
+        400: "The request is wrong.",
+        401: "The API key is wrong.",
+        404: "There is no such model.",
+        413: "The body is too large.",
+        429: "Too many requests wait.",
+        499: "The client is gone.",
+        500: "llama.cpp failed.",
+        503: "The server is stopping.",
+        504: "It took too long.",
+    }.items()
+}
+STREAM = {200: {"content": {"text/event-stream": {}, "application/json": {}}}}
+
+
+class _NoModelError(HTTPException):
+    """A request names another model."""
+
+
+def create_app(engine: Engine, *, model: str, api_key: str | None = None, max_body: int = 2**25) -> FastAPI:
+    """The application.
+
+    model: its name for clients. max_body: bytes of a request.
+    """
+    app = FastAPI(title="dapq-edge", version=__version__, description=__doc__)
+    app.add_middleware(Limits, api_key=api_key, max_body=max_body)
+    app.add_middleware(_Count, metrics=engine.metrics)
+    _add_error_handlers(app)
+    _add_openai(app, engine, model)
+    _add_status(app, engine)
+    _add_page(app, engine)
+    return app
+
+
+def _add_openai(app: FastAPI, engine: Engine, model: str) -> None:
+    def check(wanted: str | None) -> None:
+        if wanted not in (None, model):
+            raise _NoModelError(404, f"no model {wanted!r}: there is {model}")
+
+    @app.get("/v1/models", responses=ERRORS)
+    async def models() -> dict[str, Any]:
+        entry = {"id": model, "object": "model", "created": 0, "owned_by": "dapq-edge"}
+        return {"object": "list", "data": [entry]}
+
+    @app.post("/v1/completions", responses=STREAM | ERRORS, response_model=None)
+    async def completions(request: Request, body: CompletionRequest) -> Response:
+        check(body.model)
+        return await _answer(engine, request, completion_job(body, model), body.stream)
+
+    @app.post("/v1/chat/completions", responses=STREAM | ERRORS, response_model=None)
+    async def chat_completions(request: Request, body: ChatRequest) -> Response:
+        check(body.model)
+        return await _answer(engine, request, chat_job(body, model), body.stream)
+
+
+def _add_status(app: FastAPI, engine: Engine) -> None:
+    @app.get("/health", responses=ERRORS)
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/metrics", responses=ERRORS, response_class=Response)
+    async def metrics() -> Response:
+        return Response(engine.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _add_page(app: FastAPI, engine: Engine) -> None:
+    page = files("dapq_edge.server").joinpath("page.html").read_text()
+
+    @app.get("/", response_class=HTMLResponse)
+    async def index() -> HTMLResponse:
+        return HTMLResponse(page, headers={"content-security-policy": PAGE_POLICY})
+
+    @app.get("/api/usage", responses=ERRORS)
+    async def usage() -> dict[str, Any]:
+        done, total = engine.reading
+        return asdict(engine.usage) | {"reading_done": done, "reading_total": total}
+
+    @app.get("/api/kept", responses=ERRORS)
+    async def kept(request: Request) -> Kept:
+        return Kept(pieces=await _one(engine, request, kept_job))
+
+    body = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
+
+    @app.post("/api/document", responses=ERRORS, openapi_extra={"requestBody": body})
+    async def document(request: Request, name: str = "document") -> Document:
+        """Text, Markdown, HTML or PDF; `name` is the name of the file."""
+        data = await request.body()
+        try:
+            text = await asyncio.to_thread(document_text, data, name)
+        except DapqError as error:
+            raise UsageError(str(error)) from error
+        return Document(text=text, n_tokens=await _one(engine, request, count_job(text)))
+
+
+async def _answer(engine: Engine, request: Request, job: Job, is_stream: bool) -> Response:
+    start = time.monotonic()
+    if not is_stream:
+        result = await _one(engine, request, job)
+        engine.metrics.tokens.inc(result["usage"]["completion_tokens"])
+        return JSONResponse(result)
+    results = engine.results(job)
+    # what goes wrong before the first token has a status of its own
+    first = await _while_connected(request, anext(results, None))
+    engine.metrics.first_token.observe(time.monotonic() - start)
+    return EventSourceResponse(_events(engine, first, results), sep="\n")
+
+
+async def _events(engine: Engine, first: Any, results: AsyncIterator[Any]) -> AsyncIterator[dict[str, str]]:
+    async with contextlib.aclosing(results):  # type: ignore[type-var]
+        try:
+            chunk = first
+            while chunk is not None:
+                engine.metrics.tokens.inc()
+                yield {"data": json.dumps(chunk)}
+                chunk = await anext(results, None)
+        except Exception as error:
+            yield {"data": json.dumps(_describe(error)[1])}
+        yield {"data": "[DONE]"}
+
+
+async def _one(engine: Engine, request: Request, job: Job) -> Any:
+    """The only result of a job."""
+    async with contextlib.aclosing(engine.results(job)) as results:
+        return await _while_connected(request, anext(results))
+
+
+async def _while_connected(request: Request, work: Awaitable[T]) -> T:
+    """What `work` gives; it is cancelled when the client is gone."""
+    task = asyncio.ensure_future(work)
+    try:
+        while not (await asyncio.wait({task}, timeout=POLL))[0]:
+            if await request.is_disconnected():
+                raise AbortedError("the client is gone")
+        return task.result()
+    finally:
+        task.cancel()
+
+
+def _describe(error: Exception) -> tuple[int, dict[str, Any]]:
+    """Status and body of an error."""
+    text = " ".join(str(error).split()).encode("utf-8", "replace").decode()
+    if isinstance(error, TooLongError):
+        return 400, error_body(text, code="context_length_exceeded")
+    statuses = {BusyError: 429, StoppedError: 503, RequestTimeoutError: 504, AbortedError: 499, UsageError: 400}
+    for kind, status in statuses.items():
+        if isinstance(error, kind):
+            names = {429: "rate_limit_exceeded", 503: "server_error", 504: "timeout"}
+            return status, error_body(text, names.get(status, "invalid_request_error"))
+    if isinstance(error, DapqError):
+        return 500, error_body(text, "server_error")
+    if isinstance(error, INVALID):
+        LOG.warning("refused: %r", error)
+        return 400, error_body(f"the model cannot use the request: {text or type(error).__name__}")
+    LOG.error("failed", exc_info=error)
+    return 500, error_body("the server failed, see its log", "server_error")
+
+
+def _add_error_handlers(app: FastAPI) -> None:
+    async def failed(_: Request, error: Exception) -> JSONResponse:
+        status, body = _describe(error)
+        return JSONResponse(body, status, headers={"retry-after": "1"} if status == 429 else None)
+
+    for kind in (DapqError, *INVALID, RuntimeError, MemoryError, OSError):
+        app.add_exception_handler(kind, failed)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        param = ".".join(str(part) for part in first["loc"] if part != "body").encode("utf-8", "replace").decode()
+        reason = first["msg"].removeprefix("Value error, ")
+        return JSONResponse(error_body(f"{param}: {reason}" if param else reason, param=param or None), 400)
+
+    @app.exception_handler(HTTPException)
+    async def refused(_: Request, error: HTTPException) -> JSONResponse:
+        code = "model_not_found" if isinstance(error, _NoModelError) else None
+        return JSONResponse(error_body(str(error.detail), code=code), error.status_code, headers=error.headers)
+
+
+class _Count:
+    """Middleware that counts requests."""
+
+    def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
+        self.app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                route = scope.get("route")
+                path = route.path if route else "other"
+                self._metrics.requests.labels(path, str(message["status"])).inc()
+            await send(message)
+
+        await self.app(scope, receive, counted)

@@ -1,0 +1,74 @@
+"""What is checked before a request is read: its key and its size."""
+
+import json
+import secrets
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+# everything that uses the model, or tells of its use
+PROTECTED = ("/v1", "/api", "/metrics")
+
+
+def error_body(
+    message: str, kind: str = "invalid_request_error", code: str | None = None, param: str | None = None
+) -> dict:
+    """An error as OpenAI's API has it."""
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+class Limits:
+    """Middleware that answers 401 without the key, and 413 if a body has more than `max_body` bytes."""
+
+    def __init__(self, app: ASGIApp, *, api_key: str | None, max_body: int) -> None:
+        self.app = app
+        self._api_key = api_key.encode() if api_key else None
+        self._max_body = max_body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        if self._api_key and scope["path"].startswith(PROTECTED) and not self._has_key(headers):
+            body = error_body("a wrong API key, or none", "authentication_error", "invalid_api_key")
+            await _respond(send, 401, body, [(b"www-authenticate", b"Bearer")])
+            return
+        length = headers.get(b"content-length", b"0")
+        if length.isdigit() and int(length) > self._max_body:
+            await self._refuse(send)
+            return
+        await self._limited(scope, receive, send)
+
+    def _has_key(self, headers: dict[bytes, bytes]) -> bool:
+        kind, _, key = headers.get(b"authorization", b"").partition(b" ")
+        return secrets.compare_digest(key.strip(), self._api_key or b"") and kind.lower() == b"bearer"
+
+    async def _limited(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A body without a length is counted as it comes."""
+        n_bytes, is_refused = 0, False
+
+        async def counted() -> Message:
+            nonlocal n_bytes, is_refused
+            message = await receive()
+            n_bytes += len(message.get("body", b""))
+            if n_bytes > self._max_body and not is_refused:
+                is_refused = True
+                await self._refuse(send)
+            return {"type": "http.disconnect"} if is_refused else message
+
+        async def unless_refused(message: Message) -> None:
+            if not is_refused:
+                await send(message)
+
+        await self.app(scope, counted, unless_refused)
+
+    async def _refuse(self, send: Send) -> None:
+        await _respond(send, 413, error_body(f"a request has at most {self._max_body:,} bytes"), [])
+
+
+async def _respond(send: Send, status: int, body: dict[str, Any], headers: list[tuple[bytes, bytes]]) -> None:
+    data = json.dumps(body).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(data)).encode()), *headers]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": data})

@@ -1,0 +1,35 @@
+"""What Prometheus scrapes."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from ..llama import Usage
+
+
+class Metrics:
+    """Counters and gauges of one server."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        names = {
+            "n_cells_used": ("dapq_kv_cells_used", "cells of the sequence"),
+            "n_cells": ("dapq_kv_cells_allocated", "cells of the context"),
+            "bytes_used": ("dapq_kv_bytes_used", "bytes of K and V of the sequence"),
+            "bytes_allocated": ("dapq_kv_bytes_allocated", "bytes of K and V of the context"),
+            "n_evictions": ("dapq_evictions", "evictions since the start"),
+            "n_rereads": ("dapq_rereads", "prompts that were read again for a question since the start"),
+        }
+        self._usage = {field: Gauge(*name, registry=self.registry) for field, name in names.items()}
+        self.waiting = Gauge("dapq_queue_waiting", "requests that wait", registry=self.registry)
+        self.requests = Counter("dapq_requests", "requests", ["path", "status"], registry=self.registry)
+        self.tokens = Counter("dapq_tokens_generated", "tokens of answers", registry=self.registry)
+        buckets = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+        self.first_token = Histogram(
+            "dapq_time_to_first_token_seconds", "from the request on", buckets=buckets, registry=self.registry
+        )
+
+    def set_usage(self, usage: Usage) -> None:
+        for field, gauge in self._usage.items():
+            gauge.set(getattr(usage, field))
+
+    def text(self) -> bytes:
+        return generate_latest(self.registry)

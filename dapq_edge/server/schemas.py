@@ -1,0 +1,146 @@
+"""Requests: those of llama-cpp-python's server, with eviction, and without what would stop llama.cpp."""
+
+import json
+from typing import Annotated, Any, Literal
+
+from llama_cpp.server.types import CreateChatCompletionRequest, CreateCompletionRequest
+from pydantic import BaseModel, Field, field_validator, model_validator
+
+# a grammar is parsed recursively
+MAX_GRAMMAR, MAX_NESTING = 2**16, 64
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Temperature = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+Int32 = Annotated[int, Field(ge=0, le=2**31 - 1)]
+
+
+class _Request(BaseModel):
+    """What completions and chat completions have in common.
+
+    kv_budget: cells to keep, a share ("25%"), or "auto". policy: see `dapq-edge policies`. Both as the server was
+    started by default.
+    """
+
+    kv_budget: int | str | None = Field(default=None, description='Cells to keep, a share ("25%"), or "auto".')
+    policy: str | None = Field(default=None, description="How to choose the cells: see dapq-edge policies.")
+    temperature: Temperature = 0.8
+    top_k: Int32 = 40
+    min_tokens: Int32 = 0
+    max_tokens: Int32 | None = None
+    repeat_penalty: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] = 1.0
+    seed: int | None = None
+    n: Literal[1] | None = 1
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_text(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            raise ValueError("the request is no JSON object")
+        try:
+            json.dumps(data, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError("a text holds half of a surrogate pair") from None
+        except RecursionError:
+            raise ValueError("the request is nested too deeply") from None
+        return data
+
+    @field_validator("seed")
+    @classmethod
+    def _seed_of_32_bits(cls, seed: int | None) -> int | None:
+        return None if seed is None else seed & 0xFFFFFFFF
+
+    @field_validator("logit_bias")
+    @classmethod
+    def _token_ids(cls, bias: dict[str, float] | None) -> dict[str, float] | None:
+        if bias is not None and not all(key.isascii() and key.isdigit() and len(key) < 10 for key in bias):
+            raise ValueError("the keys are ids of tokens")
+        return bias
+
+    @field_validator("grammar", check_fields=False)
+    @classmethod
+    def _shallow(cls, grammar: str | None) -> str | None:
+        depth = deepest = 0
+        for char in grammar or "":
+            depth += (char == "(") - (char == ")")
+            deepest = max(deepest, depth)
+        if grammar is not None and (len(grammar) > MAX_GRAMMAR or deepest > MAX_NESTING or "\0" in grammar):
+            raise ValueError(f"at most {MAX_GRAMMAR} characters, nested {MAX_NESTING} deep")
+        return grammar
+
+
+class CompletionRequest(_Request, CreateCompletionRequest):
+    """`POST /v1/completions`."""
+
+    prompt: str | Annotated[list[str], Field(min_length=1, max_length=1)] = ""
+    max_tokens: Int32 | None = 16
+    best_of: Literal[1] | None = 1
+    logprobs: Annotated[int, Field(ge=0, le=100)] | None = None
+
+
+class ChatRequest(_Request, CreateChatCompletionRequest):
+    """`POST /v1/chat/completions`; the content of a message is text."""
+
+    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    tools: list[dict[str, Any]] | None = None
+    functions: list[dict[str, Any]] | None = None
+    tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
+    function_call: Literal["none", "auto"] | dict[str, Any] | None = None
+    response_format: dict[str, Any] | None = None
+    max_completion_tokens: Int32 | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=100)] | None = None
+
+    @field_validator("messages")
+    @classmethod
+    def _texts(cls, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [_text_message(message) for message in messages]
+
+    @field_validator("response_format")
+    @classmethod
+    def _json_format(cls, wanted: dict[str, Any] | None) -> dict[str, Any] | None:
+        kinds = ("text", "json_object", "json_schema")
+        if wanted is not None and wanted.get("type") not in kinds:
+            raise ValueError(f"type: one of {', '.join(kinds)}")
+        if wanted is None or wanted["type"] == "text":
+            return None
+        schema = wanted.get("schema")
+        if wanted["type"] == "json_schema":
+            schema = (wanted.get("json_schema") or {}).get("schema")
+        if schema is not None and not isinstance(schema, dict):
+            raise ValueError("the schema is no object")
+        return {"type": "json_object", "schema": schema} if schema else {"type": "json_object"}
+
+    @field_validator("tools", "functions")
+    @classmethod
+    def _named(cls, tools: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
+        for tool in tools or []:
+            function = tool.get("function", tool)
+            if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+                raise ValueError("a tool is a function with a name")
+            if not isinstance(function.setdefault("parameters", {}), dict):
+                raise ValueError("the parameters of a tool are an object")
+        return tools
+
+    @field_validator("tool_choice", "function_call")
+    @classmethod
+    def _of_a_function(cls, choice: Any) -> Any:
+        if isinstance(choice, dict) and not isinstance(choice.get("function", choice).get("name"), str):
+            raise ValueError("it has no function with a name")
+        return choice
+
+
+def _text_message(message: dict[str, Any]) -> dict[str, Any]:
+    """The message with its content as one text. Raises ValueError."""
+    if message.get("role") not in ("system", "developer", "user", "assistant", "tool", "function"):
+        raise ValueError("role: system, user, assistant, tool or function")
+    content = message.get("content")
+    if isinstance(content, list):
+        if not all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in content):
+            raise ValueError("content: only text")
+        content = "".join(part["text"] for part in content)
+    if content is None:
+        content = ""
+    if not isinstance(content, str):
+        raise ValueError("content: a text")
+    role = "system" if message["role"] == "developer" else message["role"]
+    return {**message, "role": role, "content": content}
