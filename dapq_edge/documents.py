@@ -66,8 +66,11 @@ def _html_text(html: str) -> str:
 
 
 def _pdf_text(data: bytes, name: str) -> str:
-    from pypdf import PdfReader
-    from pypdf.errors import PyPdfError
+    try:
+        from pypdf import PdfReader
+        from pypdf.errors import PyPdfError
+    except ImportError as error:
+        raise DapqError("PDF needs pypdf: pip install 'dapq-edge[pdf]'") from error
 
     # its warnings about slightly broken files are of no use to the reader
     logging.getLogger("pypdf").setLevel(logging.CRITICAL)

@@ -14,12 +14,12 @@ import numpy.typing as npt
 from . import native
 from .budgets import AUTO, Budget
 from .cache import Record
-from .context import pad
+from .context import N_CTX_PAD, pad
 from .errors import AbortedError, TooLongError, UnsupportedModelError, UsageError
 from .heads import HeadProfile, find_profile
 from .planner import auto_budget
 from .policies import DEFAULT_POLICY, Policy, get_policy
-from .prompts import N_QUESTION, split_prompt
+from .prompts import N_QUESTION, longest_message, split_prompt
 from .reader import CHUNK, Progress
 from .reader import plan as make_plan
 from .reading import ReadingLlama
@@ -95,12 +95,13 @@ class Llama(ReadingLlama):
         self._n_evictions = self._n_rereads = 0
         self._held: float | None = None
         self._logits: npt.NDArray[np.float32] | None = None
+        self._has_document = False
         self._should_abort: Callable[[], bool] = lambda: False
         self.progress: Progress = lambda done, total: None
         can_evict = kv_budget is not None and not any(options.get(name) for name in NOT_EVICTED)
         options |= {"n_batch": n_batch, "flash_attn": flash_attn, "verbose": verbose}
         # a small context, until it is known what the budget needs
-        super().__init__(model_path, n_ctx=n_batch if can_evict else n_ctx, **options)
+        super().__init__(model_path, n_ctx=max(N_CTX_PAD, n_batch) if can_evict else n_ctx, **options)
         self._heads = heads or find_profile(Path(model_path))
         self._defaults = kv_budget, policy
         self._eviction: tuple[str | int | None, str] = None, ""
@@ -120,8 +121,11 @@ class Llama(ReadingLlama):
         A change opens a new, empty context. Raises `UsageError`, `UnsupportedModelError` if the model cannot be
         evicted in this way, and as `open_context` does.
         """
-        wanted = kv_budget if kv_budget is not None else self._defaults[0], policy or self._defaults[1]
-        if wanted == self._eviction or self._defaults[0] is None:
+        default_budget, default_policy = self._defaults
+        if default_budget is None:
+            return
+        wanted = kv_budget if kv_budget is not None else default_budget, policy or default_policy
+        if wanted == self._eviction:
             return
         self._policy = get_policy(wanted[1], heads=self._heads)
         self._budget = self._fixed_budget(wanted[0])
@@ -222,12 +226,16 @@ class Llama(ReadingLlama):
             self._read_again(tokens)
             return [], False
         self.eval(rest)
-        if is_lossy and self._policy.skims and rest and not serves(cache, rest, self._policy):
+        if is_lossy and rest and self._policy.skims and self._has_document and not self._serves(rest):
             self._n_rereads += 1
             self._read_again(tokens)
         elif cache.n_used > self._budget.n_most + (N_ANSWER if is_lossy else 0):
             self._evict(self._policy)
         return [], False
+
+    def _serves(self, question: list[int]) -> bool:
+        """Whether the kept cells answer a question that was just evaluated."""
+        return serves(self.kv_cache, question, self._policy)
 
     @property
     def _n_fixed(self) -> int:
@@ -287,6 +295,8 @@ class Llama(ReadingLlama):
         if not self._is_evicted:
             super().eval(tokens)
             return
+        if self.n_tokens + len(tokens) > self._n_text:
+            raise TooLongError(f"the context of {self._n_text} tokens is full")
         n_free = native.n_cells(self._ctx.ctx) - self._n_working
         fits = self.kv_cache.n_used + len(tokens) <= n_free
         n_part = self.n_batch if fits else min(self.n_batch, CHUNK - self._policy.n_probe)
@@ -315,6 +325,8 @@ class Llama(ReadingLlama):
             self.eval(tokens)
             self._evict(self._policy)
             return
+        # small talk is not worth to be read again
+        self._has_document = longest_message(self, tokens) > N_QUESTION
         prompt = split_prompt(self, tokens, min(N_QUESTION, int(self._budget.amount) // 2))
         plan = make_plan(prompt, self._policy, self._budget, n_predict=N_ANSWER, n_ctx_train=self.n_ctx_train)
         self.last_read = self._read(prompt, self._policy, plan, self._report)

@@ -7,10 +7,11 @@ patch is missing. They check what the native functions return; these check their
 import ctypes
 import functools
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
 from importlib.metadata import version
+from typing import Any
 
 import llama_cpp
 import numpy as np
@@ -93,7 +94,7 @@ def patch_version() -> int | None:
 
 
 @functools.cache
-def _function(name: str) -> ctypes._CFuncPtr:
+def _function(name: str) -> Callable[..., Any]:
     loaded = patch_version()
     if loaded != PATCH_VERSION:
         found = "a stock build" if loaded is None else f"built with patch version {loaded}, not {PATCH_VERSION}"

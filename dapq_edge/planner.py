@@ -240,8 +240,9 @@ def read_shape(path: Path) -> ModelShape:
 
 def _parts(path: Path) -> list[Path]:
     match = re.fullmatch(r"(.+)-00001-of-([0-9]{5})\.gguf", path.name)
-    n_parts = int(match[2]) if match else 0
-    return [path.with_name(f"{match[1]}-{i:05}-of-{match[2]}.gguf") for i in range(1, n_parts + 1)] or [path]
+    if not match or int(match[2]) == 0:
+        return [path]
+    return [path.with_name(f"{match[1]}-{i:05}-of-{match[2]}.gguf") for i in range(1, int(match[2]) + 1)]
 
 
 class _Header(gguf.GGUFReader):

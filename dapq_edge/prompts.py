@@ -40,17 +40,27 @@ def chat_prompt(llama: llama_cpp.Llama, document: str, question: str = "", answe
     return Prompt(start + message[:n_more], body, tail_tokens, has_question=bool(question))
 
 
+def longest_message(llama: llama_cpp.Llama, tokens: Sequence[int]) -> int:
+    """Tokens of the longest message of a prompt, see `split_prompt`."""
+    return max(stop - start for start, stop in itertools.pairwise([0, *_borders(llama, tokens), len(tokens)]))
+
+
 def split_prompt(llama: llama_cpp.Llama, tokens: Sequence[int], n_question: int = N_QUESTION) -> Prompt:
     """Find the question at the end of a prompt, and what stands before the first long message.
 
     Messages begin with control tokens. A question is the last message, or the last paragraph of a long one. Without
     control tokens and paragraphs, the last tokens are taken. Neither part has more than `n_question` tokens.
     """
-    vocab = llama._model.vocab
-    borders = [i for i, token in enumerate(tokens) if llama_cpp.llama_vocab_is_control(vocab, token)]
+    borders = _borders(llama, tokens)
     n_head = _head_length(llama, tokens, borders, n_question)
     start = max(n_head, _question_start(llama, tokens, borders, n_question))
     return Prompt(list(tokens[:n_head]), list(tokens[n_head:start]), list(tokens[start:]))
+
+
+def _borders(llama: llama_cpp.Llama, tokens: Sequence[int]) -> list[int]:
+    """Where the control tokens are."""
+    vocab = llama._model.vocab
+    return [i for i, token in enumerate(tokens) if llama_cpp.llama_vocab_is_control(vocab, token)]
 
 
 def _head_length(llama: llama_cpp.Llama, tokens: Sequence[int], borders: list[int], n_most: int) -> int:

@@ -5,6 +5,7 @@ import contextlib
 import re
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,8 @@ class ReadingLlama(llama_cpp.Llama):
         self._stack = contextlib.ExitStack()
         check_gguf(Path(model_path))
         flash_attn = flash_attn if isinstance(flash_attn, str) else "on" if flash_attn else "off"
-        with contextlib.nullcontext([]) if verbose else native.captured_log() as log:
+        capture: AbstractContextManager[Sequence[str]] = nullcontext([]) if verbose else native.captured_log()
+        with capture as log:
             try:
                 super().__init__(
                     str(model_path),
@@ -92,8 +94,8 @@ class ReadingLlama(llama_cpp.Llama):
                     n_batch=max(n_batch, MIN_BATCH),
                     n_ubatch=max(n_ubatch, MIN_BATCH),
                     flash_attn=flash_attn != "off",
-                    type_k=CACHE_TYPES.get(type_k, type_k),
-                    type_v=CACHE_TYPES.get(type_v, type_v),
+                    type_k=CACHE_TYPES[type_k] if isinstance(type_k, str) else type_k,
+                    type_v=CACHE_TYPES[type_v] if isinstance(type_v, str) else type_v,
                     seed=seed,
                     verbose=verbose,
                     **options,

@@ -15,7 +15,8 @@ from .scores import relevance, retrieval_heads
 # first cells that draw attention whatever they hold
 N_SINK = 4
 
-MIN_RELEVANCE = 0.0
+# what cells have to reach to serve a question, see README, "The second question"
+MIN_RELEVANCE, MIN_CONFIDENCE = 0.55, 0.85
 
 # tokens of the answer that are guessed from the cells
 N_LOOK_AHEAD = 8
@@ -51,11 +52,10 @@ def recall(cache: KVCache, question: Sequence[int], heads: HeadProfile | None) -
 
 
 def serves(cache: KVCache, question: Sequence[int], policy: Policy) -> bool:
-    """Whether the cells that were kept before `question`, the last tokens of the cache, are relevant to it."""
-    found = recall(cache, question[-policy.n_probe :], policy.heads)
-    relevance = found.relevance(slice(N_SINK, cache.n_cells - len(question)))
-    import os
+    """Whether the cells that were kept before `question`, the last tokens of the cache, answer it.
 
-    if os.environ.get("DBG"):
-        print("RELEVANCE", relevance, found.confidence, len(question), flush=True)
-    return relevance >= MIN_RELEVANCE
+    If they do, a guess at the answer attends to them, and the model is sure of it.
+    """
+    found = recall(cache, question[-policy.n_probe :], policy.heads)
+    is_relevant = found.relevance(slice(N_SINK, cache.n_cells - len(question))) >= MIN_RELEVANCE
+    return is_relevant and found.confidence >= MIN_CONFIDENCE

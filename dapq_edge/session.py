@@ -24,11 +24,11 @@ MAGIC = b"DAPQSES1"
 N_DIGEST = hashlib.sha256().digest_size
 
 
-def save_session(llama: Llama, path: Path, messages: list[dict[str, Any]]) -> None:
+def save_session(llama: Llama, path: Path, conversation: Any) -> None:
     """Save the sequence of `llama`: its tokens, which of them each head keeps, and their K and V.
 
-    messages: the conversation, or what else belongs to it as JSON. A file that is there stays whole until the new one
-    is. Raises `DapqError`.
+    conversation: what else belongs to it, as JSON. A file that is there stays whole until the new one is. Raises
+    `DapqError`.
     """
     eviction = llama.eviction
     header = {
@@ -38,7 +38,7 @@ def save_session(llama: Llama, path: Path, messages: list[dict[str, Any]]) -> No
         "n_gathered": eviction.record.n_gathered,
         "n_skipped": eviction.n_skipped,
         "n_cells": llama.kv_cache.n_used,
-        "messages": messages,
+        "conversation": conversation,
     }
     arrays = {
         "header": np.frombuffer(json.dumps(header).encode("utf-8", "surrogatepass"), dtype=np.uint8),
@@ -55,8 +55,8 @@ def save_session(llama: Llama, path: Path, messages: list[dict[str, Any]]) -> No
     write_atomically(path, MAGIC + hashlib.sha256(data).digest() + data)
 
 
-def load_session(llama: Llama, path: Path) -> list[dict[str, Any]]:
-    """Put a sequence that was saved into `llama`; returns its messages.
+def load_session(llama: Llama, path: Path) -> Any:
+    """Put a sequence that was saved into `llama`; returns its conversation.
 
     Raises `DapqError`, and leaves `llama` as it was, if the file cannot be read, is no session or damaged, or is of
     another model, patch or cache type; `llama` is empty if llama.cpp refuses the cells.
@@ -75,13 +75,13 @@ def load_session(llama: Llama, path: Path) -> list[dict[str, Any]]:
     kept = [arrays[f"kept{i}"].astype(np.intp) for i in range(sum(name.startswith("kept") for name in arrays))]
     record = Record(arrays["tokens"].tolist(), kept, header["n_gathered"])
     llama.reset()
-    state = (ctypes.c_uint8 * arrays["state"].size).from_buffer_copy(arrays["state"])
+    state = (ctypes.c_uint8 * arrays["state"].size).from_buffer_copy(arrays["state"].tobytes())
     if llama_cpp.llama_state_seq_set_data(llama.ctx, state, len(state), 0) == 0:
         llama.reset()
         raise DapqError(f"llama.cpp refuses the cells of {path}: were they saved with another -fa?")
     logits = arrays["logits"] if arrays["logits"].size else None
     llama.set_sequence(arrays["text"], Eviction(record, header["n_skipped"], arrays["places"].astype(np.intp), logits))
-    return header["messages"]
+    return header["conversation"]
 
 
 def _state(llama: Llama) -> npt.NDArray[np.uint8]:

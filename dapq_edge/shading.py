@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.text import Text
 
-from .errors import DapqError
+from .pictures import require_matplotlib, save
 
 # a piece of text, and the share of heads that keep it
 Piece = tuple[str, float]
@@ -74,11 +74,7 @@ def to_picture(share: npt.NDArray[np.float64], layers: Sequence[int], title: str
 
     share: [layers, tokens], 0 to 1. Raises `DapqError` if matplotlib is missing or the file cannot be written.
     """
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise DapqError("pictures need matplotlib: pip install 'dapq-edge[plot]'") from error
-    matplotlib.use("Agg")
+    require_matplotlib()
     import matplotlib.pyplot as plt
 
     figure, axis = plt.subplots(figsize=(10, 1.5 + 0.12 * len(layers)))
@@ -87,12 +83,7 @@ def to_picture(share: npt.NDArray[np.float64], layers: Sequence[int], title: str
     axis.set_yticks(range(0, len(layers), 4), [str(layer) for layer in layers[::4]])
     figure.colorbar(image, label="share of the heads that keep it")
     figure.tight_layout()
-    try:
-        figure.savefig(path, dpi=150)
-    except (OSError, ValueError) as error:
-        raise DapqError(f"cannot write {path}: {error}") from error
-    finally:
-        plt.close(figure)
+    save(figure, path)
 
 
 def _mix(share: float) -> tuple[int, int, int]:

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,9 +22,15 @@ LETTERS = "root ::= [a-z]*"
 class Running:
     """The process, its address and a client."""
 
-    def __init__(self, process, url, headers):
-        self.process, self.url = process, url
+    def __init__(self, process, log, url, key):
+        self.process, self._log, self.url = process, log, url
+        headers = {"authorization": f"Bearer {key}".encode()} if key else {}
+        # it listens before it serves
         self.client = httpx.Client(base_url=url, headers=headers, timeout=60)
+
+    def log(self):
+        self._log.seek(0)
+        return self._log.read()
 
     def chat(self, content="a b c", **options):
         body = {"messages": [{"role": "user", "content": content}], "max_tokens": 8, "grammar": LETTERS, **options}
@@ -41,20 +48,24 @@ class Running:
 def serving(model, *options, key=None):
     command = [sys.executable, "-m", "dapq_edge", "serve", "-m", str(model), "--port", "0", "-t", "1", "-a", "tiny"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"} | ({"LLAMA_API_KEY": key} if key else {})
-    process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, cwd=ROOT, env=env, text=True)
-    line = process.stderr.readline()
-    match = re.search(r"http://\S+", line)
-    assert match, line
-    running = Running(process, match[0], {"authorization": f"Bearer {key}".encode()} if key else {})
-    try:
-        for _ in range(200):
-            try:
-                running.client.get("/health")
-                break
-            except httpx.ConnectError:
-                time.sleep(0.05)
-        yield running
-    finally:
-        running.client.close()
-        process.kill()
-        process.wait()
+    # a pipe that nobody reads would stop the server
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen([*command, *options], stderr=log, cwd=ROOT, env=env)
+        try:
+            running = Running(process, log, _address(process, log), key)
+            yield running
+            running.client.close()
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _address(process, log):
+    for _ in range(600):
+        log.seek(0)
+        match = re.search(r"http://\S+", log.read())
+        if match:
+            return match[0]
+        assert process.poll() is None
+        time.sleep(0.05)
+    raise TimeoutError("the server does not start")

@@ -1,5 +1,6 @@
 """The command line: `dapq-edge`."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -18,7 +19,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line. Errors are one line on stderr; the exit code is 2 for usage, 130 for Ctrl-C, else 1."""
     sys.unraisablehook = _repeat_interrupt
     try:
-        args = build_parser().parse_args(argv)
+        parser = build_parser()
+        with contextlib.suppress(ImportError):
+            # what the shell asks for when TAB is pressed
+            import argcomplete
+
+            argcomplete.autocomplete(parser)
+        args = parser.parse_args(argv)
         code = args.run(args)
         sys.stdout.flush()
         return code

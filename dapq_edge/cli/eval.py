@@ -11,11 +11,12 @@ from ..budgets import Budget
 from ..errors import DapqError, UsageError
 from ..evaluation import fidelity, ruler
 from ..evaluation.needle import needle_cases, read_haystack, read_needles
-from ..evaluation.plots import plot_results, require_matplotlib
+from ..evaluation.plots import plot_results
 from ..evaluation.report import write_report
 from ..evaluation.results import Results
 from ..evaluation.runner import Case, evaluate, jobs_of
 from ..evaluation.summary import summaries
+from ..pictures import require_matplotlib
 from ..policies import get_policy
 from ..reading import ReadingLlama
 from .model import check_model_options, load_heads, load_model, progress_bar

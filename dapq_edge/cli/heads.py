@@ -14,8 +14,9 @@ from ..errors import DapqError
 from ..evaluation.calibration import BUILT_IN
 from ..evaluation.calibration import calibrate as measure
 from ..evaluation.needle import read_haystack, read_needles
-from ..evaluation.plots import plot_heads, require_matplotlib
+from ..evaluation.plots import plot_heads
 from ..heads import HeadProfile, find_profile, profile_path
+from ..pictures import require_matplotlib
 from .model import check_model_options, find, load_model, progress_bar
 
 # heads that `show` lists

@@ -9,8 +9,8 @@ from rich.console import Console
 from .. import native
 from ..documents import read_document
 from ..errors import UsageError
-from ..evaluation.plots import require_matplotlib
 from ..files import write_atomically
+from ..pictures import require_matplotlib
 from ..policies import get_policy
 from ..prompts import chat_prompt
 from ..reading import ReadingLlama

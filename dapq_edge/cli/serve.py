@@ -4,6 +4,7 @@ import argparse
 import os
 import socket
 from pathlib import Path
+from types import FrameType
 
 from rich.console import Console
 
@@ -12,6 +13,9 @@ from ..errors import DapqError
 from .model import check_eviction_options, check_model_options, load_llama
 
 MIB = 2**20
+
+# connections that wait to be accepted
+BACKLOG = 128
 
 # seconds that running requests get to end
 GRACE = 2
@@ -39,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         )
 
         class Server(uvicorn.Server):
-            def handle_exit(self, sig: int, frame: object) -> None:
+            def handle_exit(self, sig: int, frame: FrameType | None) -> None:
                 # the answer that is running ends with an error, so that its client knows
                 engine.stop()
                 super().handle_exit(sig, frame)
@@ -58,9 +62,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    # asyncio sends small packets at once only if it knows that this is TCP
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=128)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
     except (OSError, OverflowError) as error:
-        reason = os.strerror(error.errno) if isinstance(error, OSError) and (error.errno or 0) > 0 else error
+        listener.close()
+        errno = getattr(error, "errno", None) or 0
+        reason = os.strerror(errno) if errno > 0 else error
         raise DapqError(f"cannot listen on {host}:{port}: {reason}") from error
+    return listener

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from ..cache import Keep, KVCache
 from ..errors import DapqError
+from ..policies.base import ScoringPolicy
 from ..policies.oracle import Oracle
 from ..prompts import chat_prompt
 from ..reader import Prompt
@@ -46,7 +47,7 @@ class FidelityCase:
     def observe(self, llama: ReadingLlama) -> None:
         """The greedy answer of the full cache, its probabilities, and the cells that it looks at."""
         cache = llama.kv_cache
-        self._answer = cache.peek(self.n_predict)
+        self._answer, _ = cache.peek(self.n_predict)
         self._oracle = Oracle().scores(cache, 0) if cache.can_evict else None
         self._full = log_probabilities(cache, self._answer)
 
@@ -56,7 +57,7 @@ class FidelityCase:
         recall: the share of the cells that the oracle would choose for each head and that the policy chose, too.
         """
         cache = llama.kv_cache
-        answer = cache.peek(self.n_predict)
+        answer, _ = cache.peek(self.n_predict)
         evicted = log_probabilities(cache, self._answer)
         row = {
             "kl": kl_divergence(self._full, evicted),
@@ -64,7 +65,7 @@ class FidelityCase:
         }
         if self.references:
             row["rouge_l"] = rouge_l(llama.detokenize(answer).decode("utf-8", "replace"), self.references)
-        if seen.keep is not None and self._oracle is not None:
+        if seen.keep is not None and self._oracle is not None and isinstance(job.policy, ScoringPolicy):
             row["recall"] = recall(seen.keep, self._oracle, job.policy.n_sink, job.policy.n_recent)
         return row
 

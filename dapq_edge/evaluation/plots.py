@@ -5,21 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import DapqError
 from ..heads import HeadProfile
+from ..pictures import save
 from .results import Row
 from .summary import Estimate, group_by, mean, name_of, of_full, title_of
 
 FULL_COLOR = "#8a8f98"
-
-
-def require_matplotlib() -> None:
-    """Raise `DapqError` before work is done whose picture could not be drawn."""
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise DapqError("pictures need matplotlib: pip install matplotlib") from error
-    matplotlib.use("Agg")
 
 
 def plot_heads(profile: HeadProfile, path: Path) -> None:
@@ -135,11 +126,3 @@ def _estimate(rows: Sequence[Row], group: Sequence[Row], is_divergence: bool) ->
 def _amount(budget: str) -> tuple[bool, float]:
     """Cells before shares, each by size."""
     return budget.endswith("%"), float(budget.rstrip("%"))
-
-
-def save(figure: object, path: Path) -> None:
-    """Write a figure. Raises `DapqError` if the file cannot be written."""
-    try:
-        figure.savefig(path, dpi=150)
-    except (OSError, ValueError) as error:
-        raise DapqError(f"cannot write {path}: {error}") from error

@@ -64,11 +64,13 @@ class Seen:
 class Case(Protocol):
     """One prompt, and what to measure after it was read and evicted."""
 
-    # says which prompt it is
-    key: Row
+    @property
+    def key(self) -> Row:
+        """Says which prompt it is."""
 
-    # tokens of the answer
-    n_predict: int
+    @property
+    def n_predict(self) -> int:
+        """Tokens of the answer."""
 
     # whether `observe` has to see the full cache
     needs_full: ClassVar[bool]

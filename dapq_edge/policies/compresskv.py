@@ -30,9 +30,11 @@ class CompressKV(SnapKV):
     n_heads: int = 4
 
     def layer_scores(self, layer: LayerAttention) -> npt.NDArray[np.float32]:
+        assert self.heads is not None
         best = layer.attention[self.heads.top_heads(layer.layer, self.n_heads)]
         return np.tile(pool(best, self.pooling).mean(axis=0), (layer.n_head_kv, 1))
 
     def layer_budgets(self, n_keep: int, n_cells: int, layers: list[int]) -> list[int]:
+        assert self.heads is not None
         errors = [self.heads.errors[layer] for layer in layers]
         return by_error(n_keep, errors, self.n_sink + self.n_recent, n_cells, self.min_share, self.max_share)

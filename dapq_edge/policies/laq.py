@@ -44,4 +44,4 @@ class LAQPlusPlus(LAQ):
     def queries(self, cache: KVCache, n_keep: int) -> Queries:
         ahead, pos = super().queries(cache, n_keep)
         window = cache.recent[-self.n_recent :]
-        return window + ahead, pos - len(window)
+        return [*window, *ahead], pos - len(window)

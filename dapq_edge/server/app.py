@@ -5,7 +5,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from dataclasses import asdict
 from importlib.resources import files
 from typing import Any, TypeVar
@@ -83,7 +83,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         504: "It took too long.",
     }.items()
 }
-STREAM = {200: {"content": {"text/event-stream": {}, "application/json": {}}}}
+STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}, "application/json": {}}}}
 
 
 class _NoModelError(HTTPException):
@@ -178,8 +178,8 @@ async def _answer(engine: Engine, request: Request, job: Job, is_stream: bool) -
     return EventSourceResponse(_events(engine, first, results), sep="\n")
 
 
-async def _events(engine: Engine, first: Any, results: AsyncIterator[Any]) -> AsyncIterator[dict[str, str]]:
-    async with contextlib.aclosing(results):  # type: ignore[type-var]
+async def _events(engine: Engine, first: Any, results: AsyncGenerator[Any, None]) -> AsyncIterator[dict[str, str]]:
+    async with contextlib.aclosing(results):
         try:
             chunk = first
             while chunk is not None:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,7 +13,7 @@ from ..llama import Llama
 from .metrics import Metrics
 
 # what a job is: given the model, it makes one result or many
-Job = Callable[[Llama], Iterator[Any]]
+Job = Callable[[Llama], Generator[Any, None, None]]
 
 
 class BusyError(DapqError):
@@ -57,7 +57,7 @@ class Engine:
         self._worker.shutdown(wait=True)
         self._llama.close()
 
-    async def results(self, job: Job) -> AsyncIterator[Any]:
+    async def results(self, job: Job) -> AsyncGenerator[Any, None]:
         """What a job makes. Closing the iterator cancels the job, waiting or running.
 
         Raises `BusyError`, `StoppedError`, `RequestTimeoutError`, and what the job raises.

@@ -1,6 +1,6 @@
 """What the endpoints ask of the model, in the worker's thread."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import llama_cpp
@@ -17,7 +17,7 @@ OURS = {"n", "best_of", "user", "logit_bias_type", "min_tokens", "max_completion
 def completion_job(body: CompletionRequest, model: str) -> Job:
     """A completion, or chunks of it."""
 
-    def job(llama: Llama) -> Iterator[Any]:
+    def job(llama: Llama) -> Generator[Any, None, None]:
         options = _options(llama, body)
         if isinstance(body.prompt, list):
             options["prompt"] = body.prompt[0]
@@ -29,7 +29,7 @@ def completion_job(body: CompletionRequest, model: str) -> Job:
 def chat_job(body: ChatRequest, model: str) -> Job:
     """A chat completion, or chunks of it."""
 
-    def job(llama: Llama) -> Iterator[Any]:
+    def job(llama: Llama) -> Generator[Any, None, None]:
         options = _options(llama, body)
         if body.max_completion_tokens is not None:
             options["max_tokens"] = body.max_completion_tokens
@@ -38,7 +38,7 @@ def chat_job(body: ChatRequest, model: str) -> Job:
     return job
 
 
-def kept_job(llama: Llama) -> Iterator[Any]:
+def kept_job(llama: Llama) -> Generator[Any, None, None]:
     """Pieces of the text, and the share of heads that keep each."""
     yield llama.kept()
 
@@ -46,7 +46,7 @@ def kept_job(llama: Llama) -> Iterator[Any]:
 def count_job(text: str) -> Job:
     """Tokens of a text."""
 
-    def job(llama: Llama) -> Iterator[Any]:
+    def job(llama: Llama) -> Generator[Any, None, None]:
         yield len(llama.tokenize(text.encode("utf-8", "replace"), add_bos=False))
 
     return job
@@ -75,7 +75,7 @@ def _grammar(llama: Llama, text: str) -> llama_cpp.LlamaGrammar:
     return llama_cpp.LlamaGrammar.from_string(text, verbose=False)
 
 
-def _results(made: Any, is_stream: bool) -> Iterator[Any]:
+def _results(made: Any, is_stream: bool) -> Generator[Any, None, None]:
     if is_stream:
         yield from made
     else:

@@ -78,10 +78,33 @@ class CompletionRequest(_Request, CreateCompletionRequest):
     logprobs: Annotated[int, Field(ge=0, le=100)] | None = None
 
 
+class TextPart(BaseModel):
+    """A part of a message; images are not read."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(BaseModel, extra="allow"):
+    """A message; its content becomes one text."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | list[TextPart] | None = ""
+
+    @model_validator(mode="after")
+    def _as_text(self) -> "Message":
+        if isinstance(self.content, list):
+            self.content = "".join(part.text for part in self.content)
+        self.content = self.content or ""
+        if self.role == "developer":
+            self.role = "system"
+        return self
+
+
 class ChatRequest(_Request, CreateChatCompletionRequest):
     """`POST /v1/chat/completions`; the content of a message is text."""
 
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1)]
     tools: list[dict[str, Any]] | None = None
     functions: list[dict[str, Any]] | None = None
     tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
@@ -89,11 +112,6 @@ class ChatRequest(_Request, CreateChatCompletionRequest):
     response_format: dict[str, Any] | None = None
     max_completion_tokens: Int32 | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=100)] | None = None
-
-    @field_validator("messages")
-    @classmethod
-    def _texts(cls, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        return [_text_message(message) for message in messages]
 
     @field_validator("response_format")
     @classmethod
@@ -127,20 +145,3 @@ class ChatRequest(_Request, CreateChatCompletionRequest):
         if isinstance(choice, dict) and not isinstance(choice.get("function", choice).get("name"), str):
             raise ValueError("it has no function with a name")
         return choice
-
-
-def _text_message(message: dict[str, Any]) -> dict[str, Any]:
-    """The message with its content as one text. Raises ValueError."""
-    if message.get("role") not in ("system", "developer", "user", "assistant", "tool", "function"):
-        raise ValueError("role: system, user, assistant, tool or function")
-    content = message.get("content")
-    if isinstance(content, list):
-        if not all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in content):
-            raise ValueError("content: only text")
-        content = "".join(part["text"] for part in content)
-    if content is None:
-        content = ""
-    if not isinstance(content, str):
-        raise ValueError("content: a text")
-    role = "system" if message["role"] == "developer" else message["role"]
-    return {**message, "role": role, "content": content}
