@@ -70,7 +70,7 @@ def _pdf_text(data: bytes, name: str) -> str:
         from pypdf import PdfReader
         from pypdf.errors import PyPdfError
     except ImportError as error:
-        raise DapqError("PDF needs pypdf: pip install 'dapq-edge[pdf]'") from error
+        raise DapqError("PDF needs pypdf: run EXTRAS=pdf ./scripts/setup.sh") from error
 
     # its warnings about slightly broken files are of no use to the reader
     logging.getLogger("pypdf").setLevel(logging.CRITICAL)

@@ -54,13 +54,15 @@ class Usage:
 class Eviction:
     """What a saved state needs beside what llama.cpp saves; see `ReadingLlama` and `KVCache`.
 
-    logits: of the last token before the last eviction, float32 [n_vocab], or None before the first one.
+    logits: of the last token before the last eviction, float32 [n_vocab], or None before the first one. has_document:
+    whether the text is worth to be read again for a question.
     """
 
     record: Record
     n_skipped: int
     places: npt.NDArray[np.intp]
     logits: npt.NDArray[np.float32] | None
+    has_document: bool
 
 
 class Llama(ReadingLlama):
@@ -352,14 +354,14 @@ class Llama(ReadingLlama):
     def load_state(self, state: llama_cpp.LlamaState) -> None:
         """As `llama_cpp.Llama.load_state`; also what `llama_cpp.Llama.save_state` made."""
         tokens = state.input_ids[: state.n_tokens]
-        plain = Eviction(Record(tokens.tolist(), [], 0), 0, np.arange(0), None)
+        plain = Eviction(Record(tokens.tolist(), [], 0), 0, np.arange(0), None, False)
         super().load_state(state)
         self.set_sequence(tokens, getattr(state, "eviction", plain))
 
     @property
     def eviction(self) -> Eviction:
         """What was evicted of the sequence."""
-        return Eviction(self.kv_cache.record, self.n_skipped, self.places, self._logits)
+        return Eviction(self.kv_cache.record, self.n_skipped, self.places, self._logits, self._has_document)
 
     def set_sequence(self, tokens: npt.NDArray[np.intc], eviction: Eviction) -> None:
         """Say what the cells of llama.cpp hold, after they were loaded."""
@@ -368,7 +370,7 @@ class Llama(ReadingLlama):
         self._requires_eval = True
         self.kv_cache.record = eviction.record
         self._set_skipped(eviction.n_skipped, eviction.places)
-        self._logits = eviction.logits
+        self._logits, self._has_document = eviction.logits, eviction.has_document
 
     def __getstate__(self) -> dict[str, Any]:
         kv_budget, policy = self._defaults

@@ -11,7 +11,7 @@ def require_matplotlib() -> None:
     try:
         import matplotlib
     except ImportError as error:
-        raise DapqError("pictures need matplotlib: pip install 'dapq-edge[plot]'") from error
+        raise DapqError("pictures need matplotlib: run EXTRAS=plot ./scripts/setup.sh") from error
     matplotlib.use("Agg")
 
 

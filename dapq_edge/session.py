@@ -37,6 +37,7 @@ def save_session(llama: Llama, path: Path, conversation: Any) -> None:
         "types": llama.cache_types,
         "n_gathered": eviction.record.n_gathered,
         "n_skipped": eviction.n_skipped,
+        "has_document": eviction.has_document,
         "n_cells": llama.kv_cache.n_used,
         "conversation": conversation,
     }
@@ -80,7 +81,9 @@ def load_session(llama: Llama, path: Path) -> Any:
         llama.reset()
         raise DapqError(f"llama.cpp refuses the cells of {path}: were they saved with another -fa?")
     logits = arrays["logits"] if arrays["logits"].size else None
-    llama.set_sequence(arrays["text"], Eviction(record, header["n_skipped"], arrays["places"].astype(np.intp), logits))
+    places = arrays["places"].astype(np.intp)
+    eviction = Eviction(record, header["n_skipped"], places, logits, header["has_document"])
+    llama.set_sequence(arrays["text"], eviction)
     return header["conversation"]
 
 

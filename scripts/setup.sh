@@ -3,7 +3,7 @@
 #
 #   CMAKE_ARGS   options of the build, as for llama-cpp-python: -DGGML_METAL=on, -DGGML_CUDA=on, -DGGML_RPC=on
 #   PYTHON       interpreter for .venv (default: python3), 3.10 to 3.13
-#   EXTRAS       extras of the project to install, e.g. test
+#   EXTRAS       extras of the project to install (default: completion,pdf,server)
 
 set -euo pipefail
 
@@ -15,6 +15,7 @@ sdist_sha256=832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e
 patch_version=$(sed -n 's/^PATCH_VERSION = //p' dapq_edge/_version.py)
 
 python=${PYTHON:-python3}
+extras=${EXTRAS-completion,pdf,server}
 venv=$root/.venv
 build=$root/.build
 name=llama_cpp_python-$sdist_version
@@ -124,12 +125,12 @@ build_wheel() {
 
 install_all() {
     local stamp=$venv/dapq-edge.stamp want
-    want="$key ${EXTRAS:-} $(sha256 pyproject.toml)"
+    want="$key $extras $(sha256 pyproject.toml)"
     if [ "$(cat "$stamp" 2> /dev/null)" != "$want" ]; then
         say "installing into .venv"
         # only a new build has to replace the installed one
         [ "$(cut -d' ' -f1 "$stamp" 2> /dev/null)" = "$key" ] || "$venv/bin/pip" install -q --force-reinstall --no-deps "$wheel"
-        "$venv/bin/pip" install -q "$wheel" -e ".${EXTRAS:+[$EXTRAS]}" || die "cannot install the dependencies: check the network"
+        "$venv/bin/pip" install -q "$wheel" -e ".${extras:+[$extras]}" || die "cannot install the dependencies: check the network"
         echo "$want" > "$stamp"
     fi
     say "$("$venv/bin/dapq-edge" --version | tr '\n' ' ')"

@@ -71,6 +71,7 @@ def test_json(model, doc):
         "kv_cells_kept",
         "kv_bytes_peak",
         "kv_bytes_kept",
+        "attention_held",
         "evict_s",
         "ttft_s",
         "decode_tps",
@@ -116,7 +117,11 @@ def test_text(model, doc):
     result = dapq_edge("ask", "-m", model, "--doc", doc, "What jumps?", "-n", 4, "--kv-budget", 100)
     assert result.returncode == 0
     line = " ".join(result.stderr.decode().split())
-    assert "tokens read in 512 cells; kept 100; KV" in line and "s to first token" in line
+    assert (
+        "tokens read in 512 cells; kept 100; they hold " in line
+        and "% of the attention; KV " in line
+        and "s to first token" in line
+    )
     assert result.stdout.endswith(b"\n")
 
 

@@ -161,13 +161,13 @@ def test_snapshot(tiny_model, options):
     llama = ReadingLlama(tiny_model(Spec(n_ctx=2048, **options)), n_threads=2)
     llama.read(random_tokens(300, 1), get_policy("full"), Budget.parse("100%"), n_predict=20)
     cache, snapshot = llama.kv_cache, Snapshot(llama)
-    seen = cache.probe(random_tokens(8, 2), 292), cache.logits.copy(), cache.peek(10)
+    seen = cache.probe(random_tokens(8, 2), 292), cache.logits.copy(), cache.peek(10)[0]
     get_policy("snapkv").evict(cache, 64)
     assert "".join(llama.stream(10)) and cache.n_cells < 80
     for _ in range(2):
         snapshot.restore()
         assert cache.n_cells == 300 and cache.recent == random_tokens(300, 1) and llama.n_tokens == 300
-        again = cache.probe(random_tokens(8, 2), 292), cache.logits, cache.peek(10)
+        again = cache.probe(random_tokens(8, 2), 292), cache.logits, cache.peek(10)[0]
         for before, after in zip(seen[0], again[0], strict=True):
             np.testing.assert_allclose(after.attention, before.attention, rtol=0.01, atol=1e-4)
         assert (seen[1] == again[1]).all() and seen[2] == again[2]

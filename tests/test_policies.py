@@ -229,7 +229,7 @@ def test_peek_puts_the_window_back(tiny_model, n_ahead):
         assert llama_cpp.llama_state_get_data(context.ctx, state, len(state)) == len(state)
         for _ in range(2):
             logits = context.logits
-            assert cache.peek(n_ahead) == expected.peek(n_ahead) and len(cache.recent) == len(tokens)
+            assert cache.peek(n_ahead)[0] == expected.peek(n_ahead)[0] and len(cache.recent) == len(tokens)
             assert context.logits.tobytes() == logits.tobytes() and cache.n_cells == len(tokens)
             seen = [c.probe(tokens[:32], len(tokens)) for c in (cache, expected)]
             for ours, theirs in zip(*seen, strict=True):

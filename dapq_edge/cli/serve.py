@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
         from ..server.app import create_app
         from ..server.engine import Engine
     except ImportError as error:
-        raise DapqError(f"the server needs more packages ({error.name}): pip install 'dapq-edge[server]'") from error
+        raise DapqError(f"the server needs {error.name}: run EXTRAS=server ./scripts/setup.sh") from error
     console = Console(stderr=True)
     with native.captured_log(), _listen(args.host, args.port) as listener:
         llama = load_llama(args, console)

@@ -1,0 +1,135 @@
+"""What daily use costs: memory over many turns, sessions, and the drop-in against `llama_cpp.Llama`.
+
+.venv/bin/python scripts/bench_chat.py turns --text ESSAYS.txt --plot turns.png
+.venv/bin/python scripts/bench_chat.py session --text ESSAYS.txt
+.venv/bin/python scripts/bench_chat.py overhead
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+import psutil
+
+from dapq_edge import Llama, native
+from dapq_edge.chat import Chat
+from dapq_edge.models import find_model
+from dapq_edge.pictures import require_matplotlib, save
+from dapq_edge.session import load_session, save_session
+
+MIB = 2**20
+
+
+def rss() -> float:
+    return psutil.Process().memory_info().rss / MIB
+
+
+def turns(args: argparse.Namespace, options: dict[str, Any]) -> None:
+    """A conversation that outgrows its budget and its context again and again."""
+    sentences = [line.strip() for line in args.text.read_text().replace("\n", " ").split(". ") if len(line) > 40]
+    llama = Llama(**options, n_ctx=args.n_ctx, kv_budget=args.kv_budget)
+    chat = Chat(llama, n_predict=24, temperature=0)
+    rows, n_all = [], 0
+    for turn in range(1, args.turns + 1):
+        "".join(chat.ask(sentences[turn] + ". What do you think?"))
+        usage = llama.usage
+        n_all += 24 + len(llama.tokenize(sentences[turn].encode()))
+        rows.append((turn, n_all, usage.n_tokens, usage.n_cells_used, usage.n_cells, rss()))
+        if turn % 10 == 0:
+            print(f"turn {turn}: {n_all:,} tokens so far, {usage}, RSS {rss():.0f} MiB", flush=True)
+    first, last = rows[9], rows[-1]
+    print(f"RSS after 10 turns {first[-1]:.0f} MiB, after {last[0]} turns {last[-1]:.0f} MiB; cells {last[4]}")
+    if args.plot:
+        draw(rows, llama, args.plot)
+
+
+def draw(rows: list[tuple], llama: Llama, path: Path) -> None:
+    require_matplotlib()
+    import matplotlib.pyplot as plt
+
+    per_cell = llama.usage.bytes_allocated / llama.usage.n_cells / MIB
+    turn, n_all, _, used, cells, memory = zip(*rows, strict=True)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4))
+    left.plot(turn, [n * per_cell for n in n_all], color="#8a8f98", label="the full cache would take")
+    left.plot(turn, [n * per_cell for n in cells], color="#1f6f8b", label="allocated")
+    left.plot(turn, [n * per_cell for n in used], color="#c2703d", linewidth=0.8, label="used")
+    left.set(xlabel="turn", ylabel="K and V, MiB", ylim=0)
+    left.legend()
+    right.plot(turn, memory, color="#1f6f8b")
+    right.set(xlabel="turn", ylabel="memory of the process, MiB", ylim=0)
+    figure.tight_layout()
+    save(figure, path)
+
+
+def session(args: argparse.Namespace, options: dict[str, Any]) -> None:
+    """Save and load a document that was read."""
+    llama = Llama(**options, n_ctx=args.n_ctx + 512, kv_budget=args.kv_budget)
+    tokens = llama.tokenize(args.text.read_bytes(), add_bos=False)[: args.n_ctx - 128]
+    start = time.perf_counter()
+    next(llama.generate(tokens, temp=0))
+    print(f"read {len(tokens):,} tokens in {time.perf_counter() - start:.1f} s")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.session"
+        saving = [seconds(lambda: save_session(llama, path, {})) for _ in range(5)]
+        llama.close()
+        llama = Llama(**options, n_ctx=args.n_ctx + 512, kv_budget=args.kv_budget)
+        loading = [seconds(lambda: load_session(llama, path)) for _ in range(5)]
+        size = path.stat().st_size / MIB
+    medians = f"save {statistics.median(saving):.2f} s, load {statistics.median(loading):.2f} s"
+    print(f"{size:.1f} MiB; {medians} (medians of 5)")
+
+
+def overhead(args: argparse.Namespace, options: dict[str, Any]) -> None:
+    """A short chat, alternating."""
+    ours = Llama(**options, n_ctx=2048, kv_budget=args.kv_budget)
+    stock = llama_cpp.Llama(**options | {"model_path": str(options["model_path"])}, n_ctx=2048)
+    times: dict[str, list[float]] = {"ours": [], "stock": []}
+    for _ in range(args.rounds + 1):
+        for name, llama in (("ours", ours), ("stock", stock)):
+            times[name].append(seconds(lambda llama=llama: short_chat(llama)))
+    # the first round warms up
+    medians = {name: statistics.median(rows[1:]) for name, rows in times.items()}
+    ratios = [a / b for a, b in zip(times["ours"][1:], times["stock"][1:], strict=True)]
+    print(f"{medians} s; ratio {statistics.median(ratios):.3f} (median of {args.rounds} rounds)")
+
+
+def short_chat(llama: llama_cpp.Llama) -> None:
+    llama.reset()
+    messages: list[Any] = []
+    for question in ("Who are you?", "What is the capital of France?", "And of Italy?"):
+        messages.append({"role": "user", "content": question})
+        answer = llama.create_chat_completion(messages, max_tokens=32, temperature=0)
+        messages.append(answer["choices"][0]["message"])
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", choices=["turns", "session", "overhead"])
+    parser.add_argument("--text", type=Path)
+    parser.add_argument("-m", "--model", default="smollm2-135m")
+    parser.add_argument("-c", dest="n_ctx", type=int, default=8192)
+    parser.add_argument("--kv-budget", type=int, default=1024)
+    parser.add_argument("-t", "--threads", type=int, default=2)
+    parser.add_argument("--turns", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--plot", type=Path)
+    args = parser.parse_args()
+    threads = {"n_threads": args.threads, "n_threads_batch": args.threads}
+    options = {"model_path": find_model(args.model), "flash_attn": True, "verbose": False, **threads}
+    {"turns": turns, "session": session, "overhead": overhead}[args.task](args, options)
+
+
+if __name__ == "__main__":
+    with native.captured_log():
+        main()

@@ -1,0 +1,135 @@
+"""The second question about a document: is it answered when the first one decided what is kept?
+
+    .venv/bin/python scripts/bench_second_question.py --haystack DIR --needles FILE
+
+Each document has two facts. Asked are the first one, the second one, and the first one again, in one conversation, with
+the full cache, with one-shot eviction and with reading in bounded memory, without and with re-reading.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from dapq_edge import Llama, native
+from dapq_edge.chat import Chat
+from dapq_edge.evaluation.needle import Needle, read_haystack, read_needles
+from dapq_edge.models import find_model
+from dapq_edge.reader import Prompt
+from dapq_edge.reader import plan as make_plan
+
+
+class KeepsFirst(Llama):
+    """Never reads again for a question."""
+
+    def _serves(self, question: list[int]) -> bool:
+        return True
+
+
+class OneShot(Llama):
+    """Reads everything, then evicts."""
+
+    def _n_needed(self) -> int:
+        return self._n_text + self._policy.n_probe
+
+    def _read_again(self, tokens: list[int]) -> None:
+        self.reset()
+        self._has_document = True
+        prompt = Prompt([], tokens, [], has_question=False)
+        options = {"n_predict": 256, "n_ctx_train": self.n_ctx_train, "one_shot": True}
+        plan = make_plan(prompt, self._policy, self._budget, **options)
+        self._held = self._read(prompt, self._policy, plan, self._report).held
+        self._logits = self.kv_cache.logits.copy()
+        self._n_evictions += 1
+
+
+class OneShotKeepsFirst(OneShot, KeepsFirst):
+    """Both."""
+
+
+WAYS = {
+    "full cache": (Llama, False),
+    "one-shot": (OneShotKeepsFirst, True),
+    "one-shot, re-reading": (OneShot, True),
+    "bounded": (KeepsFirst, True),
+    "bounded, re-reading": (Llama, True),
+}
+
+
+@dataclass
+class Document:
+    """A text with two facts in it."""
+
+    text: str
+    first: Needle
+    second: Needle
+
+
+def make_document(llama: Llama, haystack: str, needles: Sequence[Needle], n_tokens: int, seed: int) -> Document:
+    """About `n_tokens` tokens, the facts at random places at least a quarter of the text apart."""
+    rng = np.random.default_rng(seed)
+    first, second = (needles[i] for i in rng.choice(len(needles), 2, replace=False))
+    depth = rng.uniform(0.05, 0.65)
+    depths = [depth, rng.uniform(depth + 0.25, 0.95)]
+    rng.shuffle(depths)
+    start = int(rng.integers(0, len(haystack) // 2))
+    start = haystack.index(". ", start) + 2
+    tokens = llama.tokenize(haystack[start : start + 8 * n_tokens].encode(), add_bos=False)[: n_tokens - 128]
+    text = llama.detokenize(tokens).decode("utf-8", "ignore")
+    for depth, needle in sorted(zip(depths, (first, second), strict=True), key=lambda pair: -pair[0]):
+        cut = text.find(". ", int(depth * len(text))) + 1
+        text = text[:cut] + needle.needle + text[cut + 1 :]
+    return Document(text, first, second)
+
+
+def ask(llama: Llama, document: Document, n_predict: int) -> tuple[list[bool], list[bool]]:
+    """Which of the three answers are right, and for which questions the text was read again."""
+    llama.reset()
+    chat = Chat(llama, n_predict=n_predict, temperature=0)
+    chat.add_document(document.text)
+    found, reread = [], []
+    for needle in (document.first, document.second, document.first):
+        before = llama.usage.n_rereads
+        found.append(needle.answer.lower() in "".join(chat.ask(needle.question)).lower())
+        reread.append(llama.usage.n_rereads > before)
+    return found, reread
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--haystack", type=Path, required=True)
+    parser.add_argument("--needles", type=Path, required=True)
+    parser.add_argument("-m", "--model", default="smollm2-135m")
+    parser.add_argument("--documents", type=int, default=20)
+    parser.add_argument("--length", type=int, default=2048)
+    parser.add_argument("--kv-budget", type=int, default=256)
+    parser.add_argument("-n", "--predict", type=int, default=24)
+    parser.add_argument("-t", "--threads", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    haystack, needles = read_haystack(sorted(args.haystack.glob("*.txt"))), read_needles(args.needles)
+    table = Table(title=f"{args.documents} documents of {args.length:,} tokens, {args.kv_budget} cells: answers found")
+    for heading in ("", "first", "second", "first again", "re-read for the second", "for the first again"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for name, (kind, is_evicted) in WAYS.items():
+        budget = args.kv_budget if is_evicted else None
+        options = {"n_threads": args.threads, "n_threads_batch": args.threads, "flash_attn": True, "verbose": False}
+        llama = kind(find_model(args.model), n_ctx=2 * args.length, kv_budget=budget, **options)
+        documents = [make_document(llama, haystack, needles, args.length, args.seed + i) for i in range(args.documents)]
+        results = []
+        for i, document in enumerate(documents, start=1):
+            results.append(ask(llama, document, args.predict))
+            print(f"{name}: {i} of {len(documents)}: {results[-1]}", flush=True)
+        found, reread = (np.sum([result[i] for result in results], axis=0) for i in range(2))
+        table.add_row(name, *map(str, found), *map(str, reread[1:]))
+        llama.close()
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    with native.captured_log():
+        main()
