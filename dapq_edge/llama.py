@@ -1,5 +1,6 @@
 """Drop-in for `llama_cpp.Llama`, with a KV cache that is evicted to a budget."""
 
+import contextlib
 import math
 import re
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -16,6 +17,7 @@ from .budgets import AUTO, Budget
 from .cache import Record
 from .context import N_CTX_PAD, pad
 from .errors import AbortedError, TooLongError, UnsupportedModelError, UsageError
+from .grammar import GrammarSampler, check_grammar
 from .heads import HeadProfile, find_profile
 from .planner import auto_budget
 from .policies import DEFAULT_POLICY, Policy, get_policy
@@ -208,7 +210,18 @@ class Llama(ReadingLlama):
             except BaseException:
                 self.reset()
                 raise
-        yield from super().generate(tokens, *args, reset=reset, **options)
+        made = super().generate(tokens, *args, reset=reset, **options)
+        with contextlib.closing(made), contextlib.suppress(StopIteration):
+            sent = yield made.send(None)
+            # llama-cpp-python goes on in the middle of a character, even if there is no room
+            while self.n_tokens < self.n_ctx():
+                sent = yield made.send(sent)
+
+    def _init_sampler(self, *args: Any, grammar: llama_cpp.LlamaGrammar | None = None, **options: Any) -> Any:
+        if grammar is None:
+            return super()._init_sampler(*args, **options)
+        check_grammar(self._model, grammar)
+        return GrammarSampler(super()._init_sampler(*args, grammar=grammar, **options), self._n_vocab)
 
     def _prepare(self, tokens: list[int]) -> tuple[list[int], bool]:
         """Bring a prompt into the cache; the tokens that are left to evaluate, and whether they begin a new one."""

@@ -95,7 +95,7 @@ def create_app(engine: Engine, *, model: str, api_key: str | None = None, max_bo
 
     model: its name for clients. max_body: bytes of a request.
     """
-    app = FastAPI(title="dapq-edge", version=__version__, description=__doc__)
+    app = FastAPI(title="dapq-edge", version=__version__, description=__doc__, docs_url=None, redoc_url=None)
     app.add_middleware(Limits, api_key=api_key, max_body=max_body)
     app.add_middleware(_Count, metrics=engine.metrics)
     _add_error_handlers(app)
@@ -183,12 +183,18 @@ async def _events(engine: Engine, first: Any, results: AsyncGenerator[Any, None]
         try:
             chunk = first
             while chunk is not None:
-                engine.metrics.tokens.inc()
+                engine.metrics.tokens.inc(_is_token(chunk))
                 yield {"data": json.dumps(chunk)}
                 chunk = await anext(results, None)
         except Exception as error:
             yield {"data": json.dumps(_describe(error)[1])}
         yield {"data": "[DONE]"}
+
+
+def _is_token(chunk: dict[str, Any]) -> bool:
+    """Not the first chunk of a chat, which names the role, nor the last one, which says why it ends."""
+    choice = chunk["choices"][0]
+    return choice["finish_reason"] is None and "role" not in choice.get("delta", {})
 
 
 async def _one(engine: Engine, request: Request, job: Job) -> Any:
@@ -207,6 +213,8 @@ async def _while_connected(request: Request, work: Awaitable[T]) -> T:
         return task.result()
     finally:
         task.cancel()
+        # what it iterates over can only be closed after it
+        await asyncio.wait({task})
 
 
 def _describe(error: Exception) -> tuple[int, dict[str, Any]]:
@@ -233,7 +241,7 @@ def _add_error_handlers(app: FastAPI) -> None:
         status, body = _describe(error)
         return JSONResponse(body, status, headers={"retry-after": "1"} if status == 429 else None)
 
-    for kind in (DapqError, *INVALID, RuntimeError, MemoryError, OSError):
+    for kind in (DapqError, *INVALID, RuntimeError, MemoryError, OSError, Exception):
         app.add_exception_handler(kind, failed)
 
     @app.exception_handler(RequestValidationError)

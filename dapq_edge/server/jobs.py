@@ -1,11 +1,11 @@
 """What the endpoints ask of the model, in the worker's thread."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import llama_cpp
 
-from ..errors import UsageError
+from ..errors import TooLongError, UsageError
 from ..llama import Llama
 from .engine import Job
 from .schemas import ChatRequest, CompletionRequest
@@ -14,13 +14,20 @@ from .schemas import ChatRequest, CompletionRequest
 OURS = {"n", "best_of", "user", "logit_bias_type", "min_tokens", "max_completion_tokens", "kv_budget", "policy"}
 
 
+# characters that are tokenized at once: the time grows with their square
+PART = 4096
+
+# more tokens than a text has, at most, where it is cut
+N_CUT = 16
+
+
 def completion_job(body: CompletionRequest, model: str) -> Job:
     """A completion, or chunks of it."""
 
     def job(llama: Llama) -> Generator[Any, None, None]:
         options = _options(llama, body)
-        if isinstance(body.prompt, list):
-            options["prompt"] = body.prompt[0]
+        options["prompt"] = body.prompt[0] if isinstance(body.prompt, list) else body.prompt
+        _check_length(llama, options["prompt"] + (body.suffix or ""))
         yield from _results(llama.create_completion(**options | {"model": model}), body.stream)
 
     return job
@@ -33,6 +40,7 @@ def chat_job(body: ChatRequest, model: str) -> Job:
         options = _options(llama, body)
         if body.max_completion_tokens is not None:
             options["max_tokens"] = body.max_completion_tokens
+        _check_length(llama, "".join(str(message.content) for message in body.messages))
         yield from _results(llama.create_chat_completion(**options | {"model": model}), body.stream)
 
     return job
@@ -47,7 +55,7 @@ def count_job(text: str) -> Job:
     """Tokens of a text."""
 
     def job(llama: Llama) -> Generator[Any, None, None]:
-        yield len(llama.tokenize(text.encode("utf-8", "replace"), add_bos=False))
+        yield sum(_counts(llama, text))
 
     return job
 
@@ -59,20 +67,26 @@ def _options(llama: Llama, body: ChatRequest | CompletionRequest) -> dict[str, A
     if body.logit_bias and max(map(int, body.logit_bias)) >= llama.n_vocab():
         raise UsageError(f"logit_bias: the model has {llama.n_vocab()} tokens")
     if body.grammar is not None:
-        options["grammar"] = _grammar(llama, body.grammar)
+        options["grammar"] = llama_cpp.LlamaGrammar.from_string(body.grammar, verbose=False)
     if body.min_tokens:
         at_least = llama_cpp.MinTokensLogitsProcessor(body.min_tokens, llama.token_eos())
         options["logits_processor"] = llama_cpp.LogitsProcessorList([at_least])
     return options
 
 
-def _grammar(llama: Llama, text: str) -> llama_cpp.LlamaGrammar:
-    # llama-cpp-python would take what llama.cpp refuses, and crash
-    sampler = llama_cpp.llama_sampler_init_grammar(llama._model.vocab, text.encode(), b"root")
-    if not sampler:
-        raise UsageError("grammar: llama.cpp cannot read it")
-    llama_cpp.llama_sampler_free(sampler)
-    return llama_cpp.LlamaGrammar.from_string(text, verbose=False)
+def _counts(llama: Llama, text: str) -> Iterator[int]:
+    """Tokens of each part of a text."""
+    for start in range(0, len(text), PART):
+        yield len(llama.tokenize(text[start : start + PART].encode("utf-8", "replace"), add_bos=False))
+
+
+def _check_length(llama: Llama, text: str) -> None:
+    """Raise `TooLongError` soon if a text is far too long; llama-cpp-python does it otherwise."""
+    n_tokens = 0
+    for n_part in _counts(llama, text):
+        n_tokens += max(0, n_part - N_CUT)
+        if n_tokens > llama.n_ctx():
+            raise TooLongError(f"Requested tokens (more than {n_tokens}) exceed context window of {llama.n_ctx()}")
 
 
 def _results(made: Any, is_stream: bool) -> Generator[Any, None, None]:

@@ -1,13 +1,15 @@
 """Requests: those of llama-cpp-python's server, with eviction, and without what would stop llama.cpp."""
 
 import json
+import re
 from typing import Annotated, Any, Literal
 
 from llama_cpp.server.types import CreateChatCompletionRequest, CreateCompletionRequest
 from pydantic import BaseModel, Field, field_validator, model_validator
 
-# a grammar is parsed recursively
-MAX_GRAMMAR, MAX_NESTING = 2**16, 64
+# a schema becomes a grammar with so many copies of a part, at most
+MAX_SCHEMA, MAX_REPEAT = 2**16, 1000
+COUNTS = "minItems", "maxItems", "minLength", "maxLength"
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Temperature = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
@@ -43,7 +45,8 @@ class _Request(BaseModel):
             raise ValueError("a text holds half of a surrogate pair") from None
         except RecursionError:
             raise ValueError("the request is nested too deeply") from None
-        return data
+        # clients send null for what they leave to the server
+        return {name: value for name, value in data.items() if value is not None}
 
     @field_validator("seed")
     @classmethod
@@ -56,17 +59,6 @@ class _Request(BaseModel):
         if bias is not None and not all(key.isascii() and key.isdigit() and len(key) < 10 for key in bias):
             raise ValueError("the keys are ids of tokens")
         return bias
-
-    @field_validator("grammar", check_fields=False)
-    @classmethod
-    def _shallow(cls, grammar: str | None) -> str | None:
-        depth = deepest = 0
-        for char in grammar or "":
-            depth += (char == "(") - (char == ")")
-            deepest = max(deepest, depth)
-        if grammar is not None and (len(grammar) > MAX_GRAMMAR or deepest > MAX_NESTING or "\0" in grammar):
-            raise ValueError(f"at most {MAX_GRAMMAR} characters, nested {MAX_NESTING} deep")
-        return grammar
 
 
 class CompletionRequest(_Request, CreateCompletionRequest):
@@ -123,9 +115,11 @@ class ChatRequest(_Request, CreateChatCompletionRequest):
             return None
         schema = wanted.get("schema")
         if wanted["type"] == "json_schema":
-            schema = (wanted.get("json_schema") or {}).get("schema")
+            schema = wanted.get("json_schema") or {}
+            schema = schema.get("schema") if isinstance(schema, dict) else schema
         if schema is not None and not isinstance(schema, dict):
             raise ValueError("the schema is no object")
+        _check_schema(schema)
         return {"type": "json_object", "schema": schema} if schema else {"type": "json_object"}
 
     @field_validator("tools", "functions")
@@ -137,6 +131,7 @@ class ChatRequest(_Request, CreateChatCompletionRequest):
                 raise ValueError("a tool is a function with a name")
             if not isinstance(function.setdefault("parameters", {}), dict):
                 raise ValueError("the parameters of a tool are an object")
+            _check_schema(function["parameters"])
         return tools
 
     @field_validator("tool_choice", "function_call")
@@ -145,3 +140,20 @@ class ChatRequest(_Request, CreateChatCompletionRequest):
         if isinstance(choice, dict) and not isinstance(choice.get("function", choice).get("name"), str):
             raise ValueError("it has no function with a name")
         return choice
+
+
+def _check_schema(schema: Any) -> None:
+    """Raise ValueError if the grammar of a JSON schema would be huge."""
+    if len(json.dumps(schema)) > MAX_SCHEMA:
+        raise ValueError(f"a schema has at most {MAX_SCHEMA:,} characters")
+    rest = [schema]
+    while rest:
+        part = rest.pop()
+        if isinstance(part, list):
+            rest += part
+        if isinstance(part, dict):
+            rest += part.values()
+            counts = [part[name] for name in COUNTS if isinstance(part.get(name), int)]
+            counts += map(int, re.findall(r"[{,]\s*(\d{1,9})", str(part.get("pattern", ""))))
+            if max(counts, default=0) > MAX_REPEAT:
+                raise ValueError(f"a schema repeats a part at most {MAX_REPEAT:,} times")
