@@ -1,7 +1,7 @@
 """One sequence's KV cache: read, probe, evict, usage."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import llama_cpp
@@ -106,12 +106,26 @@ class KVCache:
         self.tokens, self.kept, self.n_gathered = [], [], 0
         self._remove(-1)
 
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether layers hold one state of all tokens, which cannot forget the last ones."""
+        model = llama_cpp.llama_get_model(self.ctx)
+        return llama_cpp.llama_model_is_recurrent(model) or llama_cpp.llama_model_is_hybrid(model)
+
     def truncate(self, n_tokens: int) -> None:
-        """Forget all tokens after the first `n_tokens`. Raises ValueError if some of those were evicted."""
+        """Forget all tokens after the first `n_tokens`. Raises ValueError if some of those were evicted.
+
+        Recurrent layers keep their state; see `native.set_partial_state`.
+        """
         if n_tokens < self.n_gathered:
             raise ValueError(f"{self.n_gathered} tokens were evicted together, so that {n_tokens} cannot stay")
         del self.tokens[n_tokens:]
-        self._remove(n_tokens)
+        if self.is_recurrent:
+            # a model without attention has no cells
+            with suppress(UnsupportedModelError):
+                native.seq_remove(self.ctx, self.seq_id, self.positions[self.positions >= n_tokens])
+        else:
+            self._remove(n_tokens)
 
     def _remove(self, pos: int) -> None:
         llama_cpp.llama_memory_seq_rm(llama_cpp.llama_get_memory(self.ctx), self.seq_id, pos, -1)
@@ -233,25 +247,28 @@ class KVCache:
                 branch.clear()
 
     def peek(self, n_tokens: int) -> tuple[list[int], float]:
-        """What `look_ahead` gives; afterwards its cells are removed, and the window and the logits put back."""
+        """What `look_ahead` gives; afterwards its cells are removed, and windows, states and logits put back."""
         pos = self.next_position
-        with self._logits_put_back(), self._window_put_back(pos):
+        with self._logits_put_back(), self._state_put_back(pos):
             try:
                 return self.look_ahead(n_tokens)
             finally:
                 self.truncate(pos)
 
     @contextmanager
-    def _window_put_back(self, pos: int) -> Iterator[None]:
-        """Put back what a token at `pos` sees in sliding-window layers, which reuse the cells of older tokens."""
+    def _state_put_back(self, pos: int) -> Iterator[None]:
+        """Put back what a token at `pos` sees in recurrent and in sliding-window layers.
+
+        The latter reuse the cells of older tokens.
+        """
         n_swa = llama_cpp.llama_model_n_swa(llama_cpp.llama_get_model(self.ctx))
-        state = native.window_state(self.ctx, self.seq_id) if n_swa else None
+        state = native.partial_state(self.ctx, self.seq_id) if n_swa or self.is_recurrent else None
         try:
             yield
         finally:
             first = llama_cpp.llama_memory_seq_pos_min(llama_cpp.llama_get_memory(self.ctx), self.seq_id)
-            if state is not None and not 0 <= first <= max(0, pos - n_swa + 1):
-                native.set_window_state(self.ctx, self.seq_id, state)
+            if state is not None and (self.is_recurrent or not 0 <= first <= max(0, pos - n_swa + 1)):
+                native.set_partial_state(self.ctx, self.seq_id, state)
 
     @contextmanager
     def _logits_put_back(self) -> Iterator[None]:

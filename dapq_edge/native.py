@@ -6,6 +6,7 @@ patch is missing. They check what the native functions return; these check their
 
 import ctypes
 import functools
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -179,20 +180,20 @@ def seq_remove(ctx: llama_cpp.llama_context_p, seq_id: int, positions: Sequence[
     return _check(remove(memory, seq_id, _pointer(positions, _INT32_P), positions.size), "remove cells")
 
 
-def window_state(ctx: llama_cpp.llama_context_p, seq_id: int) -> ctypes.Array:
-    """The sliding-window layers of a sequence: what its next token sees of them. Raises `DapqError`."""
+def partial_state(ctx: llama_cpp.llama_context_p, seq_id: int) -> ctypes.Array:
+    """What the next token of a sequence sees of its sliding-window and recurrent layers. Raises `DapqError`."""
     flags = llama_cpp.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
     state = (ctypes.c_uint8 * llama_cpp.llama_state_seq_get_size_ext(ctx, seq_id, flags))()
     if llama_cpp.llama_state_seq_get_data_ext(ctx, state, len(state), seq_id, flags) != len(state):
-        raise DapqError("llama.cpp cannot save the sliding window of a sequence")
+        raise DapqError("llama.cpp cannot save the window or the recurrent state of a sequence")
     return state
 
 
-def set_window_state(ctx: llama_cpp.llama_context_p, seq_id: int, state: ctypes.Array) -> None:
-    """Put back what `window_state` gave. Raises `DapqError`."""
+def set_partial_state(ctx: llama_cpp.llama_context_p, seq_id: int, state: ctypes.Array) -> None:
+    """Put back what `partial_state` gave. Raises `DapqError`."""
     flags = llama_cpp.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
     if llama_cpp.llama_state_seq_set_data_ext(ctx, state, len(state), seq_id, flags) == 0:
-        raise DapqError("llama.cpp cannot put the sliding window of a sequence back")
+        raise DapqError("llama.cpp cannot put the window or the recurrent state of a sequence back")
 
 
 def seq_bytes(ctx: llama_cpp.llama_context_p, seq_id: int) -> int:
@@ -333,3 +334,16 @@ def captured_log() -> Iterator[deque[str]]:
     finally:
         _log_callbacks.pop()
         llama_cpp.llama_log_set(_log_callbacks[-1], ctypes.c_void_p(0))
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_char_p)
+def _end(message: bytes) -> None:
+    # a progress bar may have hidden the cursor
+    show_cursor = b"\x1b[?25h\n" if os.isatty(2) else b""
+    os.write(2, show_cursor + b"dapq-edge: llama.cpp stopped: " + message.strip() + b"\n")
+    os._exit(1)
+
+
+def end_on_abort() -> None:
+    """When ggml gives up, as it does if an RPC server is gone, end the process with one line, not with a core dump."""
+    _llama.ggml_set_abort_callback(_end)

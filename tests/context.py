@@ -1,7 +1,7 @@
 """A llama.cpp context in as few calls as a test needs, on the plain C API."""
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import llama_cpp
@@ -30,6 +30,7 @@ class Context:
         flash_attn: bool = True,
         n_gpu_layers: int = 0,
         pooling: int | None = None,
+        on_tensor: Callable | None = None,
     ) -> None:
         model_params = llama_cpp.llama_model_default_params()
         model_params.n_gpu_layers = n_gpu_layers
@@ -42,6 +43,8 @@ class Context:
         params.flash_attn_type, params.swa_full = int(flash_attn), False
         if pooling is not None:
             params.embeddings, params.pooling_type = True, pooling
+        if on_tensor:
+            params.cb_eval = self._on_tensor = llama_cpp.ggml_backend_sched_eval_callback(on_tensor)
         params.n_threads = params.n_threads_batch = 2
         self.ctx = llama_cpp.llama_init_from_model(self.model, params)
         assert self.ctx
@@ -68,6 +71,10 @@ class Context:
         buffer = (ctypes.c_uint8 * size)()
         assert llama_cpp.llama_state_seq_get_data(self.ctx, buffer, size, seq_id) == size
         return bytes(buffer)
+
+    def set_state(self, state: bytes, seq_id: int = 0) -> None:
+        buffer = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
+        assert llama_cpp.llama_state_seq_set_data(self.ctx, buffer, len(state), seq_id) == len(state)
 
     def close(self) -> None:
         llama_cpp.llama_free(self.ctx)

@@ -52,7 +52,7 @@ def test_series_is_numbered_and_described():
     readme = (ROOT / "patches" / "README.md").read_text()
     for path in PATCHES:
         assert path.name in readme
-        assert re.search(r"^Subject: \[PATCH \d/\d\] \S.* : ", path.read_text(), re.M), path.name
+        assert re.search(r"^Subject: \[PATCH \d+/\d+\] \S.* : ", path.read_text(), re.M), path.name
         added = [line for line in path.read_text().splitlines() if line.startswith("+") and not line.startswith("+++")]
         assert not [line for line in added if line != line.rstrip()], f"{path.name} adds trailing white space"
 

@@ -80,7 +80,7 @@ def write_gguf(spec: Spec, path: Path) -> Path:
         writer.add_attn_logit_softcapping(SOFT_CAP)
         writer.add_final_logit_softcapping(30.0)
         writer.add_sliding_window(spec.window)
-    return _finish(writer, path, {f"{name}.weight": data for name, data in spec.weights.items()})
+    return finish(writer, path, {f"{name}.weight": data for name, data in spec.weights.items()})
 
 
 def write_recurrent_gguf(path: Path) -> Path:
@@ -114,10 +114,10 @@ def write_recurrent_gguf(path: Path) -> Path:
     rng = np.random.default_rng(7)
     tensors = {name: (0.1 * rng.standard_normal(shape)).astype(np.float32) for name, shape in shapes.items()}
     tensors["blk.0.ssm_a"] = -np.ones(shapes["blk.0.ssm_a"], dtype=np.float32)
-    return _finish(writer, path, tensors)
+    return finish(writer, path, tensors)
 
 
-def _finish(writer: gguf.GGUFWriter, path: Path, tensors: dict[str, np.ndarray]) -> Path:
+def finish(writer: gguf.GGUFWriter, path: Path, tensors: dict[str, np.ndarray]) -> Path:
     """Add a vocabulary of bytes and some words, and the tensors."""
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
     kinds = [gguf.TokenType.UNKNOWN, *2 * [gguf.TokenType.CONTROL], *256 * [gguf.TokenType.BYTE]]
