@@ -21,11 +21,13 @@ from .grammar import GrammarSampler, check_grammar
 from .heads import HeadProfile, find_profile
 from .planner import auto_budget
 from .policies import DEFAULT_POLICY, Policy, get_policy
+from .policies.full import Full
 from .prompts import N_QUESTION, longest_message, split_prompt
 from .reader import CHUNK, Progress
 from .reader import plan as make_plan
 from .reading import ReadingLlama
 from .recall import serves
+from .shape import check_eviction
 
 # options of `llama_cpp.Llama` that fill the cache in other ways than with tokens
 NOT_EVICTED = ("embedding", "vocab_only", "chat_handler")
@@ -79,7 +81,8 @@ class Llama(ReadingLlama):
     policy: a name of `policies.POLICIES`. heads: a head profile; default: the one that was calibrated, if there is one.
     Embedding models and chat handlers for images are never evicted.
 
-    Raises `ModelError` if the file is no model that llama.cpp can load, and `UsageError` if an argument is wrong.
+    Raises `ModelError` if the file is no model that llama.cpp can load, `UnsupportedModelError` if the model cannot be
+    evicted, and `UsageError` if an argument is wrong.
     """
 
     def __init__(
@@ -103,6 +106,8 @@ class Llama(ReadingLlama):
         self._should_abort: Callable[[], bool] = lambda: False
         self.progress: Progress = lambda done, total: None
         can_evict = kv_budget is not None and not any(options.get(name) for name in NOT_EVICTED)
+        if can_evict and kv_budget != AUTO and policy != Full.name:
+            check_eviction(Path(model_path))
         options |= {"n_batch": n_batch, "flash_attn": flash_attn, "verbose": verbose}
         # a small context, until it is known what the budget needs
         super().__init__(model_path, n_ctx=max(N_CTX_PAD, n_batch) if can_evict else n_ctx, **options)
@@ -167,7 +172,7 @@ class Llama(ReadingLlama):
         if not policy.reads_in_chunks:
             raise UsageError(f"--policy {policy.name} cannot read in bounded memory")
         if kv_budget == AUTO:
-            budget = auto_budget(Path(self.model_path), n_text, *self.cache_types, self.n_batch)
+            budget = auto_budget(Path(self.model_path), self.ram, n_text, *self.cache_types, self.n_batch)
         else:
             budget = Budget.parse(str(kv_budget))
         n_keep = policy.cells_to_keep(budget, n_text)
@@ -213,9 +218,11 @@ class Llama(ReadingLlama):
         made = super().generate(tokens, *args, reset=reset, **options)
         with contextlib.closing(made), contextlib.suppress(StopIteration):
             sent = yield made.send(None)
-            # llama-cpp-python goes on in the middle of a character, even if there is no room
             while self.n_tokens < self.n_ctx():
                 sent = yield made.send(sent)
+            # llama-cpp-python counts no tokens in the middle of a character, and would go on
+            if self.token_eos() >= 0:
+                yield self.token_eos()
 
     def _init_sampler(self, *args: Any, grammar: llama_cpp.LlamaGrammar | None = None, **options: Any) -> Any:
         if grammar is None:
@@ -230,7 +237,8 @@ class Llama(ReadingLlama):
             # it was interrupted
             self.reset()
         n_old, n_new = self._same(tokens)
-        if n_old < self._n_fixed:
+        is_cut = n_old < self.n_tokens or (n_new == len(tokens) and self._requires_eval)
+        if n_old < self._n_fixed or (is_cut and cache.is_recurrent):
             self.reset()
             n_old = n_new = 0
         is_lossy = self._n_fixed > 0
@@ -296,7 +304,9 @@ class Llama(ReadingLlama):
         cache = self.kv_cache
         n_positions = len(cache.tokens) + n_tokens + N_ANSWER
         has_positions = self._n_text <= self.n_ctx_train or n_positions <= self.n_ctx_train
-        has_cells = cache.n_used + n_tokens + self._n_working <= native.n_cells(self._ctx.ctx)
+        # what is beyond the budget can be evicted before
+        n_used = min(cache.n_used, self._budget.n_most)
+        has_cells = n_used + n_tokens + self._n_working <= native.n_cells(self._ctx.ctx)
         return has_positions and (has_cells or not self._policy.skims)
 
     @property
@@ -340,9 +350,10 @@ class Llama(ReadingLlama):
             self.eval(tokens)
             self._evict(self._policy)
             return
+        half = int(self._budget.amount) // 2
         # small talk is not worth to be read again
-        self._has_document = longest_message(self, tokens) > N_QUESTION
-        prompt = split_prompt(self, tokens, min(N_QUESTION, int(self._budget.amount) // 2))
+        self._has_document = longest_message(self, tokens) > max(N_QUESTION, half)
+        prompt = split_prompt(self, tokens, min(N_QUESTION, half))
         plan = make_plan(prompt, self._policy, self._budget, n_predict=N_ANSWER, n_ctx_train=self.n_ctx_train)
         self.last_read = self._read(prompt, self._policy, plan, self._report)
         self._logits = self.kv_cache.logits.copy()

@@ -19,6 +19,7 @@ from .budgets import Budget
 from .cache import KVCache
 from .context import CACHE_TYPES, MIN_BATCH, N_CTX_PAD, ShiftedContext, pad, set_sequence_params
 from .errors import DapqError, ModelError, UnsupportedModelError
+from .memory import free_memory
 from .models import check_gguf
 from .policies import Policy
 from .reader import Chunk, Plan, Progress, Prompt, Reader, Way
@@ -61,11 +62,15 @@ class ReadingLlama(llama_cpp.Llama):
     The arguments are those of `llama_cpp.Llama`, but n_batch is at least 64, type_k and type_v can be names as in
     llama.cpp ("q8_0"), and flash_attn can be "auto", "on" or "off", too.
 
+    ram: bytes of memory that were free before the model was loaded.
     n_skipped: tokens of the text before the next one that were not read, so that they have no positions.
     places: which token of the text each of the first tokens that were read is: integers [tokens].
 
     Raises `ModelError` if the file is no model that llama.cpp can load.
     """
+
+    # what is closed in the end, if the constructor fails early
+    _stack = contextlib.ExitStack()
 
     def __init__(
         self,
@@ -81,9 +86,8 @@ class ReadingLlama(llama_cpp.Llama):
         verbose: bool = False,
         **options: Any,
     ) -> None:
-        # what is closed in the end, if the file is none
-        self._stack = contextlib.ExitStack()
         check_gguf(Path(model_path))
+        self.ram = free_memory()
         flash_attn = flash_attn if isinstance(flash_attn, str) else "on" if flash_attn else "off"
         capture: AbstractContextManager[Sequence[str]] = nullcontext([]) if verbose else native.captured_log()
         with capture as log:

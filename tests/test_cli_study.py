@@ -53,7 +53,11 @@ def test_eval_prints_a_table_and_resumes(model, data, tmp_path):
     first = needle(model, data, *args)
     assert first.returncode == 0, first.stderr.decode()
     rows = out.read_text()
-    assert len(rows.splitlines()) == len(NEEDLES) * (1 + 2 * 2) and b"of the full cache" in first.stdout
+    assert len(rows.splitlines()) == len(NEEDLES) * (1 + 2 * 2) and b"of the full" in first.stdout
+    # streaming sees no attention, and the full cache loses none
+    held = [json.loads(row)["result"].get("held") for row in rows.splitlines()]
+    assert len([share for share in held if share is None]) == 3 * len(NEEDLES)
+    assert all(0 < share < 1 for share in held if share is not None) and b"held" in first.stdout
     again = needle(model, data, *args)
     assert again.stdout == first.stdout and out.read_text() == rows
 

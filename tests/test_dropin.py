@@ -1,5 +1,6 @@
 """`dapq_edge.Llama`: what it shares with `llama_cpp.Llama`, and what it does beyond its budget."""
 
+import argparse
 import pickle
 from contextlib import contextmanager
 from itertools import islice
@@ -12,6 +13,7 @@ from tiny import Spec, write_recurrent_gguf
 
 from dapq_edge import Llama, native
 from dapq_edge.errors import AbortedError, DapqError, ModelError, TooLongError, UsageError
+from dapq_edge.shape import read_shape
 
 SPEC = Spec(n_ctx=4096)
 OPTIONS = dict(n_threads=2, n_threads_batch=2, verbose=False)
@@ -98,6 +100,20 @@ def test_nothing_is_evicted(tiny_model, options):
         assert ours.usage.n_cells_used == 1011 and ours.usage.n_cells == 4096
 
 
+def test_auto_counts_the_memory_before_the_model_is_loaded(tiny_model, monkeypatch):
+    path = tiny_model(SPEC)
+    needed = read_shape(path).total_bytes(1024, "f16", "f16", 512)
+    monkeypatch.setattr("dapq_edge.reading.free_memory", lambda: int(needed / 0.9) + 2)
+    # whoever asks later sees nothing
+    monkeypatch.setattr("dapq_edge.memory.psutil.virtual_memory", lambda: argparse.Namespace(available=0))
+    with opened(path, kv_budget="auto") as llama:
+        answer(llama, random_tokens(3000, 1))
+        assert llama.usage.n_cells == 1024 and 0 < llama.usage.n_cells_used < 1024
+        llama.set_eviction(kv_budget=100)
+        llama.set_eviction(kv_budget="auto")
+        assert llama.usage.n_cells == 1024
+
+
 @pytest.mark.parametrize("policy", ["fused", "dapq", "laq", "snapkv", "streaming", "tova", "pyramid"])
 def test_a_long_prompt_is_evicted(tiny_model, policy):
     with opened(tiny_model(SPEC), policy=policy) as llama:
@@ -148,6 +164,20 @@ def test_memory_is_bounded_for_any_number_of_turns(tiny_model):
             assert llama.kv_cache.next_position <= 1024
             cells.add(llama.usage.n_cells)
         assert len(text) > 7000 and cells == {768}
+
+
+def test_a_turn_that_fits_a_chunk_reads_nothing_again(tiny_model, monkeypatch):
+    with opened(tiny_model(Spec(n_ctx=8192)), n_ctx=8192) as llama:
+        text = random_tokens(900, 0)
+        text += answer(llama, text, 40)
+        # what random tokens ask for is nowhere
+        monkeypatch.setattr(llama, "_serves", lambda question: True)
+        monkeypatch.setattr(llama, "_read_again", None)
+        for turn in range(1, 16):
+            # the first one leaves more than the budget behind, the second one then needs an eviction first
+            text += random_tokens(100 if turn % 2 else 350, turn)
+            text += answer(llama, text, 100)
+        assert len(text) > 5000 and llama.usage.n_evictions > 5
 
 
 def test_an_answer_may_be_longer_than_the_cells(tiny_model):

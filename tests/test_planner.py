@@ -14,12 +14,14 @@ import pytest
 from context import Context
 from tiny import Spec, write_gguf, write_recurrent_gguf
 
-from dapq_edge import native, planner
+from dapq_edge import memory, native
 from dapq_edge.cache import KVCache
 from dapq_edge.cli import plan
 from dapq_edge.errors import DapqError, ModelError, UsageError
+from dapq_edge.memory import free_memory, parse_bytes
 from dapq_edge.models import find_model
-from dapq_edge.planner import Layer, choose, free_memory, most_cells, parse_bytes, read_shape
+from dapq_edge.planner import Choice, auto_budget, choose, most_cells
+from dapq_edge.shape import Layer, read_shape
 
 MIB, GIB = 2**20, 2**30
 
@@ -279,23 +281,22 @@ def test_choose(tiny_model):
     def ram_for(n_cells: int) -> int:
         return int(shape.total_bytes(n_cells, *options) / 0.9) + 2
 
-    assert choose(shape, ram_for(4096), 4000, *options) == planner.Choice(4000, 1024, is_full=True)
-    assert choose(shape, ram_for(4096), 4097, *options) == planner.Choice(4096 - 512, 1024, is_full=False)
-    assert choose(shape, ram_for(4096), 16000, *options) == planner.Choice(3584, 2000, is_full=False)
-    assert choose(shape, ram_for(4096), 64000, *options) == planner.Choice(3584, 3584, is_full=False)
-    assert choose(shape, ram_for(1024), 64000, *options) == planner.Choice(512, 512, is_full=False)
+    assert choose(shape, ram_for(4096), 4000, *options) == Choice(4000, 1024, is_full=True)
+    assert choose(shape, ram_for(4096), 4097, *options) == Choice(4096 - 512, 1024, is_full=False)
+    assert choose(shape, ram_for(4096), 16000, *options) == Choice(3584, 2000, is_full=False)
+    assert choose(shape, ram_for(4096), 64000, *options) == Choice(3584, 3584, is_full=False)
+    assert choose(shape, ram_for(1024), 64000, *options) == Choice(512, 512, is_full=False)
     # what is read at once needs no chunk beside it
-    assert choose(shape, ram_for(256), 200, *options) == planner.Choice(200, 200, is_full=True)
-    assert choose(shape, ram_for(768), 800, *options) == planner.Choice(256, 256, is_full=False)
+    assert choose(shape, ram_for(256), 200, *options) == Choice(200, 200, is_full=True)
+    assert choose(shape, ram_for(768), 800, *options) == Choice(256, 256, is_full=False)
     with pytest.raises(DapqError, match="768 cells need"):
         choose(shape, ram_for(512), 800, *options)
 
 
-def test_auto_budget(tiny_model, monkeypatch):
+def test_auto_budget(tiny_model):
     shape = read_shape(tiny_model(Spec()))
     ram = int(shape.total_bytes(4096, "f16", "f16", 512) / 0.9) + 2
-    monkeypatch.setattr(planner, "free_memory", lambda: ram)
-    budget = planner.auto_budget(tiny_model(Spec()), 16000, "f16", "f16", 512)
+    budget = auto_budget(tiny_model(Spec()), ram, 16000, "f16", "f16", 512)
     assert (budget.cells(3584), budget.cells(3585), budget.n_most) == (3584, 2000, 3584)
 
 
@@ -307,9 +308,9 @@ def write_files(folder: Path, **texts: str) -> None:
 
 def test_free_memory(tmp_path, monkeypatch):
     """The least of the system and of all control groups, with what they cache of files."""
-    monkeypatch.setattr(planner.psutil, "virtual_memory", lambda: argparse.Namespace(available=5 * GIB))
-    monkeypatch.setattr(planner, "CGROUP_ROOT", tmp_path)
-    monkeypatch.setattr(planner, "CGROUPS", tmp_path / "cgroups")
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: argparse.Namespace(available=5 * GIB))
+    monkeypatch.setattr(memory, "CGROUP_ROOT", tmp_path)
+    monkeypatch.setattr(memory, "CGROUPS", tmp_path / "cgroups")
     assert free_memory() == 5 * GIB
     write_files(tmp_path / "a", memory_max=f"{2 * GIB}\n", memory_current=f"{GIB}\n",
                 memory_stat=f"anon 7\nactive_file {3 * MIB}\ninactive_file {MIB}\n")  # fmt: skip

@@ -18,8 +18,11 @@ from ..llama import Llama
 from ..models import find_hf_model, find_model
 from ..planner import auto_budget
 from ..policies import Policy, get_policy
+from ..policies.full import Full
 from ..reader import Prompt
 from ..reading import ReadingLlama, ReadStats
+from ..rpc import add_servers
+from ..shape import check_eviction
 
 
 def check_model_options(args: argparse.Namespace) -> None:
@@ -28,6 +31,7 @@ def check_model_options(args: argparse.Namespace) -> None:
         if name not in CACHE_TYPES:
             raise UsageError(f"{option} {name}: choose one of {', '.join(CACHE_TYPES)}")
     native.require()
+    native.end_on_abort()
 
 
 def check_eviction_options(args: argparse.Namespace) -> None:
@@ -42,7 +46,7 @@ def find_budget(args: argparse.Namespace, llama: ReadingLlama) -> Budget:
     if args.kv_budget != AUTO:
         return Budget.parse(args.kv_budget)
     n_ctx = args.ctx_size or llama.n_ctx_train
-    return auto_budget(Path(llama.model_path), n_ctx, *llama.cache_types, llama.n_batch)
+    return auto_budget(Path(llama.model_path), llama.ram, n_ctx, *llama.cache_types, llama.n_batch)
 
 
 def find(args: argparse.Namespace, report: Callable[[str], None] = lambda line: None) -> Path:
@@ -57,8 +61,11 @@ def load_heads(args: argparse.Namespace, llama: ReadingLlama) -> HeadProfile | N
 
 
 def load_model(args: argparse.Namespace, console: Console) -> ReadingLlama:
-    """The model, to read prompts one by one."""
-    return ReadingLlama(**_model_options(args, console))
+    """The model, to read prompts one by one. Raises `UnsupportedModelError` before it is loaded if that is known."""
+    options = _model_options(args, console)
+    if getattr(args, "policy", Full.name) != Full.name:
+        check_eviction(options["model_path"])
+    return ReadingLlama(**options)
 
 
 def load_llama(args: argparse.Namespace, console: Console) -> Llama:
@@ -74,11 +81,18 @@ def load_llama(args: argparse.Namespace, console: Console) -> Llama:
     )
 
 
+def find_threads(args: argparse.Namespace) -> int:
+    """The number of -t, or of physical cores."""
+    return args.threads if args.threads > 0 else psutil.cpu_count(logical=False) or 1
+
+
 def _model_options(args: argparse.Namespace, console: Console) -> dict[str, Any]:
     def report(line: str) -> None:
         console.print(line, style="dim", highlight=False)
 
-    n_threads = args.threads if args.threads > 0 else psutil.cpu_count(logical=False)
+    if args.rpc:
+        add_servers(args.rpc.split(","))
+    n_threads = find_threads(args)
     return {
         "model_path": find(args, report),
         "n_gpu_layers": args.n_gpu_layers,

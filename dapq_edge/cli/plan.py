@@ -9,8 +9,10 @@ from rich.console import Console
 from rich.table import Table
 
 from ..context import MIN_BATCH, N_CTX_PAD, pad
-from ..planner import MIB, Choice, ModelShape, choose, free_memory, parse_bytes, read_shape, usable
+from ..memory import MIB, free_memory, parse_bytes
+from ..planner import Choice, choose, usable
 from ..reader import CHUNK
+from ..shape import ModelShape, read_shape
 from .model import check_model_options, find
 
 # types whose cells are compared

@@ -53,12 +53,14 @@ FULL = Job(Full(), "100%")
 class Seen:
     """What was done before a measurement.
 
-    keep: the cells that were kept of the full cache; stats: how the prompt was read in bounded memory.
+    keep: the cells that were kept of the full cache; stats: how the prompt was read in bounded memory. held: the share
+    of the attention that the kept cells hold, see `scores.held`, None if no attention was seen.
     """
 
     prompt: Prompt
     keep: Keep | None = None
     stats: ReadStats | None = None
+    held: float | None = None
 
 
 class Case(Protocol):
@@ -132,20 +134,27 @@ def _measure(llama: ReadingLlama, case: Case, jobs: Sequence[Job]) -> Iterator[t
         case.observe(llama)
     for job in one_shot:
         snapshot.restore()
-        yield job, case.measure(llama, job, Seen(prompt, keep=_evict(llama, job, len(prompt))))
+        yield job, _row(llama, case, job, _evict(llama, job, prompt))
     for job in jobs:
         if job.bounded:
             stats = llama.read(prompt, job.policy, Budget.parse(job.budget), n_predict=case.n_predict)
-            yield job, case.measure(llama, job, Seen(prompt, stats=stats))
+            yield job, _row(llama, case, job, Seen(prompt, stats=stats, held=stats.held))
 
 
-def _evict(llama: ReadingLlama, job: Job, n_prompt: int) -> Keep | None:
-    n_keep = job.policy.cells_to_keep(Budget.parse(job.budget), n_prompt)
-    if not isinstance(job.policy, ScoringPolicy) or n_keep >= n_prompt:
-        return None
-    keep = job.policy.keep(llama.kv_cache, n_keep)
-    llama.kv_cache.evict(keep)
-    return keep
+def _row(llama: ReadingLlama, case: Case, job: Job, seen: Seen) -> Row:
+    row = case.measure(llama, job, seen)
+    return row if seen.held is None else row | {"held": seen.held}
+
+
+def _evict(llama: ReadingLlama, job: Job, prompt: Prompt) -> Seen:
+    cache, policy = llama.kv_cache, job.policy
+    n_keep = policy.cells_to_keep(Budget.parse(job.budget), len(prompt))
+    if not isinstance(policy, ScoringPolicy) or n_keep >= len(prompt):
+        return Seen(prompt)
+    scores = policy.scores(cache, n_keep)
+    keep = policy.select(cache, scores, n_keep)
+    cache.evict(keep)
+    return Seen(prompt, keep=keep, held=policy.held(scores, keep))
 
 
 def _read_all(llama: ReadingLlama, case: Case, prompt: Prompt) -> None:

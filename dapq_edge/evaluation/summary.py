@@ -151,6 +151,7 @@ METRICS = {
     "kl": "KL, nats",
     "top1": "top-1",
     "recall": "recall",
+    "held": "held",
     "rouge_l": "ROUGE-L",
     "ttft_s": "s to first token",
 }
@@ -161,7 +162,7 @@ def _metric(name: str, values: Sequence[float]) -> str:
         return ""
     if name == "first":
         return _percent(wilson(float(np.mean(values)), len(values)))
-    if name in ("score", "top1", "recall"):
+    if name in ("score", "top1", "recall", "held"):
         return f"{np.mean(values):.0%}"
     if name == "kl":
         estimate = mean(values)

@@ -16,7 +16,7 @@ from ..native import ProbeType
 from ..scores import Scores, cells_to_hold, group_heads, held, pool
 from ..select import select
 
-# share of the attention that a budget which may be raised shall hold
+# share of the attention that a budget which may be raised shall hold, see README, "Fidelity"
 MIN_HELD = 0.8
 
 # tokens to probe with, and the position of the first one
@@ -127,17 +127,26 @@ class ScoringPolicy(Policy):
         keep = select(scores, n_kept, self.n_sink, self.n_recent, self.granularity)
         return [cells + n for cells, n in zip(keep, missing, strict=True)]
 
+    @property
+    def _candidates(self) -> slice:
+        """Cells that can be evicted."""
+        return slice(self.n_sink, -self.n_recent or None)
+
+    def held(self, scores: Scores, keep: Keep) -> float | None:
+        """The share of the attention that the cells in `keep` hold, see `scores.held`; None if the policy sees none."""
+        return held(scores, keep, self._candidates) if self.sees_attention else None
+
     def evict(self, cache: KVCache, n_keep: int, n_most: int = 0) -> float | None:
         self.check(cache)
         if n_keep >= cache.n_cells:
             return None
-        scores, candidates = self.scores(cache, n_keep), slice(self.n_sink, -self.n_recent or None)
+        scores = self.scores(cache, n_keep)
         if n_keep < n_most and self.sees_attention:
-            wanted = self.n_sink + self.n_recent + cells_to_hold(scores, MIN_HELD, candidates)
+            wanted = self.n_sink + self.n_recent + cells_to_hold(scores, MIN_HELD, self._candidates)
             n_keep = max(n_keep, min(wanted, n_most))
         keep = self.select(cache, scores, n_keep)
         cache.evict(keep)
-        return held(scores, keep, candidates) if self.sees_attention else None
+        return self.held(scores, keep)
 
 
 @dataclass(frozen=True)
