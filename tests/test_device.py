@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from device import has_rpc
+
+from dapq_edge.rpc import has_rpc
 
 pytestmark = pytest.mark.skipif(not has_rpc(), reason="llama.cpp was built without RPC")
 

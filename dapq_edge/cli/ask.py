@@ -10,11 +10,10 @@ from rich.console import Console
 
 from .. import native
 from ..documents import read_document
+from ..memory import MIB
 from ..policies import get_policy
 from ..prompts import chat_prompt
 from .model import check_eviction_options, check_model_options, find_budget, load_heads, load_model, read_prompt
-
-MIB = 2**20
 
 
 @dataclass

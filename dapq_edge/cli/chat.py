@@ -14,9 +14,9 @@ from .. import native
 from ..chat import Chat
 from ..documents import read_document
 from ..errors import AbortedError, DapqError, UsageError
+from ..memory import MIB
 from ..session import load_session, save_session
 from ..shading import to_terminal
-from .ask import MIB
 from .model import check_eviction_options, check_model_options, load_llama, progress_bar
 
 HELP = """\
@@ -106,6 +106,8 @@ class _Terminal:
                 self._say("stopped")
                 return
         print(flush=True)
+        if self.is_stopped:
+            self._say("stopped")
         if self.args.verbose:
             self._say(f"{(first or start) - start:.1f} s to first token; {self._figures()}")
         if self.session:

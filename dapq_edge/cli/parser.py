@@ -1,6 +1,7 @@
 """Options of the command line, named as in llama.cpp where it has them."""
 
 import argparse
+import os
 import re
 from collections.abc import Callable
 
@@ -27,6 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_heads(commands)
     _add_eval(commands)
     _add_policies(commands)
+    _add_rpc_server(commands)
     return parser
 
 
@@ -149,6 +151,20 @@ def _add_plan(commands: argparse._SubParsersAction) -> None:
     _add_ctx_size(model, "tokens of prompt and answer (default: from the model)")
     _add_batch_size(model)
     _add_cache_types(model)
+
+
+def _add_rpc_server(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "rpc-server",
+        help="lend this machine to another one, for --rpc there",
+        description="Serve the devices of this machine to another one, as llama.cpp's rpc-server. Only for networks "
+        "that you trust: nothing is encrypted or protected.",
+        allow_abbrev=False,
+    )
+    command.add_argument("-H", "--host", default="127.0.0.1", metavar="IP", help="address (default: 127.0.0.1)")
+    command.add_argument("-p", "--port", type=_positive_or(), default=50052, metavar="N", help="port (default: 50052)")
+    _add_threads(command)
+    command.set_defaults(run=_lazy("rpc_server"))
 
 
 def _add_document(command: argparse.ArgumentParser) -> None:
@@ -321,18 +337,28 @@ def _add_model(command: argparse.ArgumentParser) -> argparse._ArgumentGroup:
 def _add_loaded_model(command: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     """A model, and how it runs."""
     model = _add_model(command)
-    model.add_argument(
-        "-t", "--threads", type=_positive_or(-1), default=-1, metavar="N", help="CPU threads (default: physical cores)"
-    )
+    _add_threads(model)
     _add_batch_size(model)
     model.add_argument(
         "-ngl", "--n-gpu-layers", type=int, default=-1, metavar="N", help="layers on the GPU (default: all)"
+    )
+    model.add_argument(
+        "--rpc",
+        default=os.environ.get("LLAMA_ARG_RPC", ""),
+        metavar="SERVERS",
+        help="host:port of RPC servers whose devices are GPUs, with commas between them (default: LLAMA_ARG_RPC)",
     )
     model.add_argument(
         "-fa", "--flash-attn", choices=["on", "off", "auto"], default="auto", help="flash attention (default: auto)"
     )
     _add_cache_types(model)
     return model
+
+
+def _add_threads(options: argparse._ActionsContainer) -> None:
+    options.add_argument(
+        "-t", "--threads", type=_positive_or(-1), default=-1, metavar="N", help="CPU threads (default: physical cores)"
+    )
 
 
 def _add_batch_size(model: argparse._ArgumentGroup) -> None:

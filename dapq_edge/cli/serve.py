@@ -10,9 +10,8 @@ from rich.console import Console
 
 from .. import native
 from ..errors import DapqError
+from ..memory import MIB
 from .model import check_eviction_options, check_model_options, load_llama
-
-MIB = 2**20
 
 # connections that wait to be accepted
 BACKLOG = 128
@@ -29,17 +28,20 @@ def run(args: argparse.Namespace) -> int:
 
         from ..server.app import create_app
         from ..server.engine import Engine
+        from ..server.limits import is_loopback
     except ImportError as error:
         raise DapqError(f"the server needs {error.name}: run EXTRAS=server ./scripts/setup.sh") from error
     console = Console(stderr=True)
-    with native.captured_log(), _listen(args.host, args.port) as listener:
+    with native.captured_log(), listen(args.host, args.port) as listener:
         llama = load_llama(args, console)
+        host, port = listener.getsockname()[:2]
         engine = Engine(llama, n_waiting=args.queue, timeout=args.timeout)
         app = create_app(
             engine,
             model=args.alias or Path(llama.model_path).name,
             api_key=args.api_key or os.environ.get("LLAMA_API_KEY"),
             max_body=int(args.max_body * MIB),
+            is_local=is_loopback(host),
         )
 
         class Server(uvicorn.Server):
@@ -48,7 +50,6 @@ def run(args: argparse.Namespace) -> int:
                 engine.stop()
                 super().handle_exit(sig, frame)
 
-        host, port = listener.getsockname()[:2]
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         console.print(f"listening on {url}", highlight=False)
         config = uvicorn.Config(
@@ -61,7 +62,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens there. Raises `DapqError` if the address cannot be used."""
     # asyncio sends small packets at once only if it knows that this is TCP
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)

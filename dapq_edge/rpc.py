@@ -1,0 +1,88 @@
+"""Several machines: layers of a model on devices that llama.cpp's RPC backend reaches over the network.
+
+Nothing is encrypted, and nobody is asked for a password: for networks that you trust.
+"""
+
+import ctypes
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from llama_cpp.llama_cpp import _lib as _llama
+
+from .errors import DapqError, UsageError
+
+# seconds to wait for a server to answer
+TIMEOUT = 10
+
+# ggml_backend_dev_type
+CPU = 0
+
+# what functions return and take; handles are pointers
+SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
+    "rpc_add_server": (ctypes.c_void_p, [ctypes.c_char_p]),
+    "register": (None, [ctypes.c_void_p]),
+    "rpc_start_server": (None, [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_void_p]),
+    "dev_count": (ctypes.c_size_t, []),
+    "dev_get": (ctypes.c_void_p, [ctypes.c_size_t]),
+    "dev_type": (ctypes.c_int, [ctypes.c_void_p]),
+}
+
+
+def has_rpc() -> bool:
+    """Whether llama.cpp was built with RPC."""
+    return hasattr(_llama, "ggml_backend_rpc_add_server")
+
+
+def _function(name: str) -> Callable[..., Any]:
+    """A function of ggml, whose libraries llama.cpp has loaded. Raises `DapqError` if there is none."""
+    if not has_rpc():
+        raise DapqError("llama.cpp was built without RPC: build it with -DGGML_RPC=on")
+    function = getattr(_llama, f"ggml_backend_{name}")
+    restype, function.argtypes = SIGNATURES[name]
+    function.restype = restype
+    return function
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """Read "host:port". Raises `UsageError`."""
+    host, _, port = text.strip().rpartition(":")
+    if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 2**16:
+        raise UsageError(f"--rpc {text!r}: give host:port, or several with commas between them")
+    return host, int(port)
+
+
+def add_servers(addresses: Sequence[str]) -> None:
+    """Register the devices of servers at "host:port", so that n_gpu_layers puts layers there.
+
+    Raises `UsageError` if an address is wrong, and `DapqError` if nobody answers there or llama.cpp has no RPC.
+    """
+    for address in addresses:
+        host, port = parse_address(address)
+        try:
+            # llama.cpp would abort
+            socket.create_connection((host, port), timeout=TIMEOUT).close()
+        except OSError as error:
+            raise DapqError(f"cannot reach the RPC server {address}: {error.strerror or error}") from error
+    for address in addresses:
+        registry = _function("rpc_add_server")(address.strip().encode())
+        if not registry:
+            raise DapqError(f"the RPC server {address} has no devices")
+        _function("register")(registry)
+
+
+def serve(host: str, port: int, n_threads: int) -> None:
+    """Serve the devices of this machine, its CPU if there is no other, until the process ends.
+
+    Raises `DapqError` if llama.cpp has no RPC, or stops to serve.
+    """
+    start, devices = _function("rpc_start_server"), list(_devices())
+    handles = (ctypes.c_void_p * len(devices))(*devices)
+    start(f"{host}:{port}".encode(), None, n_threads, len(devices), handles)
+    raise DapqError(f"the RPC server on {host}:{port} ended")
+
+
+def _devices() -> Iterator[int]:
+    """All devices that are no CPU, or the CPU."""
+    found = [_function("dev_get")(i) for i in range(_function("dev_count")())]
+    yield from [device for device in found if _function("dev_type")(device) != CPU] or found[:1]
