@@ -31,7 +31,9 @@ def rss() -> float:
 
 def turns(args: argparse.Namespace, options: dict[str, Any]) -> None:
     """A conversation that outgrows its budget and its context again and again."""
-    sentences = [line.strip() for line in args.text.read_text().replace("\n", " ").split(". ") if len(line) > 40]
+    lines = [line.strip() for line in args.text.read_text().replace("\n", " ").split(". ")]
+    # a long one counts as a document, which is read again
+    sentences = [line for line in lines if 40 < len(line) < 600]
     llama = Llama(**options, n_ctx=args.n_ctx, kv_budget=args.kv_budget)
     chat = Chat(llama, n_predict=24, temperature=0)
     rows, n_all = [], 0
@@ -55,7 +57,9 @@ def draw(rows: list[tuple], llama: Llama, path: Path) -> None:
     per_cell = llama.usage.bytes_allocated / llama.usage.n_cells / MIB
     turn, n_all, _, used, cells, memory = zip(*rows, strict=True)
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4))
-    left.plot(turn, [n * per_cell for n in n_all], color="#8a8f98", label="the full cache would take")
+    left.plot(
+        turn, [n * per_cell for n in n_all], color="#8a8f98", label="the full cache would take (without the template)"
+    )
     left.plot(turn, [n * per_cell for n in cells], color="#1f6f8b", label="allocated")
     left.plot(turn, [n * per_cell for n in used], color="#c2703d", linewidth=0.8, label="used")
     left.set(xlabel="turn", ylabel="K and V, MiB", ylim=0)

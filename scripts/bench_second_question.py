@@ -19,6 +19,7 @@ from dapq_edge import Llama, native
 from dapq_edge.chat import Chat
 from dapq_edge.evaluation.needle import Needle, read_haystack, read_needles
 from dapq_edge.models import find_model
+from dapq_edge.policies import Policy
 from dapq_edge.reader import Prompt
 from dapq_edge.reader import plan as make_plan
 
@@ -36,9 +37,12 @@ class OneShot(Llama):
     def _n_needed(self) -> int:
         return self._n_text + self._policy.n_probe
 
+    def _evict(self, policy: Policy) -> None:
+        self._has_document = True
+        super()._evict(policy)
+
     def _read_again(self, tokens: list[int]) -> None:
         self.reset()
-        self._has_document = True
         prompt = Prompt([], tokens, [], has_question=False)
         options = {"n_predict": 256, "n_ctx_train": self.n_ctx_train, "one_shot": True}
         plan = make_plan(prompt, self._policy, self._budget, **options)

@@ -12,6 +12,24 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian, Ubuntu: apt install chromium)")
 
 
+# the least contrast of the text to the shade behind it, as WCAG 2 has it
+CONTRAST = """spans => {
+  const parts = color => color.match(/[\\d.]+/g).map(Number);
+  const light = rgb => [.2126, .7152, .0722].reduce((sum, share, i) => {
+    const x = rgb[i] / 255;
+    return sum + share * (x <= .03928 ? x / 12.92 : ((x + .055) / 1.055) ** 2.4);
+  }, 0);
+  const back = parts(getComputedStyle(spans[0].closest("section")).backgroundColor);
+  return Math.min(...spans.map(span => {
+    const style = getComputedStyle(span);
+    const [r, g, b, alpha = 1] = parts(style.backgroundColor);
+    const behind = light([r, g, b].map((x, i) => x * alpha + back[i] * (1 - alpha)));
+    const [low, high] = [light(parts(style.color)), behind].sort((x, y) => x - y);
+    return (high + .05) / (low + .05);
+  }));
+}"""
+
+
 @pytest.fixture(scope="module")
 def browser():
     api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
@@ -47,6 +65,9 @@ def test_ask_about_a_file(browser, server, tmp_path, width):
     assert "ferry" in page.text_content("#text")
     shades = page.eval_on_selector_all("#text span", "spans => spans.map(span => span.style.background)")
     assert len(set(shades)) > 3 and "" in shades
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        assert page.eval_on_selector_all("#text span", CONTRAST) >= 4.5
     assert "of 768 cells" in page.text_content("#figures")
     assert 10 < int(page.get_attribute("#gauge", "aria-valuenow")) <= 100
     assert page.evaluate("document.documentElement.scrollWidth") <= width

@@ -64,11 +64,14 @@ def test_openai_client(server):
 
 def test_a_long_prompt_is_evicted(server):
     """To the server's budget or to that of the request; a prompt that goes on is not read again."""
-    before = metric(server, "dapq_evictions")
+    before = metric(server, "dapq_evictions_total")
     assert server.chat(LONG).status_code == 200
     usage = server.client.get("/api/usage").json()
     assert usage["n_tokens"] > 1300 and usage["n_cells_used"] <= 207 and usage["n_cells"] == 768
-    assert metric(server, "dapq_kv_cells_used") == usage["n_cells_used"] and metric(server, "dapq_evictions") > before
+    assert (
+        metric(server, "dapq_kv_cells_used") == usage["n_cells_used"]
+        and metric(server, "dapq_evictions_total") > before
+    )
     pieces = server.client.get("/api/kept").json()["pieces"]
     assert "abc" in "".join(text for text, _ in pieces) and sum(share < 1 for _, share in pieces) > 0
     assert server.chat(LONG, kv_budget="10%", policy="dapq").status_code == 200
@@ -305,3 +308,24 @@ def test_port_in_use_and_other_usage(tiny_model):
     assert serve("--port", "99999")[0] == 1
     assert serve("--kv-budget", "-3")[0] == 2
     assert serve("--timeout", "0")[0] == 2
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:80", "a.localhost", "127.0.0.1", "127.9.0.1:1", "[::1]:8080"])
+def test_names_of_this_machine(server, host):
+    assert server.client.get("/health", headers={"host": host}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8080", "10.0.0.1", "localhost.evil.example", "", "[", "[::2]"]
+)
+def test_names_of_other_machines(server, host):
+    """A page whose name was made to point here."""
+    for path in ("/", "/health", "/v1/models"):
+        response = server.client.get(path, headers={"host": host})
+        assert response.status_code == 403 and "localhost" in response.json()["error"]["message"]
+
+
+def test_far_too_many_tools(server):
+    tool = {"type": "function", "function": {"name": "f", "description": "word " * 100_000, "parameters": {}}}
+    response = server.chat(tools=[tool])
+    assert response.status_code == 400 and response.json()["error"]["code"] == "context_length_exceeded"

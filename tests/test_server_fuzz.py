@@ -64,3 +64,20 @@ def test_random_bytes(server):
             response = server.client.post(path, content=bytes(body), headers=headers)
             assert response.status_code in (200, 400, 404), (path, bytes(body), response.text)
     assert server.client.get("/health").status_code == 200
+
+
+@pytest.mark.parametrize("kv_budget", [100, 10**9])
+def test_an_answer_that_fills_the_context_within_a_character(server, kv_budget):
+    """It ends there; llama-cpp-python counts its tokens only between characters."""
+    for prompt in ("x", "xx", "xxx"):
+        # it cannot end before
+        body = {"prompt": prompt, "max_tokens": 400, "grammar": 'root ::= "\u20ac"{100}', "kv_budget": kv_budget}
+        answer = server.client.post("/v1/completions", json=body).json()
+        assert 240 < answer["usage"]["total_tokens"] <= 257
+        assert answer["choices"][0]["text"].count("\u20ac") == answer["usage"]["completion_tokens"] // 3
+
+
+def test_null_means_the_default(server):
+    names = "presence_penalty", "frequency_penalty", "temperature", "top_p", "n", "max_tokens", "stop", "seed"
+    body = {"prompt": "a b", "grammar": "root ::= [a-z]*", **dict.fromkeys(names)}
+    assert server.client.post("/v1/completions", json=body).json()["usage"]["completion_tokens"] == 16

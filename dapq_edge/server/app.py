@@ -74,6 +74,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     for status, text in {
         400: "The request is wrong.",
         401: "The API key is wrong.",
+        403: "The request names another host.",
         404: "There is no such model.",
         413: "The body is too large.",
         429: "Too many requests wait.",
@@ -90,13 +91,15 @@ class _NoModelError(HTTPException):
     """A request names another model."""
 
 
-def create_app(engine: Engine, *, model: str, api_key: str | None = None, max_body: int = 2**25) -> FastAPI:
+def create_app(
+    engine: Engine, *, model: str, api_key: str | None = None, max_body: int = 2**25, is_local: bool = False
+) -> FastAPI:
     """The application.
 
-    model: its name for clients. max_body: bytes of a request.
+    model: its name for clients. max_body: bytes of a request. is_local: refuse what is sent to another host's name.
     """
     app = FastAPI(title="dapq-edge", version=__version__, description=__doc__, docs_url=None, redoc_url=None)
-    app.add_middleware(Limits, api_key=api_key, max_body=max_body)
+    app.add_middleware(Limits, api_key=api_key, max_body=max_body, is_local=is_local)
     app.add_middleware(_Count, metrics=engine.metrics)
     _add_error_handlers(app)
     _add_openai(app, engine, model)

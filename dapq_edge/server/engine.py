@@ -45,7 +45,7 @@ class Engine:
         self.metrics = Metrics()
         self.usage = llama.usage
         self.reading = 0, 0
-        self.metrics.set_usage(self.usage)
+        self.metrics.set_usage(self.usage, self.usage)
 
     def stop(self) -> None:
         """End the running job, and refuse new ones."""
@@ -95,8 +95,8 @@ class Engine:
 
     def observe(self) -> None:
         """Look at the cache, from the worker's thread."""
-        self.usage = self._llama.usage
-        self.metrics.set_usage(self.usage)
+        self.usage, before = self._llama.usage, self.usage
+        self.metrics.set_usage(self.usage, before)
 
     def _report(self, done: int, total: int) -> None:
         self.reading = done, total

@@ -1,5 +1,6 @@
 """What the endpoints ask of the model, in the worker's thread."""
 
+import json
 from collections.abc import Generator, Iterator
 from typing import Any
 
@@ -40,7 +41,9 @@ def chat_job(body: ChatRequest, model: str) -> Job:
         options = _options(llama, body)
         if body.max_completion_tokens is not None:
             options["max_tokens"] = body.max_completion_tokens
-        _check_length(llama, "".join(str(message.content) for message in body.messages))
+        texts = [str(message.content) for message in body.messages]
+        # templates write the tools into the prompt
+        _check_length(llama, "".join([*texts, json.dumps(body.tools or ""), json.dumps(body.functions or "")]))
         yield from _results(llama.create_chat_completion(**options | {"model": model}), body.stream)
 
     return job

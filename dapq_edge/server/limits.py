@@ -1,8 +1,10 @@
 """What is checked before a request is read: its key and its size."""
 
+import ipaddress
 import json
 import secrets
 from typing import Any
+from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -18,18 +20,26 @@ def error_body(
 
 
 class Limits:
-    """Middleware that answers 401 without the key, and 413 if a body has more than `max_body` bytes."""
+    """Middleware that answers 401 without the key, and 413 if a body has more than `max_body` bytes.
 
-    def __init__(self, app: ASGIApp, *, api_key: str | None, max_body: int) -> None:
+    is_local: answer 403 if a request names another host than this one, as a page elsewhere does whose name was made to
+    point here (DNS rebinding).
+    """
+
+    def __init__(self, app: ASGIApp, *, api_key: str | None, max_body: int, is_local: bool) -> None:
         self.app = app
         self._api_key = api_key.encode() if api_key else None
         self._max_body = max_body
+        self._is_local = is_local
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         headers = dict(scope["headers"])
+        if self._is_local and not _names_loopback(headers.get(b"host", b"").decode("latin-1")):
+            await _respond(send, 403, error_body("this server answers only to localhost: set --host"), [])
+            return
         if self._api_key and scope["path"].startswith(PROTECTED) and not self._has_key(headers):
             body = error_body("a wrong API key, or none", "authentication_error", "invalid_api_key")
             await _respond(send, 401, body, [(b"www-authenticate", b"Bearer")])
@@ -65,6 +75,22 @@ class Limits:
 
     async def _refuse(self, send: Send) -> None:
         await _respond(send, 413, error_body(f"a request has at most {self._max_body:,} bytes"), [])
+
+
+def _names_loopback(netloc: str) -> bool:
+    try:
+        host = urlsplit(f"//{netloc}").hostname or ""
+    except ValueError:
+        return False
+    return host == "localhost" or host.endswith(".localhost") or is_loopback(host)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether it is an address that only this machine reaches."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 async def _respond(send: Send, status: int, body: dict[str, Any], headers: list[tuple[bytes, bytes]]) -> None:
