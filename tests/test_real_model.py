@@ -115,7 +115,8 @@ def test_answer_of_the_demo(llama):
     document = (LLAMA_CPP / "CONTRIBUTING.md").read_text()
     prompt = chat_prompt(llama, document, "What should enum values always be written in?", "Enum values are always in")
     stats = llama.read(prompt, get_policy("fused"), Budget.parse("50%"))
-    assert "upper case" in "".join(llama.stream(16))
+    # "upper case" or "uppercase": the CPUs differ
+    assert "uppercase" in "".join(llama.stream(16)).replace(" ", "")
     assert stats.way == Way.SKIM and stats.cells_kept <= len(prompt) // 2 and stats.cells_peak <= len(prompt) * 0.7
 
 
@@ -128,7 +129,7 @@ def test_python_of_the_readme(llama, capsys, monkeypatch):
     exec(compile(code, "README.md", "exec"), {})
     (said,) = re.findall(r"llama.stream.*# (.*)", code)
     answer, way = capsys.readouterr().out.splitlines()
-    assert answer.split()[:4] == said.split()[:4] and way.startswith("skim, then read")
+    assert answer.replace(" ", "")[:12] == said.replace(" ", "")[:12] and way.startswith("skim, then read")
 
 
 @needs_build
