@@ -22,7 +22,7 @@ from .heads import HeadProfile, find_profile
 from .planner import auto_budget
 from .policies import DEFAULT_POLICY, Policy, get_policy
 from .policies.full import Full
-from .prompts import N_QUESTION, longest_message, split_prompt
+from .prompts import N_QUESTION, N_SHORT, longest_message, split_prompt
 from .reader import CHUNK, Progress
 from .reader import plan as make_plan
 from .reading import ReadingLlama
@@ -249,12 +249,16 @@ class Llama(ReadingLlama):
             self._read_again(tokens)
             return [], False
         self.eval(rest)
-        if is_lossy and rest and self._policy.skims and self._has_document and not self._serves(rest):
+        if is_lossy and self._can_need_document(rest) and not self._serves(rest):
             self._n_rereads += 1
             self._read_again(tokens)
         elif cache.n_used > self._budget.n_most + (N_ANSWER if is_lossy else 0):
             self._evict(self._policy)
         return [], False
+
+    def _can_need_document(self, message: list[int]) -> bool:
+        """Whether it may be worth to read again for a message; a remark ("Thanks!") has too few tokens to be."""
+        return self._policy.skims and self._has_document and longest_message(self, message) >= N_SHORT
 
     def _serves(self, question: list[int]) -> bool:
         """Whether the kept cells answer a question that was just evaluated."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import psutil
 
+from .devices import gpus
 from .errors import UsageError
 
 MIB = 2**20
@@ -13,9 +14,14 @@ MIB = 2**20
 CGROUPS, CGROUP_ROOT = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
-def free_memory() -> int:
-    """Bytes that the process can still take: what the system has, and what its control groups allow."""
-    return min([psutil.virtual_memory().available, *_free_in_cgroups()])
+def free_memory(n_gpu_layers: int = 0) -> int:
+    """Bytes that a model can still take: what the system has, what its control groups allow, and what GPUs have.
+
+    n_gpu_layers: the layers on the GPUs, -1 for all. Where layers are, is known too late to count them one by one.
+    """
+    free = [psutil.virtual_memory().available, *_free_in_cgroups()]
+    on_gpus = [device.free for device in gpus()] if n_gpu_layers else []
+    return min([*free, sum(on_gpus)] if on_gpus else free)
 
 
 def _free_in_cgroups() -> Iterator[int]:

@@ -77,6 +77,7 @@ class ReadingLlama(llama_cpp.Llama):
         model_path: str | Path,
         *,
         n_ctx: int = 512,
+        n_gpu_layers: int = 0,
         n_batch: int = 512,
         n_ubatch: int = 512,
         flash_attn: bool | str = "auto",
@@ -87,7 +88,7 @@ class ReadingLlama(llama_cpp.Llama):
         **options: Any,
     ) -> None:
         check_gguf(Path(model_path))
-        self.ram = free_memory()
+        self.ram = free_memory(n_gpu_layers)
         flash_attn = flash_attn if isinstance(flash_attn, str) else "on" if flash_attn else "off"
         capture: AbstractContextManager[Sequence[str]] = nullcontext([]) if verbose else native.captured_log()
         with capture as log:
@@ -95,6 +96,7 @@ class ReadingLlama(llama_cpp.Llama):
                 super().__init__(
                     str(model_path),
                     n_ctx=n_ctx,
+                    n_gpu_layers=n_gpu_layers,
                     n_batch=max(n_batch, MIN_BATCH),
                     n_ubatch=max(n_ubatch, MIN_BATCH),
                     flash_attn=flash_attn != "off",

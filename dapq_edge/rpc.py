@@ -5,27 +5,22 @@ Nothing is encrypted, and nobody is asked for a password: for networks that you 
 
 import ctypes
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llama_cpp.llama_cpp import _lib as _llama
 
+from .devices import DeviceType, devices
 from .errors import DapqError, UsageError
 
 # seconds to wait for a server to answer
 TIMEOUT = 10
-
-# ggml_backend_dev_type
-CPU = 0
 
 # what functions return and take; handles are pointers
 SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "rpc_add_server": (ctypes.c_void_p, [ctypes.c_char_p]),
     "register": (None, [ctypes.c_void_p]),
     "rpc_start_server": (None, [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_void_p]),
-    "dev_count": (ctypes.c_size_t, []),
-    "dev_get": (ctypes.c_void_p, [ctypes.c_size_t]),
-    "dev_type": (ctypes.c_int, [ctypes.c_void_p]),
 }
 
 
@@ -76,13 +71,8 @@ def serve(host: str, port: int, n_threads: int) -> None:
 
     Raises `DapqError` if llama.cpp has no RPC, or stops to serve.
     """
-    start, devices = _function("rpc_start_server"), list(_devices())
-    handles = (ctypes.c_void_p * len(devices))(*devices)
-    start(f"{host}:{port}".encode(), None, n_threads, len(devices), handles)
+    start, everything = _function("rpc_start_server"), devices()
+    served = [device for device in everything if device.type != DeviceType.CPU] or everything[:1]
+    handles = (ctypes.c_void_p * len(served))(*(device.handle for device in served))
+    start(f"{host}:{port}".encode(), None, n_threads, len(served), handles)
     raise DapqError(f"the RPC server on {host}:{port} ended")
-
-
-def _devices() -> Iterator[int]:
-    """All devices that are no CPU, or the CPU."""
-    found = [_function("dev_get")(i) for i in range(_function("dev_count")())]
-    yield from [device for device in found if _function("dev_type")(device) != CPU] or found[:1]

@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,12 +25,13 @@ from rich.table import Table
 
 from dapq_edge import native
 from dapq_edge.budgets import Budget
+from dapq_edge.devices import gpus
+from dapq_edge.memory import MIB
 from dapq_edge.models import find_model
 from dapq_edge.policies import get_policy
 from dapq_edge.reader import Prompt
 from dapq_edge.reading import ReadingLlama
 
-MIB = 2**20
 N_HEAD, N_TAIL = 4, 40
 
 # a context that is not longer than the smallest budget, to compare decoding with
@@ -49,20 +51,27 @@ class Kind:
 
 
 STOCK = [Kind("stock f16"), Kind("stock q8_0", cache_type="q8_0"), Kind("stock q4_0", cache_type="q4_0")]
-BOUNDED = [
-    Kind(f"{name}, {budget:,}", "fused", budget, one_shot=one_shot, has_question=has_question)
-    for name, one_shot, has_question in (
-        ("one-shot", True, False),
-        ("one pass", False, False),
-        ("skim, then read", False, True),
-    )
-    for budget in (512, 1024)
-]
+BUDGETS = (512, 1024)
+
+
+def bounded(budgets: Sequence[int]) -> list[Kind]:
+    return [
+        Kind(f"{name}, {budget:,}", "fused", budget, one_shot=one_shot, has_question=has_question)
+        for name, one_shot, has_question in (
+            ("one-shot", True, False),
+            ("one pass", False, False),
+            ("skim, then read", False, True),
+        )
+        for budget in budgets
+    ]
 
 
 @dataclass
 class Measurement:
-    """ttft_s: from an empty context to the first token. evict_s: what probes, selects and gathers take of it."""
+    """ttft_s: from an empty context to the first token. evict_s: what probes, selects and gathers take of it.
+
+    gpu_peak: bytes that GPUs had less, after a chunk of the prompt or in the end, than before the model was loaded.
+    """
 
     kind: str
     n_tokens: int
@@ -72,10 +81,17 @@ class Measurement:
     kv_bytes_peak: int
     kv_bytes_kept: int
     rss_peak: int
+    gpu_peak: int
 
 
-def measure(model: str, kind: Kind, n_tokens: int, n_predict: int, n_threads: int) -> Measurement:
-    llama = ReadingLlama(find_model(model), n_threads=n_threads, type_k=kind.cache_type, type_v=kind.cache_type)
+def free_on_gpus() -> int:
+    return sum(gpu.free for gpu in gpus())
+
+
+def measure(model: str, kind: Kind, n_tokens: int, n_predict: int, n_threads: int, n_gpu_layers: int) -> Measurement:
+    free = [free_on_gpus()]
+    options = {"n_threads": n_threads, "n_gpu_layers": n_gpu_layers}
+    llama = ReadingLlama(find_model(model), type_k=kind.cache_type, type_v=kind.cache_type, **options)
     tokens = np.random.default_rng(0).integers(100, llama.n_vocab(), n_tokens).tolist()
     prompt = Prompt(tokens[:N_HEAD], tokens[N_HEAD:-N_TAIL], tokens[-N_TAIL:], kind.has_question)
     start = time.perf_counter()
@@ -86,9 +102,11 @@ def measure(model: str, kind: Kind, n_tokens: int, n_predict: int, n_threads: in
         n_predict=n_predict,
         one_shot=kind.one_shot,
         allow_overflow=True,
+        progress=lambda done, total: free.append(free_on_gpus()),
     )
     answer = llama.generate([], reset=False, temp=0)
     times = [time.perf_counter() for _, _ in zip(answer, range(n_predict), strict=False)]
+    free.append(free_on_gpus())
     return Measurement(
         kind.name,
         n_tokens,
@@ -98,13 +116,15 @@ def measure(model: str, kind: Kind, n_tokens: int, n_predict: int, n_threads: in
         stats.bytes_peak,
         stats.bytes_kept,
         resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        free[0] - min(free),
     )
 
 
 def measure_apart(args: argparse.Namespace, kind: Kind, n_tokens: int) -> Measurement:
     """`measure` in a process of its own."""
     job = {"model": args.model, "n_tokens": n_tokens, "n_predict": args.predict, "n_threads": args.threads}
-    command = [sys.executable, __file__, "--job", json.dumps({**job, "kind": asdict(kind)})]
+    job |= {"n_gpu_layers": args.n_gpu_layers, "kind": asdict(kind)}
+    command = [sys.executable, __file__, "--job", json.dumps(job)]
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
         raise SystemExit(f"{kind.name}, {n_tokens} tokens: {result.stderr.strip()[-500:]}")
@@ -115,7 +135,7 @@ def kinds_at(args: argparse.Namespace, n_tokens: int, round_number: int) -> list
     """What is measured in a round; slow kinds are left out beyond a length or a round."""
     stock = STOCK if n_tokens <= args.quantized_up_to else STOCK[:1]
     kinds = stock if round_number < max(args.rounds_stock, 1) else []
-    return kinds + [kind for kind in BOUNDED if not kind.one_shot or n_tokens <= args.one_shot_up_to]
+    return kinds + [kind for kind in bounded(args.budgets) if not kind.one_shot or n_tokens <= args.one_shot_up_to]
 
 
 def run(args: argparse.Namespace) -> list[Measurement]:
@@ -143,12 +163,23 @@ def medians(measurements: list[Measurement]) -> list[Measurement]:
 
 
 def _numbers(m: Measurement) -> tuple[float, ...]:
-    return m.ttft_s, m.evict_s, m.decode_tps, m.kv_bytes_peak, m.kv_bytes_kept, m.rss_peak
+    return m.ttft_s, m.evict_s, m.decode_tps, m.kv_bytes_peak, m.kv_bytes_kept, m.rss_peak, m.gpu_peak
 
 
-def print_table(rows: list[Measurement]) -> None:
-    table = Table(title="time to first token (TTFT), decoding after it, and peak memory; medians")
-    for heading in ("tokens", "kind", "TTFT s", "x stock", "evict s", "tokens/s", "KV peak MiB", "x stock", "RSS MiB"):
+def print_table(rows: list[Measurement], title: str = "") -> None:
+    table = Table(title=f"{title}time to first token (TTFT), decoding after it, and peak memory; medians")
+    for heading in (
+        "tokens",
+        "kind",
+        "TTFT s",
+        "x stock",
+        "evict s",
+        "tokens/s",
+        "KV peak MiB",
+        "x stock",
+        "RSS MiB",
+        "GPU MiB",
+    ):
         table.add_column(heading, justify="left" if heading == "kind" else "right")
     stock = {row.n_tokens: row for row in rows if row.kind == STOCK[0].name}
     for row in rows:
@@ -159,12 +190,14 @@ def print_table(rows: list[Measurement]) -> None:
             f"{row.ttft_s:.1f}",
             f"{row.ttft_s / base.ttft_s:.2f}",
             f"{row.evict_s:.2f}",
+            f"{row.evict_s / row.ttft_s:.1%}",
             f"{row.decode_tps:.1f}",
             f"{row.kv_bytes_peak / MIB:.1f}",
             f"{row.kv_bytes_peak / base.kv_bytes_peak:.1%}",
             f"{row.rss_peak / MIB:.0f}",
+            f"{row.gpu_peak / MIB:.0f}",
         )
-    Console(width=120).print(table)
+    Console(width=130).print(table)
 
 
 def plot(rows: list[Measurement], path: Path) -> None:
@@ -193,17 +226,24 @@ def plot(rows: list[Measurement], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-m", "--model", default="smollm2-135m")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What is measured, and where it is written."""
     parser.add_argument("-t", "--threads", type=int, default=2)
     parser.add_argument("-n", "--predict", type=int, default=128, help="tokens of the answer")
     parser.add_argument("--lengths", type=int, nargs="+", default=[2048, 8192, 16384, 32768])
+    parser.add_argument("--budgets", type=int, nargs="+", default=BUDGETS, help="cells that are kept")
+    parser.add_argument("-ngl", "--n-gpu-layers", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rounds-stock", type=int, default=1, help="rounds that measure the stock caches, too")
     parser.add_argument("--quantized-up-to", type=int, default=8192, help="longest prompt of stock q8_0 and q4_0")
     parser.add_argument("--one-shot-up-to", type=int, default=8192, help="longest prompt of one-shot eviction")
     parser.add_argument("--json", type=Path, help="write all measurements, after each of them")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-m", "--model", default="smollm2-135m")
+    add_options(parser)
     parser.add_argument("--plot", type=Path, help="write a picture")
     parser.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args()

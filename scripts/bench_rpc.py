@@ -6,87 +6,41 @@ The servers are processes on loopback, each behind a proxy that counts bytes.
 """
 
 import argparse
-import contextlib
-import socket
-import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from dapq_edge import native
-from dapq_edge.cache import KVCache
-from dapq_edge.models import find_model
-from dapq_edge.policies import get_policy
-from dapq_edge.reading import ReadingLlama
-from dapq_edge.rpc import add_servers
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
 
-MIB = 2**20
-TEXT = Path(__file__).parents[1] / "README.md"
+from device import Proxy, rpc_proxies  # noqa: E402
 
+from dapq_edge import native  # noqa: E402
+from dapq_edge.cache import KVCache  # noqa: E402
+from dapq_edge.memory import MIB  # noqa: E402
+from dapq_edge.models import find_model  # noqa: E402
+from dapq_edge.policies import get_policy  # noqa: E402
+from dapq_edge.reading import ReadingLlama  # noqa: E402
+from dapq_edge.rpc import add_servers  # noqa: E402
 
-class Proxy:
-    """Passes connections on to a server, and counts what they carry."""
-
-    def __init__(self, port: int) -> None:
-        self.n_bytes = 0
-        self._port = port
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        while True:
-            client, _ = self._listener.accept()
-            server = socket.create_connection(("127.0.0.1", self._port))
-            for pair in ((client, server), (server, client)):
-                for end in pair:
-                    end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                threading.Thread(target=self._copy, args=pair, daemon=True).start()
-
-    def _copy(self, source: socket.socket, target: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(MIB):
-                self.n_bytes += len(data)
-                target.sendall(data)
-            target.shutdown(socket.SHUT_WR)
-
-
-@contextlib.contextmanager
-def servers(n: int) -> Iterator[list[Proxy]]:
-    """`n` servers of one thread each."""
-    ports = [free_port() for _ in range(n)]
-    command = [sys.executable, "-m", "dapq_edge", "rpc-server", "-t", "1", "-p"]
-    processes = [subprocess.Popen([*command, str(port)], stdout=subprocess.DEVNULL) for port in ports]
-    try:
-        for port in ports:
-            while socket.socket().connect_ex(("127.0.0.1", port)):
-                time.sleep(0.1)
-        yield [Proxy(port) for port in ports]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+TEXT = ROOT / "README.md"
 
 
 def measure(llama: ReadingLlama, tokens: list[int], n_keep: int, proxies: list[Proxy]) -> dict[str, tuple[float, int]]:
     """Seconds and bytes of each step."""
     rows: dict[str, tuple[float, int]] = {}
 
+    def n_bytes() -> int:
+        return sum(proxy.n_sent + proxy.n_received for proxy in proxies)
+
     def step(name: str, work: Callable[[], object]) -> None:
-        start, before = time.perf_counter(), sum(proxy.n_bytes for proxy in proxies)
+        start, before = time.perf_counter(), n_bytes()
         work()
-        rows[name] = time.perf_counter() - start, sum(proxy.n_bytes for proxy in proxies) - before
+        rows[name] = time.perf_counter() - start, n_bytes() - before
 
     cache, policy = KVCache(llama._ctx.ctx), get_policy("dapq")
     step(f"prefill of {len(tokens):,} tokens", lambda: cache.read(tokens))
@@ -115,7 +69,7 @@ def main() -> None:
     with native.captured_log():
         # a device that is registered stays registered
         local = run(0, [])
-        with servers(2) as proxies:
+        with rpc_proxies(2) as proxies:
             add_servers([proxy.address for proxy in proxies])
             remote = run(-1, proxies)
     table = Table(title=f"{args.model}, two RPC servers of one thread each on loopback, against two local threads")

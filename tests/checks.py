@@ -41,13 +41,13 @@ def probe_error(path: Path, family: Family, prompt: list[int], queries: list[int
     return float(max(errors))
 
 
-def eviction_error(path: Path, prompt: list[int], queries: list[int]) -> float:
+def eviction_error(path: Path, prompt: list[int], queries: list[int], n_gpu_layers: int = 0) -> float:
     """How far the attention in the first evicted layer is from that to the cells that each head kept, made 1 again.
 
     The layers before it are as they were, and so are its queries. Relative to the largest attention.
     """
     n_keep, rng = len(prompt) // 2, np.random.default_rng(5)
-    with opened(path) as cache:
+    with opened(path, n_gpu_layers=n_gpu_layers) as cache:
         cache.read(prompt)
         heads = cache.gathered_heads()
         keep = [np.sort([rng.permutation(len(prompt))[:n_keep] for _ in range(n)]) for n in heads.values()]

@@ -1,18 +1,63 @@
-"""Devices whose memory the host cannot reach: llama.cpp's RPC backend, served on the CPU by processes of their own."""
+"""Devices whose memory the host cannot reach: a GPU, or llama.cpp's RPC backend with a CPU behind it."""
 
+import contextlib
+import ctypes
+import os
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
+import psutil
+
+from dapq_edge.devices import gpus
 from dapq_edge.rpc import add_servers
 
+# set to the library that tests/count_copies.c makes
+COUNTER = "LD_PRELOAD"
 
-@contextmanager
+
+@dataclass
+class Tested:
+    """A device. n_copied: bytes that went to the host so far, None if nobody counts; n_used: bytes of its memory."""
+
+    n_copied: Callable[[], int | None]
+    n_used: Callable[[], int]
+
+
+class Proxy:
+    """Passes connections on to a server, and counts the bytes that go there and that come back."""
+
+    def __init__(self, port: int) -> None:
+        self.n_sent = self.n_received = 0
+        self._port = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            client, _ = self._listener.accept()
+            server = socket.create_connection(("127.0.0.1", self._port))
+            for end in (client, server):
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            threading.Thread(target=self._copy, args=(client, server, "n_sent"), daemon=True).start()
+            threading.Thread(target=self._copy, args=(server, client, "n_received"), daemon=True).start()
+
+    def _copy(self, source: socket.socket, target: socket.socket, counter: str) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(2**20):
+                setattr(self, counter, getattr(self, counter) + len(data))
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+
+@contextlib.contextmanager
 def rpc_server() -> Iterator[tuple[str, subprocess.Popen]]:
-    """Address and process of a server."""
+    """Address and process of a server of one thread."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -31,9 +76,24 @@ def rpc_server() -> Iterator[tuple[str, subprocess.Popen]]:
         server.wait()
 
 
-@contextmanager
-def rpc_device() -> Iterator[None]:
-    """Serve a device and register it, so that `n_gpu_layers` puts layers there."""
-    with rpc_server() as (address, _):
-        add_servers([address])
-        yield
+@contextlib.contextmanager
+def rpc_proxies(n: int) -> Iterator[list[Proxy]]:
+    """Servers behind proxies."""
+    with contextlib.ExitStack() as stack:
+        addresses = [stack.enter_context(rpc_server())[0] for _ in range(n)]
+        yield [Proxy(int(address.rpartition(":")[2])) for address in addresses]
+
+
+@contextlib.contextmanager
+def opened_device(name: str) -> Iterator[Tested]:
+    """Serve a device and register it ("rpc"), or take what there is ("gpu"); `n_gpu_layers` puts layers there."""
+    if name == "gpu":
+        assert gpus()
+        counter = ctypes.CDLL(os.environ[COUNTER]) if COUNTER in os.environ else None
+        count = ctypes.c_size_t.in_dll(counter, "n_copied_to_host") if counter else None
+        yield Tested(lambda: count.value if count else None, lambda: -sum(gpu.free for gpu in gpus()))
+        return
+    with rpc_server() as (address, server):
+        proxy = Proxy(int(address.rpartition(":")[2]))
+        add_servers([proxy.address])
+        yield Tested(lambda: proxy.n_received, lambda: psutil.Process(server.pid).memory_info().rss)

@@ -13,6 +13,7 @@ from tiny import Spec, write_recurrent_gguf
 
 from dapq_edge import Llama, native
 from dapq_edge.errors import AbortedError, DapqError, ModelError, TooLongError, UsageError
+from dapq_edge.prompts import N_SHORT
 from dapq_edge.shape import read_shape
 
 SPEC = Spec(n_ctx=4096)
@@ -103,7 +104,7 @@ def test_nothing_is_evicted(tiny_model, options):
 def test_auto_counts_the_memory_before_the_model_is_loaded(tiny_model, monkeypatch):
     path = tiny_model(SPEC)
     needed = read_shape(path).total_bytes(1024, "f16", "f16", 512)
-    monkeypatch.setattr("dapq_edge.reading.free_memory", lambda: int(needed / 0.9) + 2)
+    monkeypatch.setattr("dapq_edge.reading.free_memory", lambda n_gpu_layers: int(needed / 0.9) + 2)
     # whoever asks later sees nothing
     monkeypatch.setattr("dapq_edge.memory.psutil.virtual_memory", lambda: argparse.Namespace(available=0))
     with opened(path, kv_budget="auto") as llama:
@@ -178,6 +179,18 @@ def test_a_turn_that_fits_a_chunk_reads_nothing_again(tiny_model, monkeypatch):
             text += random_tokens(100 if turn % 2 else 350, turn)
             text += answer(llama, text, 100)
         assert len(text) > 5000 and llama.usage.n_evictions > 5
+
+
+def test_a_remark_needs_no_document(tiny_model, monkeypatch):
+    with opened(tiny_model(Spec(n_ctx=8192)), n_ctx=8192) as llama:
+        text = random_tokens(900, 0)
+        text += answer(llama, text, 20)
+        monkeypatch.setattr(llama, "_serves", lambda question: False)
+        for n_tokens, n_rereads in ((N_SHORT - 1, 0), (N_SHORT, 1)):
+            # the last token of an answer was not evaluated
+            text += random_tokens(n_tokens - 1, 1)
+            text += answer(llama, text, 20)
+            assert llama.usage.n_rereads == n_rereads
 
 
 def test_an_answer_may_be_longer_than_the_cells(tiny_model):

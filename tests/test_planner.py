@@ -322,7 +322,9 @@ def test_free_memory(tmp_path, monkeypatch):
     (tmp_path / "cgroups").write_text("9:cpu,cpuacct:/a\n4:memory:/c\n")
     assert free_memory() == 0
     (tmp_path / "memory" / "c" / "memory.limit_in_bytes").write_text("9223372036854771712")
-    assert free_memory() == 5 * GIB
+    assert free_memory() == free_memory(-1) == 5 * GIB
+    monkeypatch.setattr(memory, "gpus", lambda: [argparse.Namespace(free=GIB), argparse.Namespace(free=2 * GIB)])
+    assert (free_memory(0), free_memory(-1)) == (5 * GIB, 3 * GIB)
 
 
 PEAK = """

@@ -207,9 +207,9 @@ def test_a_client_that_leaves_stops_its_answer(server, stream):
     body = {"prompt": "a b", "max_tokens": 4000, "temperature": 0, "stream": stream, "grammar": LETTERS}
 
     def leave(timeout):
-        with suppress(httpx.ReadTimeout):
-            with httpx.stream("POST", f"{server.url}/v1/completions", json=body, timeout=timeout):
-                time.sleep(0.3)
+        url = f"{server.url}/v1/completions"
+        with suppress(httpx.ReadTimeout), httpx.stream("POST", url, json=body, timeout=timeout):
+            time.sleep(0.3)
 
     threads = [threading.Thread(target=leave, args=(timeout,)) for timeout in (0.8, 0.4)]
     for thread in threads:

@@ -26,12 +26,15 @@ from ..shape import check_eviction
 
 
 def check_model_options(args: argparse.Namespace) -> None:
-    """Raise `UsageError` if an option is wrong, and `StockBuildError` if llama.cpp is."""
+    """Raise `UsageError` if an option is wrong, `StockBuildError` if llama.cpp is; use the servers of --rpc."""
     for option, name in (("-ctk", args.cache_type_k), ("-ctv", args.cache_type_v)):
         if name not in CACHE_TYPES:
             raise UsageError(f"{option} {name}: choose one of {', '.join(CACHE_TYPES)}")
     native.require()
     native.end_on_abort()
+    if args.rpc:
+        with native.captured_log():
+            add_servers(args.rpc.split(","))
 
 
 def check_eviction_options(args: argparse.Namespace) -> None:
@@ -90,8 +93,6 @@ def _model_options(args: argparse.Namespace, console: Console) -> dict[str, Any]
     def report(line: str) -> None:
         console.print(line, style="dim", highlight=False)
 
-    if args.rpc:
-        add_servers(args.rpc.split(","))
     n_threads = find_threads(args)
     return {
         "model_path": find(args, report),

@@ -55,7 +55,7 @@ class Report:
 
 def run(args: argparse.Namespace) -> int:
     check_model_options(args)
-    ram = free_memory() if args.ram is None else parse_bytes(args.ram)
+    ram = free_memory(args.n_gpu_layers) if args.ram is None else parse_bytes(args.ram)
     console = Console(stderr=True)
     path = find(args, lambda line: console.print(line, style="dim", highlight=False))
     report = _report(path, ram, args.ctx_size, (args.cache_type_k, args.cache_type_v, max(args.batch_size, MIN_BATCH)))
