@@ -174,6 +174,7 @@ def print_table(rows: list[Measurement], title: str = "") -> None:
         "TTFT s",
         "x stock",
         "evict s",
+        "of TTFT",
         "tokens/s",
         "KV peak MiB",
         "x stock",

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import llama_cpp
 from rich.console import Console
 from rich.table import Table
 
@@ -40,6 +41,8 @@ def measure(llama: ReadingLlama, tokens: list[int], n_keep: int, proxies: list[P
     def step(name: str, work: Callable[[], object]) -> None:
         start, before = time.perf_counter(), n_bytes()
         work()
+        # servers still compute when llama.cpp has returned
+        llama_cpp.llama_synchronize(llama.ctx)
         rows[name] = time.perf_counter() - start, n_bytes() - before
 
     cache, policy = KVCache(llama._ctx.ctx), get_policy("dapq")

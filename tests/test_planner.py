@@ -327,6 +327,8 @@ def test_free_memory(tmp_path, monkeypatch):
     assert (free_memory(0), free_memory(-1)) == (5 * GIB, 3 * GIB)
 
 
+PLANNED = {"cache_type_k": "f16", "cache_type_v": "f16", "json": False, "n_gpu_layers": -1, "rpc": ""}
+
 PEAK = """
 import sys
 sys.path.insert(0, "tests")
@@ -362,7 +364,7 @@ def test_total_is_what_a_process_takes(tiny_model, name, n_cells):
 
 def arguments(path: Path, **options: object) -> argparse.Namespace:
     defaults = {"model": str(path), "hf_repo": None, "offline": False, "ram": "4G", "ctx_size": 0, "batch_size": 512}
-    return argparse.Namespace(**defaults | {"cache_type_k": "f16", "cache_type_v": "f16", "json": False} | options)
+    return argparse.Namespace(**defaults | PLANNED | options)
 
 
 def test_plan_as_json(tiny_model, capsys):

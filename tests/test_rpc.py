@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from device import rpc_server
+from serving import LETTERS, serving
 from tiny import Spec
 
 from dapq_edge.errors import DapqError, UsageError
@@ -75,6 +76,26 @@ def test_two_servers_answer_as_one_machine(model, doc, policy):
         assert results[0][name] == results[1][name]
     # nothing of it is here
     assert results[0]["kv_bytes_kept"] > 0
+
+
+@needs_rpc
+def test_serve_over_two_servers(model):
+    """The same answer to a prompt beyond the budget as from this machine."""
+    body = {
+        "prompt": " ".join(f"w{i % 50}" for i in range(250)),
+        "max_tokens": 12,
+        "temperature": 0,
+        "grammar": LETTERS,
+    }
+    answers = []
+    with rpc_server() as (first, _), rpc_server() as (second, _):
+        for options in ([], ["--rpc", f"{first},{second}"]):
+            with serving(model, "-c", "2048", "--kv-budget", "300", *options) as server:
+                response = server.client.post("/v1/completions", json=body)
+                assert response.status_code == 200, response.text
+                answers.append(response.json()["choices"][0]["text"])
+                assert server.client.get("/api/usage").json()["n_evictions"] > 0
+    assert answers[0] == answers[1] and answers[0]
 
 
 @needs_rpc

@@ -150,6 +150,7 @@ def _add_plan(commands: argparse._SubParsersAction) -> None:
     model = _add_model(command)
     _add_ctx_size(model, "tokens of prompt and answer (default: from the model)")
     _add_batch_size(model)
+    _add_devices(model)
     _add_cache_types(model)
 
 
@@ -339,15 +340,7 @@ def _add_loaded_model(command: argparse.ArgumentParser) -> argparse._ArgumentGro
     model = _add_model(command)
     _add_threads(model)
     _add_batch_size(model)
-    model.add_argument(
-        "-ngl", "--n-gpu-layers", type=int, default=-1, metavar="N", help="layers on the GPU (default: all)"
-    )
-    model.add_argument(
-        "--rpc",
-        default=os.environ.get("LLAMA_ARG_RPC", ""),
-        metavar="SERVERS",
-        help="host:port of RPC servers whose devices are GPUs, with commas between them (default: LLAMA_ARG_RPC)",
-    )
+    _add_devices(model)
     model.add_argument(
         "-fa", "--flash-attn", choices=["on", "off", "auto"], default="auto", help="flash attention (default: auto)"
     )
@@ -358,6 +351,18 @@ def _add_loaded_model(command: argparse.ArgumentParser) -> argparse._ArgumentGro
 def _add_threads(options: argparse._ActionsContainer) -> None:
     options.add_argument(
         "-t", "--threads", type=_positive_or(-1), default=-1, metavar="N", help="CPU threads (default: physical cores)"
+    )
+
+
+def _add_devices(model: argparse._ArgumentGroup) -> None:
+    model.add_argument(
+        "-ngl", "--n-gpu-layers", type=int, default=-1, metavar="N", help="layers on the GPU (default: all)"
+    )
+    model.add_argument(
+        "--rpc",
+        default=os.environ.get("LLAMA_ARG_RPC", ""),
+        metavar="SERVERS",
+        help="host:port of RPC servers whose devices are GPUs, with commas between them (default: LLAMA_ARG_RPC)",
     )
 
 
