@@ -100,14 +100,17 @@ class Terminal:
     def interrupt(self):
         os.kill(self.pid, signal.SIGINT)
 
-    def end(self):
+    def end(self, seconds=60):
         """The exit code."""
-        while True:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
             try:
-                if not os.read(self.fd, 4096):
+                if select.select([self.fd], [], [], 0.1)[0] and not os.read(self.fd, 4096):
                     break
             except OSError:
                 break
+        else:
+            os.kill(self.pid, signal.SIGKILL)
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
 
@@ -133,6 +136,8 @@ def test_chat_in_a_terminal(model):
     terminal.wait_for("> ")
     terminal.send("/stats")
     terminal.wait_for("of 768 cells")
+    # before the prompt, the terminal would take it for the end of a line
+    terminal.wait_for("> ")
     os.write(terminal.fd, b"\x04")
     assert terminal.end() == 0
 
