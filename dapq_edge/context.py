@@ -38,8 +38,9 @@ class ShiftedContext(LlamaContext):
     n_skipped = 0
 
     def decode(self, batch: LlamaBatch) -> None:
-        pos = np.ctypeslib.as_array(batch.batch.pos, shape=(batch.batch.n_tokens,))
-        pos -= self.n_skipped
+        if self.n_skipped:
+            pos = np.ctypeslib.as_array(batch.batch.pos, shape=(batch.batch.n_tokens,))
+            pos -= self.n_skipped
         super().decode(batch)
 
     def kv_cache_seq_rm(self, seq_id: int, p0: int, p1: int) -> bool:
