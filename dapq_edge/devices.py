@@ -15,6 +15,9 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "dev_type": (ctypes.c_int, [ctypes.c_void_p]),
     "dev_name": (ctypes.c_char_p, [ctypes.c_void_p]),
     "dev_memory": (None, [ctypes.c_void_p, ctypes.POINTER(ctypes.c_size_t), ctypes.POINTER(ctypes.c_size_t)]),
+    "register": (None, [ctypes.c_void_p]),
+    "rpc_add_server": (ctypes.c_void_p, [ctypes.c_char_p]),
+    "rpc_start_server": (None, [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_void_p]),
 }
 
 
@@ -40,15 +43,15 @@ class Device:
     def free(self) -> int:
         """Bytes of its memory that are free now."""
         free, total = ctypes.c_size_t(), ctypes.c_size_t()
-        _function("dev_memory")(self.handle, ctypes.byref(free), ctypes.byref(total))
+        backend_function("dev_memory")(self.handle, ctypes.byref(free), ctypes.byref(total))
         return free.value
 
 
 def devices() -> list[Device]:
     """All devices, those of RPC servers that were added too."""
-    handles = [_function("dev_get")(i) for i in range(_function("dev_count")())]
+    handles = [backend_function("dev_get")(i) for i in range(backend_function("dev_count")())]
     return [
-        Device(handle, _function("dev_name")(handle).decode(), DeviceType(_function("dev_type")(handle)))
+        Device(handle, backend_function("dev_name")(handle).decode(), DeviceType(backend_function("dev_type")(handle)))
         for handle in handles
     ]
 
@@ -58,7 +61,8 @@ def gpus() -> list[Device]:
     return [device for device in devices() if device.type in (DeviceType.GPU, DeviceType.IGPU)]
 
 
-def _function(name: str) -> Callable[..., Any]:
+def backend_function(name: str) -> Callable[..., Any]:
+    """`ggml_backend_...` in the libraries that llama.cpp has loaded. Raises AttributeError if there is none."""
     function = getattr(_llama, f"ggml_backend_{name}")
     function.restype, function.argtypes = _SIGNATURES[name]
     return function

@@ -10,18 +10,11 @@ from typing import Any
 
 from llama_cpp.llama_cpp import _lib as _llama
 
-from .devices import DeviceType, devices
+from .devices import DeviceType, backend_function, devices
 from .errors import DapqError, UsageError
 
 # seconds to wait for a server to answer
 TIMEOUT = 10
-
-# what functions return and take; handles are pointers
-SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
-    "rpc_add_server": (ctypes.c_void_p, [ctypes.c_char_p]),
-    "register": (None, [ctypes.c_void_p]),
-    "rpc_start_server": (None, [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_void_p]),
-}
 
 
 def has_rpc() -> bool:
@@ -30,13 +23,10 @@ def has_rpc() -> bool:
 
 
 def _function(name: str) -> Callable[..., Any]:
-    """A function of ggml, whose libraries llama.cpp has loaded. Raises `DapqError` if there is none."""
+    """See `backend_function`. Raises `DapqError` if there is none."""
     if not has_rpc():
         raise DapqError("llama.cpp was built without RPC: build it with -DGGML_RPC=on")
-    function = getattr(_llama, f"ggml_backend_{name}")
-    restype, function.argtypes = SIGNATURES[name]
-    function.restype = restype
-    return function
+    return backend_function(name)
 
 
 def parse_address(text: str) -> tuple[str, int]:

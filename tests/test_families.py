@@ -5,7 +5,7 @@ from itertools import islice
 import pytest
 from checks import eviction_error, is_unchanged, opened, probe_error, read_in_few_cells
 from context import Context
-from families import FAMILIES, REFUSED, write_family
+from families import FAMILIES, REFUSED
 from test_probe import random_tokens
 
 from dapq_edge import Llama
@@ -23,17 +23,9 @@ PROBED = [name for name in FAMILIES if name != "mamba2"]
 EVICTED = [name for name in FAMILIES if name not in REFUSED]
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """A function from the name of a family to the path of its GGUF file."""
-    folder, paths = tmp_path_factory.mktemp("families"), {}
-
-    def path_of(name: str):
-        if name not in paths:
-            paths[name] = write_family(name, folder / f"{len(paths)}.gguf")
-        return paths[name]
-
-    return path_of
+@pytest.fixture
+def model(family_model):
+    return family_model
 
 
 @pytest.mark.parametrize("flash_attn", [False, True])
