@@ -12,6 +12,9 @@ from .errors import UsageError
 # the budget that the free memory has room for, see `planner.auto_budget`
 AUTO = "auto"
 
+# by multiples of how many cells layers on a GPU differ (`llama_memory_seq_gather`)
+STEP = 32
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -78,3 +81,25 @@ def by_error(
         else:
             most = factor
     return np.clip(most * weights, low, high).round().astype(int).tolist()
+
+
+def in_steps(n_keep: Sequence[int], n_most: Sequence[int], n_min: int) -> list[int]:
+    """Cells of each layer that differ by multiples of `STEP`, on average those of `n_keep` if all layers have as many.
+
+    n_most: cells that each layer has; where they differ, they differ by multiples of `STEP`. No layer gets less than
+    `n_min`, unless it has less.
+    """
+    wanted, has = np.minimum(n_keep, n_most), np.asarray(n_most)
+    most = wanted.max()
+    if (wanted == most).all():
+        return wanted.tolist()
+    if (has != has[0]).any():
+        kept = has - STEP * np.rint((has - wanted) / STEP).astype(int)
+        kept -= STEP * (kept > most)
+        return np.minimum(kept + STEP * (kept < n_min), has).tolist()
+    steps = np.rint((most - wanted) / STEP).astype(int)
+    while True:
+        kept = min(most, round((wanted + STEP * steps).mean())) - STEP * steps
+        if kept.min() >= n_min or not steps.any():
+            return kept.tolist()
+        steps = np.minimum(steps, steps.max() - 1)

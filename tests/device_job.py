@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from checks import eviction_error, opened
 from context import Context
 from device import Tested, opened_device
@@ -20,10 +21,11 @@ from test_probe import N_PROMPT, PROBE, PROMPT, random_tokens
 from tiny import Spec, write_gguf
 
 from dapq_edge import native
+from dapq_edge.errors import DapqError
 from dapq_edge.native import ProbeType
 
-# of the largest attention, or of the largest logit: what K and V in 16 bits leave, and in less
-TOLERANCE, TOLERANCE_QUANTIZED = 2e-3, 3e-2
+# of the largest attention, or of the largest logit; the CPU rounds Q to the type of K, not every device does
+TOLERANCES, TOLERANCE_QUANTIZED = {"f16": 2e-3, "bf16": 1e-2}, 5e-2
 
 # experts that a router chooses by a hair's breadth
 FAMILY_TOLERANCE = 5e-3
@@ -53,7 +55,11 @@ def run(path: Path, n_gpu_layers: int, unified: bool, **options: Any) -> list[np
         assert c.state() == before
         assert c.decode(PROBE, N_PROMPT, seq_id=1) == 0
         results.append(c.logits)
-        keep = random_keep(c, [20, 33, 9, 50] if unified else [20] * 4, N_PROMPT, rng)
+        if unified and n_gpu_layers:
+            with pytest.raises(DapqError):
+                native.seq_gather(c.ctx, 0, 0, random_keep(c, [50, 33, 9, 20], N_PROMPT, np.random.default_rng(1)))
+            assert c.state() == before
+        keep = random_keep(c, [8, 40, 8, 72] if unified else [20] * 4, N_PROMPT, rng)
         native.seq_gather(c.ctx, 0, 0, keep)
         check_gathered(c, 0, stored, keep)
         gathered = c.state()
@@ -67,7 +73,7 @@ def run(path: Path, n_gpu_layers: int, unified: bool, **options: Any) -> list[np
 def check_results(path: Path, arguments: list[str]) -> None:
     type_k, type_v, flash_attn, unified, n_layers = arguments
     options = dict(type_k=type_k, type_v=type_v, flash_attn=flash_attn == "1", unified=unified == "1")
-    tolerance = TOLERANCE if {type_k, type_v} <= {"f16", "bf16"} else TOLERANCE_QUANTIZED
+    tolerance = max(TOLERANCES.get(kind, TOLERANCE_QUANTIZED) for kind in (type_k, type_v))
     for host, device in zip(run(path, 0, **options), run(path, int(n_layers), **options), strict=True):
         error = np.abs(device - host).max() / np.abs(host).max()
         assert error <= tolerance, error

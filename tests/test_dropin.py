@@ -120,9 +120,9 @@ def test_a_long_prompt_is_evicted(tiny_model, policy):
     with opened(tiny_model(SPEC), policy=policy) as llama:
         answer(llama, random_tokens(3000, 1))
         usage = llama.usage
-        assert usage.n_tokens == 3011 and usage.n_cells_used == (111 if policy != "pyramid" else 199)
+        assert usage.n_tokens == 3011 and usage.n_cells_used == (111 if policy != "pyramid" else 196)
         assert usage.n_cells <= 1024 and usage.n_evictions > 0
-        assert llama.kv_cache.share_of_heads().sum() == pytest.approx(111)
+        assert llama.kv_cache.share_of_heads().sum() == pytest.approx(111, abs=0.5)
         text = llama.detokenize(llama._input_ids.tolist(), special=True).decode("utf-8", "replace")
         assert "".join(piece for piece, _ in llama.kept()) == text
 

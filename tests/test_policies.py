@@ -10,7 +10,7 @@ from gathered import Reference, assert_same_logits
 from test_probe import random_tokens
 from tiny import N_VOCAB, Spec, forward
 
-from dapq_edge.budgets import Budget, pyramid
+from dapq_edge.budgets import STEP, Budget, in_steps, pyramid
 from dapq_edge.cache import KVCache
 from dapq_edge.errors import DapqError, UnsupportedModelError, UsageError
 from dapq_edge.heads import HeadProfile
@@ -262,6 +262,28 @@ def test_pyramid():
     assert pyramid(12, 3, 12, 1000) == [12, 12, 12] and pyramid(40, 1, 12, 1000) == [40]
     # a layer cannot keep more than there is
     assert pyramid(80, 5, 12, 100) == [100, 90, 80, 70, 60]
+
+
+def test_layers_differ_in_steps():
+    assert in_steps([100, 100, 100], [500] * 3, 12) == [100, 100, 100]
+    assert in_steps([188, 144, 100, 56, 12], [500] * 5, 12) == [183, 151, 87, 55, 23]
+    # the first and the last have less than they may keep
+    assert in_steps([188, 144, 100], [70, 102, 38], 12) == [70, 102, 38]
+    assert in_steps([60, 60, 30], [70, 102, 38], 12) == [38, 38, 38]
+
+
+@pytest.mark.parametrize("is_uneven", [False, True])
+def test_steps_keep_their_bounds(is_uneven):
+    """No layer keeps more than it has or less than the sinks and the recent cells; the mean stays."""
+    rng = np.random.default_rng(1)
+    for _ in range(500):
+        n_layer, n_min = rng.integers(2, 9), int(rng.integers(1, 20))
+        has = rng.integers(20, 400) + STEP * rng.integers(0, 9 if is_uneven else 1, n_layer)
+        n_keep = rng.integers(n_min, n_min + 300, n_layer)
+        wanted, kept = np.minimum(n_keep, has), np.array(in_steps(n_keep.tolist(), has.tolist(), n_min))
+        assert ((kept - kept[0]) % STEP == 0).all()
+        assert (kept >= n_min).all() and (kept <= has).all()
+        assert is_uneven or kept.max() == wanted.max() or abs(kept.mean() - wanted.mean()) <= 1
 
 
 @pytest.mark.parametrize("name", sorted(UNEVEN))

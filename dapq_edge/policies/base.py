@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from ..budgets import Budget
+from ..budgets import Budget, in_steps
 from ..cache import Keep, KVCache, LayerAttention
 from ..errors import UsageError
 from ..heads import HeadProfile
@@ -123,7 +123,7 @@ class ScoringPolicy(Policy):
         missing = cache.n_missing or [0] * len(scores)
         scores = [layer[:, n:] for layer, n in zip(scores, missing, strict=True)]
         budgets = self.layer_budgets(n_keep, cache.n_cells, list(cache.gathered_heads()))
-        n_kept = [min(n, layer.shape[1]) for n, layer in zip(budgets, scores, strict=True)]
+        n_kept = in_steps(budgets, [layer.shape[1] for layer in scores], self.n_sink + self.n_recent)
         keep = select(scores, n_kept, self.n_sink, self.n_recent, self.granularity)
         return [cells + n for cells, n in zip(keep, missing, strict=True)]
 
