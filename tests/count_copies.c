@@ -1,32 +1,43 @@
-/* Counts what CUDA copies to the host, preloaded in front of libcudart. */
+/* Counts what ggml copies from tensors to the host, on any backend; preloaded in front of libggml-base. */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <stddef.h>
 
-enum { DEVICE_TO_HOST = 2 };
-
 size_t n_copied_to_host = 0;
 
-static void * next(const char * name) {
+/* one of these functions can call another */
+static _Thread_local int depth = 0;
+
+static void * enter(const char * name, size_t size) {
+    n_copied_to_host += depth++ == 0 ? size : 0;
     return dlsym(RTLD_NEXT, name);
 }
 
-int cudaMemcpy(void * dst, const void * src, size_t size, int kind) {
-    int (*copy)(void *, const void *, size_t, int) = next("cudaMemcpy");
-    n_copied_to_host += kind == DEVICE_TO_HOST ? size : 0;
-    return copy(dst, src, size, kind);
+void ggml_backend_tensor_get(const void * tensor, void * data, size_t offset, size_t size) {
+    void (*get)(const void *, void *, size_t, size_t) = enter("ggml_backend_tensor_get", size);
+    get(tensor, data, offset, size);
+    depth--;
 }
 
-int cudaMemcpyAsync(void * dst, const void * src, size_t size, int kind, void * stream) {
-    int (*copy)(void *, const void *, size_t, int, void *) = next("cudaMemcpyAsync");
-    n_copied_to_host += kind == DEVICE_TO_HOST ? size : 0;
-    return copy(dst, src, size, kind, stream);
+void ggml_backend_tensor_get_async(void * backend, const void * tensor, void * data, size_t offset, size_t size) {
+    void (*get)(void *, const void *, void *, size_t, size_t) = enter("ggml_backend_tensor_get_async", size);
+    get(backend, tensor, data, offset, size);
+    depth--;
 }
 
-int cudaMemcpy2DAsync(void * dst, size_t dpitch, const void * src, size_t spitch, size_t width, size_t height, int kind,
-                      void * stream) {
-    int (*copy)(void *, size_t, const void *, size_t, size_t, size_t, int, void *) = next("cudaMemcpy2DAsync");
-    n_copied_to_host += kind == DEVICE_TO_HOST ? width * height : 0;
-    return copy(dst, dpitch, src, spitch, width, height, kind, stream);
+void ggml_backend_tensor_get_2d(const void * tensor, void * data, size_t offset, size_t size, size_t n_copies,
+                                size_t stride_tensor, size_t stride_data) {
+    void (*get)(const void *, void *, size_t, size_t, size_t, size_t, size_t) =
+        enter("ggml_backend_tensor_get_2d", n_copies * size);
+    get(tensor, data, offset, size, n_copies, stride_tensor, stride_data);
+    depth--;
+}
+
+void ggml_backend_tensor_get_2d_async(void * backend, const void * tensor, void * data, size_t offset, size_t size,
+                                      size_t n_copies, size_t stride_tensor, size_t stride_data) {
+    void (*get)(void *, const void *, void *, size_t, size_t, size_t, size_t, size_t) =
+        enter("ggml_backend_tensor_get_2d_async", n_copies * size);
+    get(backend, tensor, data, offset, size, n_copies, stride_tensor, stride_data);
+    depth--;
 }

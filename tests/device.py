@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import llama_cpp
 import psutil
 
 from dapq_edge.devices import gpus
@@ -22,9 +23,9 @@ COUNTER = "LD_PRELOAD"
 
 @dataclass
 class Tested:
-    """A device. n_copied: bytes that went to the host so far, None if nobody counts; n_used: bytes of its memory."""
+    """A device. n_copied: bytes that went to the host so far; n_used: bytes of its memory."""
 
-    n_copied: Callable[[], int | None]
+    n_copied: Callable[[], int]
     n_used: Callable[[], int]
 
 
@@ -84,14 +85,22 @@ def rpc_proxies(n: int) -> Iterator[list[Proxy]]:
         yield [Proxy(int(address.rpartition(":")[2])) for address in addresses]
 
 
+def copies_counter() -> Callable[[], int]:
+    """A function for the bytes that the library that is preloaded, if one is, has counted."""
+    if COUNTER not in os.environ:
+        return lambda: 0
+    # it looks for ggml's functions among those that all libraries see
+    ctypes.CDLL(llama_cpp.llama_cpp._lib._name, mode=ctypes.RTLD_GLOBAL)
+    n_copied = ctypes.c_size_t.in_dll(ctypes.CDLL(os.environ[COUNTER]), "n_copied_to_host")
+    return lambda: n_copied.value
+
+
 @contextlib.contextmanager
 def opened_device(name: str) -> Iterator[Tested]:
     """Serve a device and register it ("rpc"), or take what there is ("gpu"); `n_gpu_layers` puts layers there."""
     if name == "gpu":
         assert gpus()
-        counter = ctypes.CDLL(os.environ[COUNTER]) if COUNTER in os.environ else None
-        count = ctypes.c_size_t.in_dll(counter, "n_copied_to_host") if counter else None
-        yield Tested(lambda: count.value if count else None, lambda: -sum(gpu.free for gpu in gpus()))
+        yield Tested(copies_counter(), lambda: -sum(gpu.free for gpu in gpus()))
         return
     with rpc_server() as (address, server):
         proxy = Proxy(int(address.rpartition(":")[2]))
