@@ -10,7 +10,7 @@ from typing import Any
 
 from llama_cpp.llama_cpp import _lib as _llama
 
-from .devices import DeviceType, backend_function, devices
+from .devices import DeviceType, backend_function, devices, gpus
 from .errors import DapqError, UsageError
 
 # seconds to wait for a server to answer
@@ -56,13 +56,16 @@ def add_servers(addresses: Sequence[str]) -> None:
         _function("register")(registry)
 
 
-def serve(host: str, port: int, n_threads: int) -> None:
-    """Serve the devices of this machine, its CPU if there is no other, until the process ends.
+def serve(host: str, port: int, n_threads: int, names: Sequence[str] = ()) -> None:
+    """Serve devices of this machine until the process ends: those of these names, else its GPUs, else its CPU.
 
-    Raises `DapqError` if llama.cpp has no RPC, or stops to serve.
+    Raises `UsageError` if no device has such a name, and `DapqError` if llama.cpp has no RPC, or stops to serve.
     """
     start, everything = _function("rpc_start_server"), devices()
-    served = [device for device in everything if device.type != DeviceType.CPU] or everything[:1]
+    named = {device.name: device for device in everything}
+    if unknown := [name for name in names if name not in named]:
+        raise UsageError(f"--device {unknown[0]}: there is {', '.join(named)}")
+    served = [named[name] for name in names] or gpus() or [d for d in everything if d.type == DeviceType.CPU]
     handles = (ctypes.c_void_p * len(served))(*(device.handle for device in served))
     start(f"{host}:{port}".encode(), None, n_threads, len(served), handles)
     raise DapqError(f"the RPC server on {host}:{port} ended")

@@ -22,7 +22,8 @@ MAX_LAYERS, MAX_CELLS = 512, 2**31 - N_CTX_PAD
 # sequences of a context: the one that is read, and a branch of it
 N_SEQ = 2
 
-# architectures with sliding windows, in all layers but each n-th one unless their file says which; `set_swa_pattern`
+# architectures with sliding windows, in all layers but each n-th one (0: in all) unless their file says which;
+# `set_swa_pattern`
 WINDOW_PERIODS = {
     "cohere2": 4,
     "gemma2": 2,
@@ -30,6 +31,7 @@ WINDOW_PERIODS = {
     "gemma3n": 5,
     "gemma4": 1,
     "gpt-oss": 2,
+    "lfm2": 0,
     "llama4": 4,
     "olmo2": 4,
 }
@@ -40,6 +42,12 @@ WITH_ALIBI = ("bloom", "jina-bert-v2", "refact")
 
 # and those that read with an encoder
 WITH_ENCODER = ("t5", "t5encoder")
+
+# and those that embed a text, or write it in any order, without a cache; `llama_model::create_memory`
+WITHOUT_CACHE = (
+    *("bert", "eurobert", "gemma-embedding", "jina-bert-v3", "modern-bert", "neo-bert", "nomic-bert", "nomic-bert-moe"),
+    *("dream", "llada", "llada-moe", "rnd1", "wavtokenizer-dec"),
+)
 
 # the last layers of these use the K and V of earlier ones
 SHARING = ("gemma3n", "gemma4")
@@ -76,11 +84,12 @@ class ModelShape:
 
     Layers are as llama.cpp makes them for plain and latent attention, for recurrent layers that the file names, and for
     windows of the architectures in `WINDOW_PERIODS`. Those of other architectures count as full attention, which is
-    never too little. The index of sparse attention (deepseek32, glm-dsa, minimax-m3) is not counted.
+    never too little. The index of sparse attention is not counted.
 
     weight_bytes: of the tensors of all parts. state_bytes: as if all layers were recurrent, if there are such layers.
     n_head: query heads; n_activation: numbers that a token has in a layer at once; n_words: tokens and merges of the
-    vocabulary. has_alibi: whether the attention has a bias by distance.
+    vocabulary. has_alibi: whether the attention has a bias by distance; has_index: whether it is sparse, and an
+    index chooses the cells that a token sees (deepseek32, glm-dsa, minimax-m3).
     """
 
     architecture: str
@@ -92,14 +101,19 @@ class ModelShape:
     n_activation: int
     n_words: int
     has_alibi: bool = False
+    has_index: bool = False
 
     @property
     def obstacle(self) -> str:
         """Why the model cannot be evicted, as far as its header says; empty if nothing speaks against it."""
         if self.architecture in WITH_ENCODER:
             return "it reads with an encoder"
+        if self.architecture in WITHOUT_CACHE:
+            return "it has no KV cache"
         if self.has_alibi:
             return "its attention needs the position of each cell (ALiBi)"
+        if self.has_index:
+            return "an index of its own chooses the cells that a token sees (sparse attention)"
         if not any(layer.n_head_kv for layer in self.layers):
             return "it has recurrent states, and no cells"
         if all(layer.window or not layer.n_head_kv for layer in self.layers):
@@ -266,6 +280,7 @@ def _shape(header: _Header, weight_bytes: int) -> ModelShape:
         n_activation=n_embd + max(*n_ff, n_ff_used) + n_head * max(layer.key_length for layer in layers),
         n_words=header.n_strings("tokenizer.ggml.tokens") + header.n_strings("tokenizer.ggml.merges"),
         has_alibi=arch in WITH_ALIBI or header.is_positive(f"{arch}.attention.max_alibi_bias"),
+        has_index=header.is_positive(f"{arch}.attention.indexer.top_k"),
     )
 
 

@@ -81,9 +81,9 @@ def supported(path: Path, family: Family, tokens: list[int]) -> list[str]:
 
 
 def refused(path: Path, name: str, tokens: list[int]) -> list[str]:
-    probe = (
-        "no" if name == "mamba2" else f"{probe_error(path, FAMILIES[name], tokens[:75], tokens[100:111], False):.1e}"
-    )
+    family, probe = FAMILIES[name], "no"
+    if family.full_layers:
+        probe = f"{probe_error(path, family, tokens[:75], tokens[100:111], flash_attn=False):.1e}"
     try:
         Llama(path, kv_budget=64, n_ctx=512, verbose=False).close()
         reason = "not refused"

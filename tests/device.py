@@ -53,16 +53,18 @@ class Proxy:
             while data := source.recv(2**20):
                 setattr(self, counter, getattr(self, counter) + len(data))
                 target.sendall(data)
-            target.shutdown(socket.SHUT_WR)
+        # after an error too: a client must not wait for a server that died
+        with contextlib.suppress(OSError):
+            target.shutdown(socket.SHUT_RDWR)
 
 
 @contextlib.contextmanager
 def rpc_server() -> Iterator[tuple[str, subprocess.Popen]]:
-    """Address and process of a server of one thread."""
+    """Address and process of a server of one thread on the CPU."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "dapq_edge", "rpc-server", "-p", str(port), "-t", "1"]
+    command = [sys.executable, "-m", "dapq_edge", "rpc-server", "-p", str(port), "-d", "CPU", "-t", "1"]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         for _ in range(300):

@@ -70,6 +70,9 @@ FAMILIES = {
         scale=40**-0.5,
     ),
     "lfm2": Family("lfm2", {"shortconv.l_cache": 3, "attention.head_count_kv": [0, N_HEAD_KV, 0]}, full_layers=(1,)),
+    "lfm2, window": Family(
+        "lfm2", WINDOW | {"shortconv.l_cache": 3, "attention.head_count_kv": [0, N_HEAD_KV, 0]}, full_layers=()
+    ),
     "mamba2": Family(
         "mamba2",
         {"ssm.conv_kernel": 4, "ssm.inner_size": 128, "ssm.state_size": 16, "ssm.time_step_rank": 8}
@@ -96,7 +99,7 @@ FAMILIES = {
 }  # fmt: skip
 
 # that cannot be evicted, and why
-REFUSED = {"bloom": "ALiBi", "mpt": "ALiBi", "mamba2": "recurrent"}
+REFUSED = {"bloom": "ALiBi", "mpt": "ALiBi", "lfm2, window": "sliding windows", "mamba2": "recurrent"}
 
 DEFAULTS: dict[str, Callable[[Family], Any]] = {
     "context_length": lambda _: 4096,

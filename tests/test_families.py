@@ -19,7 +19,7 @@ PROMPT, QUERIES = random_tokens(75, 1), random_tokens(11, 2)
 TOLERANCE = 5e-3
 
 # ALiBi can be probed, but needs the position of each cell
-PROBED = [name for name in FAMILIES if name != "mamba2"]
+PROBED = [name for name, family in FAMILIES.items() if family.full_layers]
 EVICTED = [name for name in FAMILIES if name not in REFUSED]
 
 

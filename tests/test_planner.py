@@ -129,6 +129,8 @@ NONE, FULL = Layer(0, 8, 8), Layer(8, 8, 8)
         ("gpt-oss", {"attention.sliding_window": 128}, 2 * [Layer(8, 8, 8, 128), FULL]),
         ("gpt-oss", {"attention.sliding_window": 128, "attention.sliding_window_pattern": 4},
          [*3 * [Layer(8, 8, 8, 128)], FULL]),
+        ("lfm2", {"attention.sliding_window": 32, "attention.head_count_kv": [0, 8, 0, 8]},
+         2 * [Layer(0, 8, 8, 32), Layer(8, 8, 8, 32)]),
         ("llama4", {}, [*3 * [Layer(8, 8, 8, 8192)], FULL]),
         ("llama4", {"attention.sliding_window": 0}, 4 * [FULL]),
         ("gemma4", {"attention.sliding_window": 32, "attention.sliding_window_pattern": [1, 0, 1, 0]}
@@ -141,6 +143,24 @@ NONE, FULL = Layer(0, 8, 8), Layer(8, 8, 8)
 )  # fmt: skip
 def test_layers(tmp_path, arch, numbers, layers):
     assert list(read_shape(write_header(tmp_path / "model.gguf", arch, numbers)).layers) == layers
+
+
+@pytest.mark.parametrize(
+    ("arch", "numbers", "obstacle"),
+    [
+        ("llama", {"attention.indexer.top_k": 0}, ""),
+        ("glm-dsa", {"attention.indexer.top_k": 2048}, "sparse attention"),
+        ("qwen4exp", {"attention.indexer.top_k": 512, "full_attention_interval": 4}, "sparse attention"),
+        ("llada", {}, "no KV cache"),
+        ("t5", {}, "encoder"),
+        ("mamba2", {"attention.head_count": 0, "ssm.state_size": 16}, "recurrent states"),
+        ("lfm2", {"attention.sliding_window": 32}, "sliding windows"),
+        ("gemma3", {"attention.sliding_window": 32, "attention.sliding_window_pattern": 8}, "sliding windows"),
+    ],
+)
+def test_obstacles(tmp_path, arch, numbers, obstacle):
+    found = read_shape(write_header(tmp_path / "model.gguf", arch, numbers)).obstacle
+    assert obstacle in found and bool(obstacle) == bool(found)
 
 
 def test_split_model(tmp_path):

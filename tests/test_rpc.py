@@ -143,3 +143,10 @@ def test_port_in_use():
     with rpc_server() as (address, _), dapq_edge("rpc-server", "-p", address.rpartition(":")[2]) as process:
         _, err = process.communicate(timeout=60)
     assert process.returncode == 1 and err.startswith("dapq-edge: cannot listen on 127.0.0.1:")
+
+
+@needs_rpc
+def test_unknown_device():
+    with dapq_edge("rpc-server", "-d", "CPU,GPU7") as process:
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 2 and err.startswith("dapq-edge: --device GPU7: there is CPU")

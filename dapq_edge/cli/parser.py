@@ -164,6 +164,9 @@ def _add_rpc_server(commands: argparse._SubParsersAction) -> None:
     )
     command.add_argument("-H", "--host", default="127.0.0.1", metavar="IP", help="address (default: 127.0.0.1)")
     command.add_argument("-p", "--port", type=_positive_or(), default=50052, metavar="N", help="port (default: 50052)")
+    command.add_argument(
+        "-d", "--device", default="", metavar="NAME,...", help="devices to lend (default: the GPUs, else the CPU)"
+    )
     _add_threads(command)
     command.set_defaults(run=_lazy("rpc_server"))
 

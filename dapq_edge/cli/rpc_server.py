@@ -13,5 +13,5 @@ def run(args: argparse.Namespace) -> int:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     # llama.cpp only prints that it cannot
     listen(args.host, args.port).close()
-    serve(args.host, args.port, find_threads(args))
+    serve(args.host, args.port, find_threads(args), args.device.split(",") if args.device else ())
     return 0
