@@ -408,6 +408,7 @@ def test_plan_as_json(tiny_model, capsys):
         "kv_bytes_per_token": {"f16": 2 * 256 * 2, "q8_0": 2 * 256 * 34 // 32, "q4_0": 2 * 256 * 18 // 32},
         "window_bytes": 768 * 3 * (136 + 256),
         "full_kv_bytes": 3072 * 2 * (136 + 256) + 768 * 3 * (136 + 256),
+        "obstacle": "",
         "choice": {"n_most": 1536, "n_keep": 1024, "is_full": False},
     }
     assert [row["budget"] for row in rows] == [256, 512, 1024, 2048, 3000]
@@ -432,6 +433,17 @@ def test_plan_as_text(tiny_model, capsys):
     assert f"keeps prompts of up to {n_most:,} tokens" in text and "from 3,750 cells on" in text
     assert plan.run(arguments(path, ctx_size=300)) == 0
     assert "keeps all, as the full cache of 300 tokens fits" in capsys.readouterr().out
+
+
+def test_plan_of_a_model_that_cannot_be_evicted(tmp_path, capsys):
+    """What all cells need, and why."""
+    path = write_header(tmp_path / "model.gguf", "bloom", {})
+    assert plan.run(arguments(path, json=True)) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert "ALiBi" in report["obstacle"] and report["choice"] is None
+    assert [(row["budget"], row["cells"]) for row in report["budgets"]] == [(4096, 4096)]
+    assert plan.run(arguments(path)) == 0
+    assert "cannot be evicted: its attention needs the position of each cell (ALiBi)" in capsys.readouterr().out
 
 
 def test_plan_refuses(tiny_model):

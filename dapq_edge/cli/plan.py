@@ -35,7 +35,8 @@ class Report:
     """What `--json` prints.
 
     kv_bytes_per_token: in the full-attention layers, by type. window_bytes: of the other ones, at most. full_kv_bytes,
-    budgets, choice: with the types and up to `n_ctx` tokens.
+    budgets, choice: with the types and up to `n_ctx` tokens. obstacle: why the model cannot be evicted, or empty; then
+    the only budget is all, and there is no choice.
     """
 
     model: str
@@ -49,8 +50,9 @@ class Report:
     kv_bytes_per_token: dict[str, int]
     window_bytes: int
     full_kv_bytes: int
+    obstacle: str
     budgets: list[Row]
-    choice: Choice
+    choice: Choice | None
 
 
 def run(args: argparse.Namespace) -> int:
@@ -70,7 +72,6 @@ def _report(path: Path, ram: int, n_ctx: int, options: tuple[str, str, int]) -> 
     """options: types of K and V, and the batch size."""
     shape = read_shape(path)
     n_ctx = n_ctx or shape.n_ctx_train
-    choice = choose(shape, ram, n_ctx, *options)
     return Report(
         model=str(path),
         architecture=shape.architecture,
@@ -83,14 +84,15 @@ def _report(path: Path, ram: int, n_ctx: int, options: tuple[str, str, int]) -> 
         kv_bytes_per_token={name: shape.bytes_per_cell(name, name) for name in SHOWN_TYPES},
         window_bytes=shape.window_bytes(*options),
         full_kv_bytes=shape.kv_bytes(n_ctx, *options),
+        obstacle=shape.obstacle,
         budgets=_rows(shape, ram, n_ctx, options),
-        choice=choice,
+        choice=None if shape.obstacle else choose(shape, ram, n_ctx, *options),
     )
 
 
 def _rows(shape: ModelShape, ram: int, n_ctx: int, options: tuple[str, str, int]) -> list[Row]:
-    """Powers of two up to `n_ctx`, and itself, which needs no chunk beside it."""
-    budgets = [N_CTX_PAD << i for i in range((n_ctx // N_CTX_PAD).bit_length())]
+    """Powers of two up to `n_ctx` if the model can be evicted, and itself, which needs no chunk beside it."""
+    budgets = [] if shape.obstacle else [N_CTX_PAD << i for i in range((n_ctx // N_CTX_PAD).bit_length())]
     rows = []
     for budget in [*(budget for budget in budgets if budget < n_ctx), n_ctx]:
         n_cells = pad(min(budget + CHUNK, n_ctx))
@@ -132,6 +134,8 @@ def _budgets(report: Report) -> Table:
 
 def _line(report: Report) -> str:
     choice = report.choice
+    if not choice:
+        return f"{Path(report.model).name} cannot be evicted: {report.obstacle}: use --policy full"
     if choice.is_full:
         return f"--kv-budget auto: keeps all, as the full cache of {report.n_ctx:,} tokens fits"
     return (
