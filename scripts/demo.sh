@@ -17,7 +17,7 @@ printf '\n\033[1m$ dapq-edge ask -m smollm2-135m --doc %s --kv-budget 50%% -n 16
 answer=$(.venv/bin/dapq-edge ask -m smollm2-135m --doc "$doc" --kv-budget 50% -n 16 \
     --answer-prefix "$prefix" "$question" | tee >(cat >&2))
 
-if [[ $answer == *"upper case"* ]]; then
+if [[ $answer =~ upper\ ?case ]]; then
     printf '\nThe document says: upper case. Half of the cache was enough to know.\n'
 else
     printf '\ndemo.sh: the answer should say upper case\n' >&2

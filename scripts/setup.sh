@@ -104,7 +104,7 @@ build_wheel() {
     fetch_sdist
     patch_source
     say "building (minutes; log: .build/build.log; options: ${CMAKE_ARGS:-none})"
-    "$venv/bin/pip" install -q "pip>=23.1" "scikit-build-core[pyproject]>=0.9.2" ninja || die "cannot install the build tools: check the network"
+    "$venv/bin/pip" install -q "pip>=23.1" "scikit-build-core>=0.11" ninja || die "cannot install the build tools: check the network"
     if command -v ccache > /dev/null; then
         export CMAKE_C_COMPILER_LAUNCHER=ccache CMAKE_CXX_COMPILER_LAUNCHER=ccache CMAKE_CUDA_COMPILER_LAUNCHER=ccache
         export CCACHE_BASEDIR=$root CCACHE_NOHASHDIR=1
