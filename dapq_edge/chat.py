@@ -47,6 +47,10 @@ class Chat:
         self.documents.append(text.strip())
         return self._n_tokens(text)
 
+    def has_document(self, text: str) -> bool:
+        """Whether a document is in what is remembered, or added to the next turn."""
+        return text.strip() in [*self.documents, *(document for turn in self.turns for document in turn.documents)]
+
     def ask(self, text: str) -> Iterator[str]:
         """Pieces of the answer. If it is stopped in between, the answer so far is remembered.
 

@@ -57,6 +57,23 @@ def test_chat_in_a_pipe(model, doc, tmp_path):
     assert result.returncode == 0 and "2 turns" in error and "0 tokens in 0 of 768 cells" in error
 
 
+def test_chat_reads_a_document_once(model, doc, tmp_path):
+    """The same command goes on with a session; a document that changed is added."""
+    args = ["--doc", doc, "--session", tmp_path / "a.session", "-v"]
+
+    def n_tokens():
+        result = chat(model, ["Why?"], *args)
+        assert result.returncode == 0, result.stderr.decode()
+        (count,) = re.findall(r"([\d,]+) tokens in", result.stderr.decode())
+        return int(count.replace(",", "")), "is in the conversation" in result.stderr.decode()
+
+    (first, is_there), (second, is_still_there) = n_tokens(), n_tokens()
+    assert not is_there and is_still_there and second < first + 200
+    doc.write_text(doc.read_text() + "The end.")
+    third, is_old = n_tokens()
+    assert not is_old and third > 2 * first
+
+
 def test_chat_refuses(model, doc, tmp_path):
     bad = tmp_path / "bad.session"
     bad.write_bytes(b"DAPQSES1" + bytes(100))

@@ -1,21 +1,65 @@
-"""The README's examples of code work."""
+"""The README's examples of code work, and its first command, for a user who is new."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
 from context import Context
 from test_probe import random_tokens
+from test_real_model import load, needs_build
 from tiny import Spec
 
 from dapq_edge import policies
 from dapq_edge.cache import KVCache
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+CODE = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.fixture
+def new_user(tmp_path):
+    """The environment of somebody who has the weights of SmolLM2, and no head profiles."""
+    weights = Path(load("smollm2-135m").model_path).parent
+    return os.environ | {"XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path), "LLAMA_CACHE": str(weights)}
+
+
+@needs_build
+def test_demo(new_user, tmp_path):
+    """demo.sh, in a folder where setup.sh has nothing to do."""
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts/setup.sh").write_text("#!/bin/sh\n")
+    (tmp_path / "scripts/setup.sh").chmod(0o755)
+    (tmp_path / "scripts/demo.sh").write_text((ROOT / "scripts/demo.sh").read_text())
+    (tmp_path / ".build").symlink_to(ROOT / ".build")
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    result = subprocess.run(["bash", tmp_path / "scripts/demo.sh"], env=new_user, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "Half of the cache was enough" in result.stdout
+
+
+@needs_build
+@pytest.mark.parametrize("code", [code for code in CODE if "find_model" in code])
+def test_code_of_the_readme(code, new_user):
+    """What it prints begins with what its comments say, if they do."""
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=new_user, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    said = re.findall(r"^print\(.*\)  # (.*)$", code, re.MULTILINE)
+    assert [line.strip() for line in result.stdout.splitlines()][: len(said)] == said
+
+
+def test_code_is_beside_a_clone(tmp_path):
+    """A folder of the same name does not hide the package."""
+    (tmp_path / "dapq_edge").mkdir()
+    subprocess.run([sys.executable, "-c", "from dapq_edge import Llama"], cwd=tmp_path, check=True)
 
 
 def test_policy_of_the_readme(tiny_model):
     """A file of less than 30 lines is a policy."""
-    (code,) = [block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "ProbingPolicy" in block]
+    (code,) = [code for code in CODE if "ProbingPolicy" in code]
     assert len(code.splitlines()) < 30
     module = {"__name__": "dapq_edge.policies.example", "__package__": "dapq_edge.policies"}
     exec(compile(code, "README.md", "exec"), module)

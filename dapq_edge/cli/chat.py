@@ -46,14 +46,18 @@ class _Terminal:
         self.args = args
         self.console = Console(stderr=True)
         self.is_stopped = False
-        documents = [read_document(path) for path in args.doc]
+        documents = {path: read_document(path) for path in args.doc}
         self.llama = load_llama(args, self.console)
         self.chat = Chat(self.llama, system=args.system_prompt, n_predict=args.predict, temperature=args.temp)
         self.session = Path(args.session) if args.session else None
         if self.session and self.session.exists():
             self._load(str(self.session))
-        for document in documents:
-            self.chat.add_document(document)
+        for path, document in documents.items():
+            # the same command goes on with a session
+            if self.chat.has_document(document):
+                self._say(f"{path} is in the conversation")
+            else:
+                self.chat.add_document(document)
 
     def run(self) -> int:
         if sys.stdin.isatty():
