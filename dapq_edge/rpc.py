@@ -5,6 +5,7 @@ Nothing is encrypted, and nobody is asked for a password: for networks that you 
 
 import ctypes
 import socket
+import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +16,11 @@ from .errors import DapqError, UsageError
 
 # seconds to wait for a server to answer
 TIMEOUT = 10
+
+# ggml-rpc.cpp: a command, its size and capabilities; the size of the answer, major, minor, patch, padding, capabilities
+HELLO = struct.pack("<BQ24x", 14, 24)
+HELLO_ANSWER = struct.Struct("<Q4B24x")
+PROTOCOL = 7, 0
 
 
 def has_rpc() -> bool:
@@ -37,18 +43,33 @@ def parse_address(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
+def _greet(address: str) -> None:
+    """Raise `DapqError` if no RPC server of our version answers: llama.cpp would abort, or wait."""
+    try:
+        with socket.create_connection(parse_address(address), timeout=TIMEOUT) as connection:
+            connection.sendall(HELLO)
+            answer = connection.makefile("rb").read(HELLO_ANSWER.size)
+    except TimeoutError as error:
+        raise DapqError(f"the RPC server {address} does not answer: is it in use?") from error
+    except OSError as error:
+        raise DapqError(f"cannot reach the RPC server {address}: {error.strerror or error}") from error
+    if len(answer) < HELLO_ANSWER.size or HELLO_ANSWER.unpack(answer)[0] != HELLO_ANSWER.size - 8:
+        raise DapqError(f"{address} is no RPC server of llama.cpp")
+    major, minor = HELLO_ANSWER.unpack(answer)[1:3]
+    if major != PROTOCOL[0] or minor > PROTOCOL[1]:
+        ours = ".".join(map(str, PROTOCOL))
+        raise DapqError(
+            f"the RPC server {address} speaks version {major}.{minor} of the protocol, llama.cpp here {ours}"
+        )
+
+
 def add_servers(addresses: Sequence[str]) -> None:
     """Register the devices of servers at "host:port", so that n_gpu_layers puts layers there.
 
-    Raises `UsageError` if an address is wrong, and `DapqError` if nobody answers there or llama.cpp has no RPC.
+    Raises `UsageError` if an address is wrong, and `DapqError` if no server answers there or llama.cpp has no RPC.
     """
     for address in addresses:
-        host, port = parse_address(address)
-        try:
-            # llama.cpp would abort
-            socket.create_connection((host, port), timeout=TIMEOUT).close()
-        except OSError as error:
-            raise DapqError(f"cannot reach the RPC server {address}: {error.strerror or error}") from error
+        _greet(address)
     for address in addresses:
         registry = _function("rpc_add_server")(address.strip().encode())
         if not registry:

@@ -2,8 +2,10 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from device import rpc_server
 from serving import LETTERS, serving
 from tiny import Spec
 
+from dapq_edge import rpc
 from dapq_edge.errors import DapqError, UsageError
 from dapq_edge.rpc import add_servers, has_rpc, parse_address
 
@@ -136,6 +139,45 @@ def test_nobody_there(model, doc):
     with dapq_edge("ask", "-m", model, "--doc", doc, "--rpc", "127.0.0.1:1", "w?") as process:
         out, err = process.communicate(timeout=60)
     assert process.returncode == 1 and not out and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (b"", "is no RPC server"),
+        (b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n", "is no RPC server"),
+        (rpc.HELLO_ANSWER.pack(28, 6, 0, 0, 0), "speaks version 6.0"),
+        (rpc.HELLO_ANSWER.pack(28, 7, 1, 0, 0), "speaks version 7.1"),
+        (None, "does not answer"),
+    ],
+)
+def test_somebody_else_there(answer, message, monkeypatch):
+    monkeypatch.setattr(rpc, "TIMEOUT", 1)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve():
+            client, _ = listener.accept()
+            with client:
+                client.recv(100)
+                client.sendall(answer or b"")
+
+        if answer is not None:
+            threading.Thread(target=serve, daemon=True).start()
+        with pytest.raises(DapqError, match=message):
+            add_servers([f"127.0.0.1:{listener.getsockname()[1]}"])
+
+
+@needs_rpc
+def test_server_in_use(monkeypatch):
+    """It answers one client after the other."""
+    monkeypatch.setattr(rpc, "TIMEOUT", 1)
+    with rpc_server() as (address, _):
+        with socket.create_connection(parse_address(address)) as other:
+            other.sendall(rpc.HELLO)
+            assert len(other.recv(100)) == rpc.HELLO_ANSWER.size
+            with pytest.raises(DapqError, match="does not answer: is it in use"):
+                add_servers([address])
+        rpc._greet(address)
 
 
 @needs_rpc
