@@ -34,6 +34,8 @@ class Context:
     ) -> None:
         model_params = llama_cpp.llama_model_default_params()
         model_params.n_gpu_layers = n_gpu_layers
+        # an RPC server comes before a GPU, and is to have all of them
+        model_params.split_mode = llama_cpp.LLAMA_SPLIT_MODE_NONE
         self.model = llama_cpp.llama_model_load_from_file(str(path).encode(), model_params)
         assert self.model
         params = llama_cpp.llama_context_default_params()
