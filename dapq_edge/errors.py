@@ -1,8 +1,31 @@
 """Errors whose message is one clear line for the user."""
 
+import re
+from collections.abc import Callable
+
 
 class DapqError(Exception):
-    """Something from outside is wrong: a model, a document, the machine. The message says what, and what to do."""
+    """Something from outside is wrong: a model, a document, the machine. The message says what, and what to do.
+
+    A parameter in it is written as `n_ctx` in backticks, so that the command line can name its option instead.
+
+    Args:
+        message: One line.
+        param: The parameter that is wrong; the message goes on after its name.
+    """
+
+    def __init__(self, message: str = "", *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+    def say(self, name: Callable[[str], str]) -> str:
+        """Return the message with each parameter as `name` calls it."""
+        message = str(self.args[0]) if self.args else ""
+        text = f"`{self.param}` {message}" if self.param else message
+        return re.sub(r"`([a-z_]+)`", lambda match: name(match[1]), text)
+
+    def __str__(self) -> str:
+        return self.say(str)
 
 
 class UsageError(DapqError, ValueError):

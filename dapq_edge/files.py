@@ -1,11 +1,16 @@
-"""Files that are whole at any moment."""
+"""Files: written whole or not at all, and read with errors that name the line."""
 
 import contextlib
+import json
 import os
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, TypeVar
 
 from .errors import DapqError
+
+T = TypeVar("T")
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -24,3 +29,34 @@ def write_atomically(path: Path, data: bytes) -> None:
                 raise
     except OSError as error:
         raise DapqError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file. Raises `DapqError` if the file cannot be read or is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise DapqError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DapqError(f"cannot read {path}: it is no text in UTF-8") from error
+
+
+def read_jsonl(path: Path, parse: Callable[[dict[str, Any]], T], what: str) -> Iterator[tuple[int, T]]:
+    """Yield line numbers from 1, and what `parse` makes of the object of each line.
+
+    Raises `DapqError` with the number of a line that is not `what`: no JSON object, or `parse` raises a ValueError,
+    KeyError or TypeError.
+    """
+    # a text in JSON may hold line separators of Unicode
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise TypeError("no JSON object")
+            yield number, parse(row)
+        except KeyError as error:
+            raise DapqError(f"{path}, line {number}: not {what}: {error} is missing") from error
+        except (ValueError, TypeError) as error:
+            raise DapqError(f"{path}, line {number}: not {what}: {error}") from error

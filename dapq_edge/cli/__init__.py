@@ -8,6 +8,7 @@ import threading
 from collections.abc import Sequence
 
 from ..errors import DapqError, UsageError
+from .names import flag_of
 from .parser import build_parser
 
 EXIT_ERROR = 1
@@ -26,13 +27,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             argcomplete.autocomplete(parser)
         args = parser.parse_args(argv)
-        code = args.run(args)
+        code = int(args.run(args))
         sys.stdout.flush()
         return code
     except UsageError as error:
-        return _fail(error, EXIT_USAGE)
+        return _fail(error.say(flag_of), EXIT_USAGE)
     except DapqError as error:
-        return _fail(error, EXIT_ERROR)
+        return _fail(error.say(flag_of), EXIT_ERROR)
     except MemoryError:
         return _fail("not enough memory: lower --kv-budget, -c or -b", EXIT_ERROR)
     except KeyboardInterrupt:

@@ -1,110 +1,148 @@
 """`dapq-edge eval`: how much of the full cache's answers survives eviction."""
 
-import argparse
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from dataclasses import dataclass
 
-from rich.console import Console
+from .command import Command, CommandGroup
+from .options import RunningModel, group, option
+from .options.arguments import positive_or
+from .options.eviction import DEFAULT_POLICY
 
-from .. import native
-from ..budgets import Budget
-from ..errors import DapqError, UsageError
-from ..evaluation import fidelity, ruler
-from ..evaluation.needle import needle_cases, read_haystack, read_needles
-from ..evaluation.plots import plot_results
-from ..evaluation.report import write_report
-from ..evaluation.results import Results
-from ..evaluation.runner import Case, evaluate, jobs_of
-from ..evaluation.summary import summaries
-from ..pictures import require_matplotlib
-from ..policies import get_policy
-from ..reading import ReadingLlama
-from .model import check_model_options, load_heads, load_model, progress_bar
-
-MakeCases = Callable[[ReadingLlama], Iterable[Case]]
+KINDS = ("single", "multikey", "multivalue", "multiquery", "tracking")
+BUDGETS = ("64", "128", "256")
+DEPTHS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
-def run_needle(args: argparse.Namespace) -> int:
-    haystack = read_haystack(sorted(Path(args.haystack).glob("*.txt")))
-    needles = read_needles(Path(args.needles))
-    if not haystack:
-        raise DapqError(f"no *.txt in {args.haystack}")
-    if not all(0 <= depth <= 1 for depth in args.depths):
-        raise UsageError("--depths: from 0 to 1")
+@dataclass(frozen=True)
+class Task:
+    """What all tasks have."""
 
-    def cases(llama: ReadingLlama) -> Iterable[Case]:
-        return needle_cases(
-            needles,
-            haystack,
-            lengths=args.lengths,
-            depths=args.depths,
-            n_offsets=args.offsets,
-            seed=args.seed,
-            n_predict=args.predict,
-            n_facts=args.facts,
-            with_prefix=not args.no_prefix,
-            paraphrased=args.paraphrased,
-        )
-
-    return _run(args, cases)
-
-
-def run_ruler(args: argparse.Namespace) -> int:
-    unknown = set(args.tasks) - set(ruler.GENERATORS)
-    if unknown:
-        raise UsageError(f"--tasks {' '.join(sorted(unknown))}: choose of {', '.join(ruler.GENERATORS)}")
-
-    def cases(llama: ReadingLlama) -> Iterable[Case]:
-        if args.data:
-            return ruler.file_cases(Path(args.data), args.rows, args.predict)
-        return ruler.generated_cases(args.tasks, args.lengths, args.rows, args.seed, args.predict)
-
-    return _run(args, cases)
-
-
-def run_fidelity(args: argparse.Namespace) -> int:
-    def cases(llama: ReadingLlama) -> Iterable[Case]:
-        for length in args.lengths:
-            yield from fidelity.fidelity_cases(Path(args.data), args.rows, length, args.predict, llama)
-
-    return _run(args, cases)
+    lengths: list[int] = option(
+        "--lengths",
+        type=positive_or(),
+        nargs="+",
+        default=[2048],
+        metavar="N",
+        help="tokens of a prompt (default: 2048)",
+    )
+    budgets: list[str] = option(
+        "--budgets",
+        nargs="+",
+        default=list(BUDGETS),
+        metavar="N|P%",
+        help=f"cells to keep (default: {' '.join(BUDGETS)})",
+    )
+    policies: list[str] = option(
+        "--policies", nargs="+", default=[DEFAULT_POLICY], metavar="NAME", help=f"default: {DEFAULT_POLICY}"
+    )
+    heads: str | None = option("--heads", metavar="FILE", help="head profile (default: the one that was calibrated)")
+    granularity: str = option(
+        "--granularity", choices=["head", "layer", "cell"], default="head", help="who keeps its own (default: head)"
+    )
+    bounded: bool = option("--bounded", action="store_true", help="read in bounded memory for each policy and budget")
+    predict: int = option(
+        "-n",
+        "--predict",
+        type=positive_or(),
+        default=48,
+        metavar="N",
+        help="tokens of the answer (default: 12 for needles, else 48)",
+    )
+    seed: int = option("--seed", type=positive_or(0), default=0, metavar="N", help="of what is random (default: 0)")
+    json: str | None = option(
+        "--json", metavar="OUT.jsonl", help="append results, and resume from those that are there"
+    )
+    plot: str | None = option("--plot", metavar="OUT.png", help="draw the results (needs matplotlib)")
+    model: RunningModel = group("model")
 
 
-def _run(args: argparse.Namespace, make_cases: MakeCases) -> int:
-    check_model_options(args)
-    if args.plot:
-        require_matplotlib()
-    for budget in args.budgets:
-        Budget.parse(budget)
-    for name in args.policies:
-        get_policy(name)
-    results = Results(Path(args.json) if args.json else None)
-    console = Console(stderr=True)
-    with native.captured_log():
-        llama = load_model(args, console)
-        heads = load_heads(args, llama)
-        policies = [get_policy(name, args.granularity, heads) for name in args.policies]
-        jobs = jobs_of(policies, args.budgets, args.bounded)
-        cases = list(make_cases(llama))
-        if not cases:
-            raise DapqError("no prompts: the data is empty, or shorter than --lengths")
-        with progress_bar(console) as bar:
-            task = bar.add_task("evaluating")
-            rows = evaluate(
-                llama,
-                cases,
-                jobs,
-                results,
-                progress=lambda done, total: bar.update(task, completed=done, total=total),
-            )
-    for summary in summaries(rows):
-        Console().print(summary.table)
-    if args.plot:
-        plot_results(rows, Path(args.plot))
-    return 0
+@dataclass(frozen=True)
+class NeedleOptions(Task):
+    """All of `needle`."""
+
+    haystack: str = option("--haystack", required=True, metavar="DIR", help="folder with *.txt")
+    needles: str = option("--needles", required=True, metavar="FILE", help="facts, questions and answers, JSONL")
+    predict: int = option(
+        "-n", "--predict", type=positive_or(), default=12, metavar="N", help="tokens of the answer (default: 12)"
+    )
+    depths: list[float] = option(
+        "--depths",
+        type=float,
+        nargs="+",
+        default=list(DEPTHS),
+        metavar="D",
+        help="where the fact is, 0 to 1 (default: five)",
+    )
+    offsets: int = option(
+        "--offsets", type=positive_or(), default=1, metavar="N", help="parts of the haystack (default: 1)"
+    )
+    facts: int = option("--facts", type=positive_or(), default=1, metavar="N", help="facts in a prompt (default: 1)")
+    no_prefix: bool = option("--no-prefix", action="store_true", help="without the first words of the answer")
+    paraphrased: bool = option("--paraphrased", action="store_true", help="ask with other words")
 
 
-def run_report(args: argparse.Namespace) -> int:
-    require_matplotlib()
-    print(write_report(Path(args.folder)))
-    return 0
+@dataclass(frozen=True)
+class _Rows(Task):
+    """Tasks of a file."""
+
+    rows: int = option("--rows", type=positive_or(), default=20, metavar="N", help="prompts (default: 20)")
+
+
+@dataclass(frozen=True)
+class RulerOptions(_Rows):
+    """All of `ruler`."""
+
+    data: str | None = option("--data", metavar="FILE", help="rows of RULER, JSONL (default: generate them)")
+    tasks: list[str] = option(
+        "--tasks", nargs="+", default=list(KINDS), metavar="TASK", help=f"default: {' '.join(KINDS)}"
+    )
+
+
+@dataclass(frozen=True)
+class FidelityOptions(_Rows):
+    """All of `fidelity`."""
+
+    data: str = option("--data", required=True, metavar="FILE", help="rows of LongBench, JSONL")
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """All of `report`."""
+
+    folder: str = option("folder", metavar="DIR", help="folder with the files that --json made")
+
+
+def _needle(options: NeedleOptions) -> int:
+    from .evaluating import run_needle
+
+    return run_needle(options)
+
+
+def _ruler(options: RulerOptions) -> int:
+    from .evaluating import run_ruler
+
+    return run_ruler(options)
+
+
+def _fidelity(options: FidelityOptions) -> int:
+    from .evaluating import run_fidelity
+
+    return run_fidelity(options)
+
+
+def _report(options: ReportOptions) -> int:
+    from .evaluating import run_report
+
+    return run_report(options)
+
+
+COMMAND = CommandGroup(
+    "eval",
+    "measure how much of the full cache's answers survives eviction",
+    "task",
+    (
+        Command("needle", "facts in unrelated text", NeedleOptions, _needle),
+        Command("ruler", "tasks of RULER", RulerOptions, _ruler),
+        Command("fidelity", "KL divergence to the full cache", FidelityOptions, _fidelity),
+        Command("report", "one page of all results in a folder", ReportOptions, _report),
+    ),
+)

@@ -1,57 +1,82 @@
 """`dapq-edge kept`: which tokens of a document are kept for a question."""
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from rich.console import Console
-
-from .. import native
-from ..documents import read_document
-from ..errors import UsageError
-from ..files import write_atomically
-from ..pictures import require_matplotlib
-from ..policies import get_policy
-from ..prompts import chat_prompt
-from ..reading import ReadingLlama
-from ..shading import to_html, to_picture, to_terminal
-from .model import check_eviction_options, check_model_options, find_budget, load_heads, load_model, read_prompt
+from .ask import CELLS, Question
+from .command import Command
+from .options import Reading, SizedModel, group, option
+from .options.arguments import positive_or
+from .options.eviction import OF_DOCUMENT
 
 
-def run(args: argparse.Namespace) -> int:
-    check_eviction_options(args)
-    check_model_options(args)
-    if args.plot:
+@dataclass(frozen=True)
+class Options(Question):
+    """All of the command."""
+
+    layer: int | None = option("--layer", type=positive_or(0), metavar="N", help="only the heads of this layer")
+    html: str | None = option("--html", metavar="OUT.html", help="write a page instead")
+    plot: str | None = option("--plot", metavar="OUT.png", help="draw layers x positions instead (needs matplotlib)")
+    model: SizedModel = group("model", ctx_size=CELLS)
+    reading: Reading = group("eviction", **OF_DOCUMENT)
+
+
+def run(options: Options) -> int:
+    """Show them."""
+    from ..llamacpp.log import captured_log
+    from ..render.pictures import require_matplotlib
+    from .running import check_budget, check_model
+
+    check_budget(options.reading)
+    check_model(options.model)
+    if options.plot:
         require_matplotlib()
-    with native.captured_log():
-        return _show(args)
+    # what llama.cpp reports becomes a part of our errors
+    with captured_log():
+        return _show(options)
 
 
-def _show(args: argparse.Namespace) -> int:
-    console = Console(stderr=True)
-    document = read_document(args.doc)
-    llama = load_model(args, console)
-    layers = list(llama.kv_cache.gathered_heads())
-    if args.layer is not None and args.layer not in layers:
-        raise UsageError(f"--layer {args.layer}: choose one of {', '.join(map(str, layers))}")
-    policy = get_policy(args.policy, args.granularity, load_heads(args, llama))
-    prompt = chat_prompt(llama, document, args.question, args.answer_prefix)
-    stats = read_prompt(llama, prompt, policy, find_budget(args, llama), args, console)
-    pieces = llama.kept(None if args.layer is None else layers.index(args.layer))
+def _show(options: Options) -> int:
+    import numpy as np
+    from rich.console import Console
+
+    from ..documents.text import read_document
+    from ..errors import UsageError
+    from ..eviction.policies import get_policy
+    from ..files import write_atomically
+    from ..prompt.chat_template import chat_prompt
+    from ..render.shading import to_html, to_picture, to_terminal
+    from .running import open_engine, read_prompt
+
+    console, reading = Console(stderr=True), options.reading
+    document = read_document(options.doc)
+    engine = open_engine(options.model, console, heads=reading.heads, policy=reading.policy)
+    layers = list(engine.cache.gathered_heads())
+    if options.layer is not None and options.layer not in layers:
+        raise UsageError(f"{options.layer}: choose one of {', '.join(map(str, layers))}", param="layer")
+    policy = get_policy(reading.policy, reading.granularity, engine.heads)
+    prompt = chat_prompt(engine.model, document, options.question, options.answer_prefix)
+    stats = read_prompt(engine, prompt, policy, reading, console, n_predict=1, ctx_size=options.model.ctx_size)
+    pieces = engine.kept(None if options.layer is None else layers.index(options.layer))
     summary = f"{policy.name} keeps {stats.cells_kept:,} of {len(prompt):,} tokens in each head"
-    if args.layer is not None:
-        summary += f"; layer {args.layer}"
-    if args.html:
-        page = to_html(pieces, args.question or args.doc, summary)
-        write_atomically(Path(args.html), page.encode("utf-8", "replace"))
-    if args.plot:
-        to_picture(_shares(llama, len(layers)), layers, summary, Path(args.plot))
-    if not args.html and not args.plot:
+    if options.layer is not None:
+        summary += f"; layer {options.layer}"
+    if options.html:
+        page = to_html(pieces, options.question or options.doc, summary)
+        write_atomically(Path(options.html), page.encode("utf-8", "replace"))
+    if options.plot:
+        shares = np.stack([engine.sequence.coverage(i) for i in range(len(layers))])
+        to_picture(shares, layers, summary, Path(options.plot))
+    if not options.html and not options.plot:
         Console().print(to_terminal(pieces), highlight=False)
     console.print(summary, style="dim", highlight=False, soft_wrap=True)
     return 0
 
 
-def _shares(llama: ReadingLlama, n_layers: int) -> np.ndarray:
-    """[layers, tokens]."""
-    return np.stack([llama.share_of_heads(i) for i in range(n_layers)])
+COMMAND = Command(
+    "kept",
+    "show which tokens of a document are kept for a question",
+    Options,
+    run,
+    description="Show a document, shaded by how many heads keep each token for a question.",
+)

@@ -1,148 +1,31 @@
 """`dapq-edge plan`: what a model takes, and what budget the memory has room for."""
 
-import argparse
-import json
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
-from rich.console import Console
-from rich.table import Table
-
-from ..context import MIN_BATCH, N_CTX_PAD, pad
-from ..memory import MIB, free_memory, parse_bytes
-from ..planner import Choice, choose, usable
-from ..reader import CHUNK
-from ..shape import ModelShape, read_shape
-from .model import check_model_options, find
-
-# types whose cells are compared
-SHOWN_TYPES = ("f16", "q8_0", "q4_0")
+from .command import Command
+from .options import PlannedModel, group, option
 
 
 @dataclass(frozen=True)
-class Row:
-    """What reading with a budget takes: the cells of its context, and bytes."""
+class Options:
+    """All of the command."""
 
-    budget: int
-    cells: int
-    kv_bytes: int
-    total_bytes: int
-    fits: bool
+    ram: str | None = option("--ram", metavar="4G", help="memory to plan for (default: what is free)")
+    json: bool = option("--json", action="store_true", help="print one JSON object instead of text")
+    model: PlannedModel = group("model")
 
 
-@dataclass(frozen=True)
-class Report:
-    """What `--json` prints.
+def run(options: Options) -> int:
+    """Plan."""
+    from .reporting import plan
 
-    kv_bytes_per_token: in the full-attention layers, by type. window_bytes: of the other ones, at most. full_kv_bytes,
-    budgets, choice: with the types and up to `n_ctx` tokens. obstacle: why the model cannot be evicted, or empty; then
-    the only budget is all, and there is no choice.
-    """
-
-    model: str
-    architecture: str
-    n_ctx_train: int
-    n_ctx: int
-    ram_bytes: int
-    cache_type_k: str
-    cache_type_v: str
-    weight_bytes: int
-    kv_bytes_per_token: dict[str, int]
-    window_bytes: int
-    full_kv_bytes: int
-    obstacle: str
-    budgets: list[Row]
-    choice: Choice | None
+    return plan(options)
 
 
-def run(args: argparse.Namespace) -> int:
-    check_model_options(args)
-    ram = free_memory(args.n_gpu_layers) if args.ram is None else parse_bytes(args.ram)
-    console = Console(stderr=True)
-    path = find(args, lambda line: console.print(line, style="dim", highlight=False))
-    report = _report(path, ram, args.ctx_size, (args.cache_type_k, args.cache_type_v, max(args.batch_size, MIN_BATCH)))
-    if args.json:
-        print(json.dumps(asdict(report)))
-    else:
-        _print(report)
-    return 0
-
-
-def _report(path: Path, ram: int, n_ctx: int, options: tuple[str, str, int]) -> Report:
-    """options: types of K and V, and the batch size."""
-    shape = read_shape(path)
-    n_ctx = n_ctx or shape.n_ctx_train
-    return Report(
-        model=str(path),
-        architecture=shape.architecture,
-        n_ctx_train=shape.n_ctx_train,
-        n_ctx=n_ctx,
-        ram_bytes=ram,
-        cache_type_k=options[0],
-        cache_type_v=options[1],
-        weight_bytes=shape.weight_bytes,
-        kv_bytes_per_token={name: shape.bytes_per_cell(name, name) for name in SHOWN_TYPES},
-        window_bytes=shape.window_bytes(*options),
-        full_kv_bytes=shape.kv_bytes(n_ctx, *options),
-        obstacle=shape.obstacle,
-        budgets=_rows(shape, ram, n_ctx, options),
-        choice=None if shape.obstacle else choose(shape, ram, n_ctx, *options),
-    )
-
-
-def _rows(shape: ModelShape, ram: int, n_ctx: int, options: tuple[str, str, int]) -> list[Row]:
-    """Powers of two up to `n_ctx` if the model can be evicted, and itself, which needs no chunk beside it."""
-    budgets = [] if shape.obstacle else [N_CTX_PAD << i for i in range((n_ctx // N_CTX_PAD).bit_length())]
-    rows = []
-    for budget in [*(budget for budget in budgets if budget < n_ctx), n_ctx]:
-        n_cells = pad(min(budget + CHUNK, n_ctx))
-        total_bytes = shape.total_bytes(n_cells, *options)
-        rows.append(Row(budget, n_cells, shape.kv_bytes(n_cells, *options), total_bytes, total_bytes <= usable(ram)))
-    return rows
-
-
-def _print(report: Report) -> None:
-    console = Console()
-    console.print(_needs(report))
-    console.print(_budgets(report))
-    console.print(_line(report), highlight=False, soft_wrap=True)
-
-
-def _needs(report: Report) -> Table:
-    table = Table(title=f"{report.architecture} in {_mib(report.ram_bytes)} MiB", show_header=False)
-    table.add_column("what")
-    table.add_column("bytes", justify="right")
-    table.add_row("weights", f"{_mib(report.weight_bytes)} MiB")
-    for name, n_bytes in report.kv_bytes_per_token.items():
-        table.add_row(f"KV of a token, {name}", f"{n_bytes / 1024:,.1f} KiB")
-    if report.window_bytes:
-        table.add_row("sliding windows, at most", f"{_mib(report.window_bytes)} MiB")
-    types = f"{report.cache_type_k}, {report.cache_type_v}"
-    table.add_row(f"KV of {report.n_ctx:,} tokens ({types})", f"{_mib(report.full_kv_bytes)} MiB")
-    return table
-
-
-def _budgets(report: Report) -> Table:
-    table = Table()
-    for title in ("budget", "cells while reading", "KV MiB", "total MiB", "fits"):
-        table.add_column(title, justify="right")
-    for row in report.budgets:
-        fits = "yes" if row.fits else "no"
-        table.add_row(f"{row.budget:,}", f"{row.cells:,}", _mib(row.kv_bytes), _mib(row.total_bytes), fits)
-    return table
-
-
-def _line(report: Report) -> str:
-    choice = report.choice
-    if not choice:
-        return f"{Path(report.model).name} cannot be evicted: {report.obstacle}: use --policy full"
-    if choice.is_full:
-        return f"--kv-budget auto: keeps all, as the full cache of {report.n_ctx:,} tokens fits"
-    return (
-        f"--kv-budget auto: keeps prompts of up to {choice.n_most:,} tokens, as many cells as fit beside a chunk; "
-        f"longer ones from {choice.n_keep:,} cells on, and more where eviction would hurt"
-    )
-
-
-def _mib(n_bytes: int) -> str:
-    return f"{n_bytes / MIB:,.1f}"
+COMMAND = Command(
+    "plan",
+    "say what a model takes, and what budget fits",
+    Options,
+    run,
+    description="Say what a model takes, and what budget the memory has room for, before it is loaded.",
+)

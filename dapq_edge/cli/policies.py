@@ -1,12 +1,31 @@
 """`dapq-edge policies`."""
 
-import argparse
+from dataclasses import dataclass
 
-from ..policies import DEFAULT_POLICY, POLICIES
+from .command import Command
 
 
-def run(args: argparse.Namespace) -> int:
-    width = max(map(len, POLICIES))
-    for name, policy in POLICIES.items():
-        print(f"{name:{width}}  {policy.summary}{' (default)' if name == DEFAULT_POLICY else ''}")
+@dataclass(frozen=True)
+class Options:
+    """None."""
+
+
+def policy_lines() -> list[str]:
+    """Return a line for each policy."""
+    from ..eviction.policies import DEFAULT_POLICY, all_policies
+
+    policies = all_policies()
+    width = max(map(len, policies))
+    return [
+        f"{name:{width}}  {policy.summary}{' (default)' if name == DEFAULT_POLICY else ''}"
+        for name, policy in policies.items()
+    ]
+
+
+def run(options: Options) -> int:
+    """Print them."""
+    print("\n".join(policy_lines()))
     return 0
+
+
+COMMAND = Command("policies", "list the eviction policies", Options, run)

@@ -2,28 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-from ..errors import DapqError
-from ..reader import Chunk, Prompt
-from ..reading import ReadingLlama
-from .results import Row
+from ..llamacpp.model import Model
+from ..prompt import Prompt
+from ..reading.engine import Engine
+from ..reading.strategies import Chunk
 from .runner import Job, Seen
-
-
-def longest(prompt: Callable[[int], Prompt], low: int, high: int, n_tokens: int) -> Prompt:
-    """The longest prompt of at most `n_tokens` tokens, of those from `low` to `high` (exclusive).
-
-    Raises `DapqError` if the shortest does not fit.
-    """
-    if len(prompt(low)) > n_tokens:
-        raise DapqError(f"{n_tokens} tokens have no room for what is asked: raise --lengths")
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if len(prompt(middle)) <= n_tokens else (low, middle)
-    return prompt(low)
 
 
 @dataclass(frozen=True)
@@ -33,36 +20,36 @@ class AnswerCase:
     places: tokens of the document next to what is asked for, for the ranks of their chunks; None if there are no such.
     """
 
-    key: Row
-    make_prompt: Callable[[ReadingLlama], Prompt]
+    key: dict[str, Any]
+    make_prompt: Callable[[Model], Prompt]
     outputs: Sequence[str]
     n_predict: int
-    places: Callable[[ReadingLlama, Prompt], list[int]] | None = None
+    places: Callable[[Model, Prompt], list[int]] | None = None
     needs_full: ClassVar[bool] = False
 
-    def prompt(self, llama: ReadingLlama) -> Prompt:
-        return self.make_prompt(llama)
+    def prompt(self, engine: Engine) -> Prompt:
+        return self.make_prompt(engine.model)
 
-    def observe(self, llama: ReadingLlama) -> None:
+    def observe(self, engine: Engine) -> None:
         pass
 
-    def measure(self, llama: ReadingLlama, job: Job, seen: Seen) -> Row:
-        """score: the share of `outputs` that the answer contains.
+    def measure(self, engine: Engine, job: Job, seen: Seen) -> dict[str, Any]:
+        """Return score: the share of `outputs` that the answer contains.
 
         After skimming, first: whether the chunks with what is asked for are the most relevant ones.
         """
-        answer = "".join(llama.stream(self.n_predict))
+        answer = "".join(engine.stream(self.n_predict))
         found = [output.lower() in answer.lower() for output in self.outputs]
         row = {"score": float(np.mean(found)), "answer": answer}
         if seen.stats:
             row |= {"ttft_s": round(seen.stats.seconds, 3), "cells": seen.stats.cells_kept}
         if seen.stats and seen.stats.chunks and self.places:
-            row["first"] = are_first(self.places(llama, seen.prompt), seen.stats.chunks)
+            row["first"] = are_first(self.places(engine.model, seen.prompt), seen.stats.chunks)
         return row
 
 
 def are_first(tokens: Sequence[int], chunks: Sequence[Chunk]) -> bool:
-    """Whether the chunks with `tokens` are the most relevant ones."""
+    """Return whether the chunks with `tokens` are the most relevant ones."""
     wanted = {i for i, chunk in enumerate(chunks) for token in tokens if chunk.start <= token < chunk.stop}
     ranked = sorted(range(len(chunks)), key=lambda i: -chunks[i].relevance)
     return wanted == set(ranked[: len(wanted)])

@@ -3,22 +3,23 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from ..cache import Keep, KVCache
+from ..cache.kv_cache import KVCache
+from ..cache.sequence import Keep
 from ..errors import DapqError
-from ..policies.base import ScoringPolicy
-from ..policies.oracle import Oracle
-from ..prompts import chat_prompt
-from ..reader import Prompt
-from ..reading import ReadingLlama
-from ..scores import Scores
-from ..select import top_cells
-from .data import digest, read_jsonl
-from .results import Row
+from ..eviction.policies import Oracle, ScoringPolicy
+from ..eviction.score import Scores
+from ..eviction.select import top_cells
+from ..files import read_jsonl
+from ..llamacpp.model import Model
+from ..prompt import Prompt
+from ..prompt.chat_template import chat_prompt
+from ..reading.engine import Engine
+from .data import digest
 from .runner import Job, Seen
 
 # the prompt of multi_news in LongBench (arXiv 2308.14508)
@@ -30,7 +31,7 @@ QUESTION = "Now, write a one-page summary of all the news.\n\nSummary:"
 class FidelityCase:
     """A document of LongBench, and what the full cache answers to it."""
 
-    key: Row
+    key: dict[str, Any]
     context: str
     question: str
     references: Sequence[str]
@@ -38,25 +39,25 @@ class FidelityCase:
     n_predict: int
     needs_full: ClassVar[bool] = True
 
-    def prompt(self, llama: ReadingLlama) -> Prompt:
-        prompt = cut_prompt(llama, self.context, self.question, self.n_tokens)
+    def prompt(self, engine: Engine) -> Prompt:
+        prompt = cut_prompt(engine.model, self.context, self.question, self.n_tokens)
         if prompt is None:
             raise DapqError(f"a document is shorter than {self.n_tokens} tokens")
         return prompt
 
-    def observe(self, llama: ReadingLlama) -> None:
-        """The greedy answer of the full cache, its probabilities, and the cells that it looks at."""
-        cache = llama.kv_cache
+    def observe(self, engine: Engine) -> None:
+        """Remember the greedy answer of the full cache, its probabilities, and the cells that it looks at."""
+        cache = engine.cache
         self._answer, _ = cache.peek(self.n_predict)
         self._oracle = Oracle().scores(cache, 0) if cache.can_evict else None
         self._full = log_probabilities(cache, self._answer)
 
-    def measure(self, llama: ReadingLlama, job: Job, seen: Seen) -> Row:
-        """kl: nats; top1: share of tokens that both caches find most probable; rouge_l of the greedy answer, 0 to 1.
+    def measure(self, engine: Engine, job: Job, seen: Seen) -> dict[str, Any]:
+        """Compare with the full cache: kl in nats; top1, the share of tokens that both find most probable; rouge_l.
 
-        recall: the share of the cells that the oracle would choose for each head and that the policy chose, too.
+        oracle_recall: the share of the cells that the oracle would choose for each head and that the policy chose, too.
         """
-        cache = llama.kv_cache
+        cache = engine.cache
         answer, _ = cache.peek(self.n_predict)
         evicted = log_probabilities(cache, self._answer)
         row = {
@@ -64,30 +65,30 @@ class FidelityCase:
             "top1": float((self._full.argmax(axis=1) == evicted.argmax(axis=1)).mean()),
         }
         if self.references:
-            row["rouge_l"] = rouge_l(llama.detokenize(answer).decode("utf-8", "replace"), self.references)
+            row["rouge_l"] = rouge_l(
+                engine.model.detokenize(answer, special=False).decode("utf-8", "replace"), self.references
+            )
         if seen.keep is not None and self._oracle is not None and isinstance(job.policy, ScoringPolicy):
-            row["recall"] = recall(seen.keep, self._oracle, job.policy.n_sink, job.policy.n_recent)
+            row["oracle_recall"] = oracle_recall(seen.keep, self._oracle, job.policy.n_sink, job.policy.n_recent)
         return row
 
 
-def fidelity_cases(
-    path: Path, n_rows: int, n_tokens: int, n_predict: int, llama: ReadingLlama
-) -> Iterator[FidelityCase]:
-    """The first `n_rows` documents that are long enough. Raises `DapqError` with the number of a bad line."""
+def fidelity_cases(path: Path, n_rows: int, n_tokens: int, n_predict: int, model: Model) -> Iterator[FidelityCase]:
+    """Yield the first `n_rows` documents that are long enough. Raises `DapqError` with the number of a bad line."""
     found = 0
     for number, (context, question, references) in read_jsonl(path, _row, "a row of LongBench"):
         if found == n_rows:
             return
         # most documents that are too short need no model to tell
-        if len(context) > n_tokens and cut_prompt(llama, context, question, n_tokens):
+        if len(context) > n_tokens and cut_prompt(model, context, question, n_tokens):
             found += 1
             key = {"task": f"fidelity {path.stem}", "row": number, "length": n_tokens, "n": n_predict}
             key["data"] = digest(context, question, *references)
             yield FidelityCase(key, context, question, references, n_tokens, n_predict)
 
 
-def _row(row: dict) -> tuple[str, str, list[str]]:
-    """A row of a task without questions asks for a summary."""
+def _row(row: dict[str, Any]) -> tuple[str, str, list[str]]:
+    """Parse a row; one without a question asks for a summary."""
     context, question, references = row["context"], row.get("input", ""), row.get("answers", [])
     if not isinstance(context, str) or not isinstance(question, str) or not isinstance(references, list):
         raise TypeError("context and input must be texts, and answers a list")
@@ -95,21 +96,24 @@ def _row(row: dict) -> tuple[str, str, list[str]]:
     return context, question, list(map(str, references))
 
 
-def cut_prompt(llama: ReadingLlama, context: str, question: str, n_tokens: int) -> Prompt | None:
-    """A prompt of exactly `n_tokens` tokens, its document cut at the end; None if it is too short.
+def cut_prompt(model: Model, context: str, question: str, n_tokens: int) -> Prompt | None:
+    """Return a prompt of exactly `n_tokens` tokens, its document cut at the end; None if it is too short.
 
     Raises `DapqError` if there is no room for the question.
     """
-    prompt = chat_prompt(llama, context, question)
+    prompt = chat_prompt(model, context, question)
     if len(prompt) < n_tokens:
         return None
     if n_tokens <= len(prompt.head) + len(prompt.tail):
-        raise DapqError(f"{n_tokens} tokens have no room for what is asked: raise --lengths")
+        raise DapqError(f"{n_tokens} tokens have no room for what is asked: raise `lengths`")
     return Prompt(prompt.head, prompt.body[: n_tokens - len(prompt.head) - len(prompt.tail)], prompt.tail)
 
 
 def log_probabilities(cache: KVCache, tokens: Sequence[int]) -> npt.NDArray[np.float64]:
-    """Of all tokens after each of `tokens`, which are read one after the other: float64 [tokens, n_vocab]."""
+    """Return the log-probabilities of the whole vocabulary after each of `tokens`: float64 [tokens, n_vocab].
+
+    The tokens are read one after the other, behind what the cache holds.
+    """
     rows = []
     for token in tokens:
         cache.read([token])
@@ -120,12 +124,12 @@ def log_probabilities(cache: KVCache, tokens: Sequence[int]) -> npt.NDArray[np.f
 
 
 def kl_divergence(full: npt.NDArray[np.float64], evicted: npt.NDArray[np.float64]) -> float:
-    """Mean KL divergence of the full cache's next-token distributions to those of the evicted one, in nats."""
+    """Return the mean KL divergence of the evicted cache's next-token distributions from the full one's, in nats."""
     return float((np.exp(full) * (full - evicted)).sum(axis=1).mean())
 
 
-def recall(keep: Keep, oracle: Scores, n_sink: int, n_recent: int) -> float:
-    """The share of the oracle's best cells in `keep`, mean over heads; without those that are always kept."""
+def oracle_recall(keep: Keep, oracle: Scores, n_sink: int, n_recent: int) -> float:
+    """Return the share of the oracle's best cells in `keep`, mean over heads; without those that are always kept."""
     shares = []
     for kept, scores in zip(keep, oracle, strict=True):
         best = top_cells(scores, kept.shape[1], n_sink, n_recent)
@@ -136,10 +140,13 @@ def recall(keep: Keep, oracle: Scores, n_sink: int, n_recent: int) -> float:
 
 
 def rouge_l(answer: str, references: Sequence[str]) -> float:
-    """F-measure of the longest common subsequence with the best reference. Raises `DapqError` without rouge-score."""
+    """Return the F-measure of the longest common subsequence with the best reference.
+
+    Raises `DapqError` without rouge-score.
+    """
     try:
         from rouge_score import rouge_scorer
     except ImportError as error:
         raise DapqError("ROUGE-L needs rouge-score: pip install rouge-score") from error
     scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
-    return max(scorer.score(reference, answer)["rougeL"].fmeasure for reference in references)
+    return float(max(scorer.score(reference, answer)["rougeL"].fmeasure for reference in references))

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..heads import HeadProfile
-from ..pictures import save
+from ..eviction.heads import HeadProfile
+from ..render.pictures import save
 from .results import Row
 from .summary import Estimate, group_by, mean, name_of, of_full, title_of
 
@@ -14,7 +14,7 @@ FULL_COLOR = "#8a8f98"
 
 
 def plot_heads(profile: HeadProfile, path: Path) -> None:
-    """Layers x heads: attention from answers to their facts; beside it the eviction error of each layer."""
+    """Draw layers x heads: attention from answers to their facts; beside it the eviction error of each layer."""
     import matplotlib.pyplot as plt
 
     layers, n_head = list(profile.retrieval), max(map(len, profile.retrieval.values()))
@@ -36,7 +36,7 @@ def plot_heads(profile: HeadProfile, path: Path) -> None:
 
 
 def plot_results(rows: Sequence[Row], path: Path) -> None:
-    """Rows of one kind of task: needles as heat maps, RULER and fidelity as curves over the budget."""
+    """Draw rows of one kind of task: needles as heat maps, RULER and fidelity as curves over the budget."""
     if rows[0]["task"] == "needle":
         _plot_needles(rows, path)
     else:
@@ -44,11 +44,11 @@ def plot_results(rows: Sequence[Row], path: Path) -> None:
 
 
 def _plot_needles(rows: Sequence[Row], path: Path) -> None:
-    """Lengths x depths, a map for each policy and budget: the share of facts that is found."""
+    """Draw lengths x depths, a map for each policy and budget: the share of facts that is found."""
     import matplotlib.pyplot as plt
 
     lengths, depths = (sorted({row[field] for row in rows}) for field in ("length", "depth"))
-    maps = group_by([{**row, "name": name_of(row)} for row in rows], ("name", "budget"))
+    maps = group_by([row.with_name(name_of(row)) for row in rows], ("name", "budget"))
     budgets = sorted({budget for policy, budget in maps if policy != "full"}, key=_amount)
     policies = list(dict.fromkeys(policy for policy, _ in maps))
     n_columns = max(1, len(budgets))
@@ -88,7 +88,7 @@ def _mean_score(rows: Sequence[Row]) -> float:
 
 
 def _plot_curves(rows: Sequence[Row], path: Path) -> None:
-    """For each task and length, a curve for each policy: KL divergence, or the score as a share of the full cache's."""
+    """Draw a curve for each policy, task and length: KL divergence, or the score as a share of the full cache's."""
     import matplotlib.pyplot as plt
 
     panels = group_by(rows, ("task", "length"))
@@ -98,7 +98,7 @@ def _plot_curves(rows: Sequence[Row], path: Path) -> None:
     is_divergence = "kl" in rows[0]
     for axis, group in zip(axes[0], panels.values(), strict=True):
         budgets = sorted({row["budget"] for row in group if row["policy"] != "full"}, key=_amount)
-        named = [{**row, "name": name_of(row)} for row in group if row["policy"] != "full"]
+        named = [row.with_name(name_of(row)) for row in group if row["policy"] != "full"]
         for (name,), of_policy in group_by(named, ("name",)).items():
             by_budget = group_by(of_policy, ("budget",))
             places = [i for i, budget in enumerate(budgets) if (budget,) in by_budget]
@@ -124,5 +124,5 @@ def _estimate(rows: Sequence[Row], group: Sequence[Row], is_divergence: bool) ->
 
 
 def _amount(budget: str) -> tuple[bool, float]:
-    """Cells before shares, each by size."""
+    """Sort cells before shares, each by size."""
     return budget.endswith("%"), float(budget.rstrip("%"))

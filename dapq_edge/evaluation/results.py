@@ -7,15 +7,31 @@ from typing import Any
 
 from ..errors import DapqError
 
-# what was measured (model, prompt, policy, budget, ...), and what came out
-Row = dict[str, Any]
-
+# the fields of a key that say how a prompt was read and evicted; all others say which prompt it is
+JOB_FIELDS = ("policy", "granularity", "bounded", "heads", "budget")
 
 # what every row says about itself
 FIELDS = {"task", "policy", "budget"}
 
 # how a row begins, to know one that was cut off
 START = b'{"key": {'
+
+
+class Row(dict[str, Any]):
+    """What was measured (model, prompt, policy, budget, ...) and what came out, in one dict.
+
+    Attributes:
+        prompt: Says which prompt it is: the rows of a prompt have the same, and no others.
+    """
+
+    def __init__(self, key: dict[str, Any], result: dict[str, Any]) -> None:
+        super().__init__({**key, **result})
+        self._key = key
+        self.prompt = _text({name: value for name, value in key.items() if name not in JOB_FIELDS})
+
+    def with_name(self, name: str) -> "Row":
+        """Return the row with one more field, `name`."""
+        return Row(self._key, {**self, "name": name})
 
 
 class Results:
@@ -35,8 +51,8 @@ class Results:
     def rows(self) -> list[Row]:
         return list(self._rows.values())
 
-    def get(self, key: Row) -> Row | None:
-        """What was measured of `key`, if it was."""
+    def get(self, key: dict[str, Any]) -> Row | None:
+        """Return what was measured of `key`, if it was."""
         return self._rows.get(_text(key))
 
     def load(self, path: Path) -> int:
@@ -46,14 +62,14 @@ class Results:
             self._remember(key, result)
         return size
 
-    def add(self, key: Row, result: Row) -> None:
+    def add(self, key: dict[str, Any], result: dict[str, Any]) -> None:
         """Keep what came out of `key`. A row that cannot be written whole is taken back."""
         if self._path:
             self._append(self._path, json.dumps({"key": key, "result": result}, ensure_ascii=False).encode() + b"\n")
         self._remember(key, result)
 
-    def _remember(self, key: Row, result: Row) -> None:
-        self._rows.setdefault(_text(key), {**key, **result})
+    def _remember(self, key: dict[str, Any], result: dict[str, Any]) -> None:
+        self._rows.setdefault(_text(key), Row(key, result))
 
     def _append(self, path: Path, line: bytes) -> None:
         try:
@@ -67,8 +83,8 @@ class Results:
         self._size += len(line)
 
 
-def read_results(path: Path) -> tuple[list[tuple[Row, Row]], int]:
-    """Key and result of each row of a file, and the bytes of its whole lines. Raises `DapqError`.
+def read_results(path: Path) -> tuple[list[tuple[dict[str, Any], dict[str, Any]]], int]:
+    """Return key and result of each row of a file, and the bytes of its whole lines. Raises `DapqError`.
 
     A last line that was cut off is left out.
     """
@@ -92,5 +108,5 @@ def read_results(path: Path) -> tuple[list[tuple[Row, Row]], int]:
     return rows, len(data) - len(rest)
 
 
-def _text(key: Row) -> str:
+def _text(key: dict[str, Any]) -> str:
     return json.dumps(key, sort_keys=True)

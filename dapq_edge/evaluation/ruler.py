@@ -9,15 +9,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ..prompts import chat_prompt
-from ..reader import Prompt
-from ..reading import ReadingLlama
-from ..recall import N_SINK
-from .answers import AnswerCase, longest
-from .data import digest, read_jsonl, unique
+from ..calibration.needles import longest
+from ..cells import N_SINK
+from ..files import read_jsonl
+from ..llamacpp.model import Model
+from ..prompt import Prompt
+from ..prompt.chat_template import chat_prompt
+from .answers import AnswerCase
+from .data import digest, unique
 
 FILLER = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 
@@ -45,7 +48,8 @@ def _line(key: str, number: int) -> str:
 
 
 def _numbers(rng: np.random.Generator, n: int) -> list[int]:
-    return rng.choice(np.arange(1_000_000, 10_000_000), n, replace=False).tolist()
+    numbers: list[int] = rng.choice(np.arange(1_000_000, 10_000_000), n, replace=False).tolist()
+    return numbers
 
 
 def _ask(keys: str, plural: bool) -> tuple[str, str]:
@@ -115,7 +119,7 @@ def generated_cases(
                 )
 
 
-def hide(llama: ReadingLlama, sample: Sample, n_tokens: int, seed: int) -> Prompt:
+def hide(model: Model, sample: Sample, n_tokens: int, seed: int) -> Prompt:
     """The lines of a sample in order at random places of filler, in all about `n_tokens` tokens. Raises `DapqError`."""
 
     def prompt(n_sentences: int) -> Prompt:
@@ -123,7 +127,7 @@ def hide(llama: ReadingLlama, sample: Sample, n_tokens: int, seed: int) -> Promp
         places = np.sort(np.random.default_rng(seed).integers(n_sentences + 1, size=len(sample.lines)))
         for place, line in zip(places[::-1].tolist(), sample.lines[::-1], strict=True):
             sentences.insert(place, line)
-        return chat_prompt(llama, "\n".join(sentences), sample.question, sample.answer_prefix)
+        return chat_prompt(model, "\n".join(sentences), sample.question, sample.answer_prefix)
 
     return longest(prompt, 0, n_tokens, n_tokens)
 
@@ -139,17 +143,17 @@ def file_cases(path: Path, n_rows: int, n_predict: int) -> Iterator[AnswerCase]:
         )
 
 
-def _row(row: dict) -> tuple[str, list[str]]:
+def _row(row: dict[str, Any]) -> tuple[str, list[str]]:
     text, outputs = row["input"], row["outputs"]
     if not isinstance(text, str) or not isinstance(outputs, list) or not outputs:
         raise TypeError("input must be a text, and outputs a list")
     return text, list(map(str, outputs))
 
 
-def plain_prompt(llama: ReadingLlama, text: str) -> Prompt:
+def plain_prompt(model: Model, text: str) -> Prompt:
     """A text that ends with its question: what is behind the last line break is the question."""
     body, _, question = text.rpartition("\n")
-    tokens, start = llama.tokenize(text.encode()), llama.tokenize(f"{body}\n".encode())
+    tokens, start = (model.tokenize(part, add_bos=True) for part in (text, f"{body}\n"))
     same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(tokens, start, strict=False))
     n_body = max(N_SINK, sum(1 for _ in same))
     return Prompt(tokens[:N_SINK], tokens[N_SINK:n_body], tokens[n_body:], has_question=bool(question))

@@ -1,49 +1,43 @@
 """Runs policies on prompts."""
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
-from ..budgets import Budget
-from ..cache import Keep
-from ..heads import model_hash
-from ..policies import Policy
-from ..policies.base import ScoringPolicy
-from ..policies.full import Full
-from ..reader import Prompt
-from ..reading import ReadingLlama, ReadStats
+from ..cache.sequence import Keep
+from ..control import UNCONTROLLED, Control
+from ..eviction.budget import Share, parse_budget
+from ..eviction.heads import HeadProfile, model_hash
+from ..eviction.policies import Full, Policy
+from ..prompt import Prompt
+from ..reading.engine import Engine
+from ..reading.stats import ReadStats
 from .data import unique
-from .results import Results, Row
-from .snapshot import Snapshot
-
-Progress = Callable[[int, int], None]
+from .results import JOB_FIELDS, Results, Row
 
 
 @dataclass(frozen=True)
 class Job:
-    """A policy and its budget, as they were written.
+    """A policy and its budget.
 
-    bounded: read the prompt in bounded memory, instead of evicting the full cache.
+    Attributes:
+        policy: Chooses what is kept.
+        budget: As it was written.
+        bounded: Whether the prompt is read in bounded memory, instead of evicting the full cache.
     """
 
     policy: Policy
     budget: str
     bounded: bool = False
 
-    @property
-    def key(self) -> Row:
-        policy = self.policy
-        # a profile says which chunks are relevant
-        heads = policy.heads if self.bounded or policy.needs_heads else None
-        return {
-            "policy": policy.name,
-            "granularity": getattr(policy, "granularity", ""),
-            "budget": self.budget,
-            "bounded": self.bounded,
-            "heads": heads.digest if heads else "",
-        }
+    def key(self, heads: HeadProfile | None) -> dict[str, Any]:
+        """Return the fields that tell it from other jobs; `heads` is the profile of the model."""
+        # a profile says which chunks are relevant, too
+        used = heads if self.bounded or self.policy.needs_heads else None
+        granularity = getattr(self.policy, "granularity", "")
+        values = self.policy.name, granularity, self.bounded, used.digest if used else "", self.budget
+        return dict(zip(JOB_FIELDS, values, strict=True))
 
 
 FULL = Job(Full(), "100%")
@@ -51,23 +45,26 @@ FULL = Job(Full(), "100%")
 
 @dataclass(frozen=True)
 class Seen:
-    """What was done before a measurement.
+    """How a prompt was brought in before a measurement.
 
-    keep: the cells that were kept of the full cache; stats: how the prompt was read in bounded memory. held: the share
-    of the attention that the kept cells hold, see `scores.held`, None if no attention was seen.
+    Attributes:
+        prompt: All of it.
+        keep: The cells that were kept of the full cache.
+        stats: How the prompt was read in bounded memory.
+        attention_kept: The share of the attention that the kept cells hold, None if no attention was seen.
     """
 
     prompt: Prompt
     keep: Keep | None = None
     stats: ReadStats | None = None
-    held: float | None = None
+    attention_kept: float | None = None
 
 
 class Case(Protocol):
     """One prompt, and what to measure after it was read and evicted."""
 
     @property
-    def key(self) -> Row:
+    def key(self) -> dict[str, Any]:
         """Says which prompt it is."""
 
     @property
@@ -77,87 +74,84 @@ class Case(Protocol):
     # whether `observe` has to see the full cache
     needs_full: ClassVar[bool]
 
-    def prompt(self, llama: ReadingLlama) -> Prompt:
-        """Raises `DapqError` if there is none of the wanted length."""
+    def prompt(self, engine: Engine) -> Prompt:
+        """Return the prompt. Raises `DapqError` if there is none of the wanted length."""
 
-    def observe(self, llama: ReadingLlama) -> None:
-        """Called with the full cache, before anything is measured; it may change the cache."""
+    def observe(self, engine: Engine) -> None:
+        """Look at the full cache, before anything is measured; it may change the cache."""
 
-    def measure(self, llama: ReadingLlama, job: Job, seen: Seen) -> Row:
-        """What the cache as it is now gives."""
+    def measure(self, engine: Engine, job: Job, seen: Seen) -> dict[str, Any]:
+        """Return what the cache as it is now gives."""
 
 
 def jobs_of(policies: Sequence[Policy], budgets: Sequence[str], bounded: bool = False) -> list[Job]:
-    """The full cache, and all policies with all budgets."""
+    """Return jobs for the full cache, and for all policies with all budgets."""
     wanted = {policy.name: policy for policy in policies if policy.name != FULL.policy.name}
     pairs = itertools.product(wanted.values(), unique(budgets))
     return [FULL, *(Job(policy, budget, bounded) for policy, budget in pairs)]
 
 
 def evaluate(
-    llama: ReadingLlama, cases: Iterable[Case], jobs: Sequence[Job], results: Results, *, progress: Progress
+    engine: Engine, cases: Iterable[Case], jobs: Sequence[Job], results: Results, control: Control = UNCONTROLLED
 ) -> list[Row]:
     """Measure all jobs on all cases but those that `results` has; returns the rows of all of them.
 
-    Raises `DapqError` as `ReadingLlama.read` and `Policy.check` do.
+    Raises `DapqError` as `Engine.read` and `Policy.check` do.
     """
-    cases, model = list(cases), _model_key(llama)
+    cases, model = list(cases), _model_key(engine)
     total = len(cases) * len(jobs)
     for job in jobs:
-        job.policy.check(llama.kv_cache)
-    progress(0, total)
+        job.policy.with_heads(engine.heads).check(engine.cache)
+    control.report(0, total)
     for done, case in enumerate(cases):
         key = case.key | model
-        todo = [job for job in jobs if results.get(key | job.key) is None]
-        for i, (job, row) in enumerate(_measure(llama, case, todo), start=1):
-            results.add(key | job.key, row)
-            progress(done * len(jobs) + i, total)
-        progress((done + 1) * len(jobs), total)
-    rows = (results.get(case.key | model | job.key) for case in cases for job in jobs)
+        todo = [job for job in jobs if results.get(key | job.key(engine.heads)) is None]
+        for i, (job, row) in enumerate(_measure(engine, case, todo), start=1):
+            results.add(key | job.key(engine.heads), row)
+            control.report(done * len(jobs) + i, total)
+        control.report((done + 1) * len(jobs), total)
+    rows = (results.get(case.key | model | job.key(engine.heads)) for case in cases for job in jobs)
     return [row for row in rows if row is not None]
 
 
-def _model_key(llama: ReadingLlama) -> Row:
-    path, (type_k, type_v) = Path(llama.model_path), llama.cache_types
+def _model_key(engine: Engine) -> dict[str, Any]:
+    path, (type_k, type_v) = engine.model.path, engine.model.cache_types
     return {"model": path.name, "model_hash": model_hash(path)[:12], "type_k": type_k, "type_v": type_v}
 
 
-def _measure(llama: ReadingLlama, case: Case, jobs: Sequence[Job]) -> Iterator[tuple[Job, Row]]:
+def _measure(engine: Engine, case: Case, jobs: Sequence[Job]) -> Iterator[tuple[Job, dict[str, Any]]]:
     """Read the prompt once for all jobs that evict the full cache, and once for each that reads in bounded memory."""
     one_shot = [job for job in jobs if not job.bounded]
     if not jobs:
         return
-    prompt = case.prompt(llama)
+    prompt = case.prompt(engine)
     if one_shot or case.needs_full:
-        _read_all(llama, case, prompt)
-        snapshot = Snapshot(llama)
-        case.observe(llama)
+        _read_all(engine, case, prompt)
+        # a probe before the end of the prompt needs the cells that left a window
+        state = engine.cache.state(of_context=True)
+        case.observe(engine)
     for job in one_shot:
-        snapshot.restore()
-        yield job, _row(llama, case, job, _evict(llama, job, prompt))
+        engine.cache.restore(state)
+        yield job, _row(engine, case, job, _evict(engine, job, prompt))
     for job in jobs:
         if job.bounded:
-            stats = llama.read(prompt, job.policy, Budget.parse(job.budget), n_predict=case.n_predict)
-            yield job, _row(llama, case, job, Seen(prompt, stats=stats, held=stats.held))
+            stats = engine.read(prompt, job.policy, parse_budget(job.budget), n_predict=case.n_predict)
+            yield job, _row(engine, case, job, Seen(prompt, stats=stats, attention_kept=stats.attention_kept))
 
 
-def _row(llama: ReadingLlama, case: Case, job: Job, seen: Seen) -> Row:
-    row = case.measure(llama, job, seen)
-    return row if seen.held is None else row | {"held": seen.held}
+def _row(engine: Engine, case: Case, job: Job, seen: Seen) -> dict[str, Any]:
+    row = case.measure(engine, job, seen)
+    return row if seen.attention_kept is None else row | {"attention_kept": seen.attention_kept}
 
 
-def _evict(llama: ReadingLlama, job: Job, prompt: Prompt) -> Seen:
-    cache, policy = llama.kv_cache, job.policy
-    n_keep = policy.cells_to_keep(Budget.parse(job.budget), len(prompt))
-    if not isinstance(policy, ScoringPolicy) or n_keep >= len(prompt):
-        return Seen(prompt)
-    scores = policy.scores(cache, n_keep)
-    keep = policy.select(cache, scores, n_keep)
-    cache.evict(keep)
-    return Seen(prompt, keep=keep, held=policy.held(scores, keep))
+def _evict(engine: Engine, job: Job, prompt: Prompt) -> Seen:
+    policy = job.policy.with_heads(engine.heads)
+    n_keep = policy.cells_to_keep(parse_budget(job.budget), len(prompt))
+    evicted = policy.evict(engine.cache, n_keep)
+    return Seen(prompt, evicted.keep, attention_kept=evicted.attention_kept) if evicted else Seen(prompt)
 
 
-def _read_all(llama: ReadingLlama, case: Case, prompt: Prompt) -> None:
+def _read_all(engine: Engine, case: Case, prompt: Prompt) -> None:
     # room for a branch as large as the prompt
     n_cells = 2 * (len(prompt) + case.n_predict)
-    llama.read(prompt, FULL.policy, Budget.parse(FULL.budget), n_predict=case.n_predict, n_cells=n_cells, one_shot=True)
+    engine.read(prompt, FULL.policy, Share(100), n_predict=case.n_predict, n_cells=n_cells, one_shot=True)

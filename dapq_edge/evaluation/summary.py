@@ -1,41 +1,20 @@
 """Summaries of results: means over prompts, each with a 95% interval."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from rich.table import Table
 
-from .results import Row
+from .results import JOB_FIELDS, Row
 
 # standard deviations of a 95% interval
 Z = 1.96
 
-# what says which prompt a row is of
-PROMPT = (
-    "task",
-    "model_hash",
-    "type_k",
-    "type_v",
-    "length",
-    "depth",
-    "needle",
-    "facts",
-    "offset",
-    "row",
-    "seed",
-    "prefix",
-    "paraphrased",
-    "n",
-    "data",
-)
-
 # what the rows of one table have in common
 SETTING = ("task", "model", "model_hash", "type_k", "type_v", "length", "facts", "prefix", "paraphrased")
-
-# what says how it was read and evicted
-JOB = ("policy", "granularity", "bounded", "heads", "budget")
 
 
 @dataclass(frozen=True)
@@ -47,38 +26,34 @@ class Estimate:
     high: float
 
 
-def group_by(rows: Sequence[Row], fields: Sequence[str]) -> dict[tuple, list[Row]]:
-    """Rows by the values of `fields`, in the order of their first rows."""
-    groups: dict[tuple, list[Row]] = {}
+def group_by(rows: Sequence[Row], fields: Sequence[str]) -> dict[tuple[Any, ...], list[Row]]:
+    """Group rows by the values of `fields`, in the order of their first rows."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         groups.setdefault(tuple(row.get(field) for field in fields), []).append(row)
     return groups
 
 
 def of_full(rows: Sequence[Row], group: Sequence[Row]) -> Estimate | None:
-    """Score of a group as a share of what the full cache scores in `rows`, on the prompts that it answers.
+    """Return the score of a group as a share of what the full cache scores in `rows`, on the prompts that it answers.
 
     The interval is Wilson's, which holds for shares near 1, too. None if the full cache answers nothing.
     """
-    full = {_prompt(row): row["score"] for row in rows if row["policy"] == "full"}
-    pairs = [(row["score"], full.get(_prompt(row), 0)) for row in group]
+    full = {row.prompt: row["score"] for row in rows if row["policy"] == "full"}
+    pairs = [(row["score"], full.get(row.prompt, 0)) for row in group]
     shares = [min(1.0, score / of) for score, of in pairs if of]
     return wilson(float(np.mean(shares)), len(shares)) if shares else None
 
 
-def _prompt(row: Row) -> tuple:
-    return tuple(row.get(field) for field in PROMPT)
-
-
 def wilson(share: float, n: int) -> Estimate:
-    """A share of n (Wilson 1927)."""
+    """Return a share of n with its interval (Wilson 1927)."""
     middle = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
     half = Z / (1 + Z**2 / n) * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
     return Estimate(share, max(0.0, middle - half), min(1.0, middle + half))
 
 
 def mean(values: Sequence[float]) -> Estimate:
-    """Of any numbers; the interval of a single one is not finite."""
+    """Return the mean of numbers; the interval of a single one is not finite."""
     average = float(np.mean(values))
     half = Z * float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.inf
     return Estimate(average, average - half, average + half)
@@ -108,12 +83,12 @@ class Summary:
 
 
 def summaries(rows: Sequence[Row]) -> list[Summary]:
-    """One for each model, task, length, and way to ask."""
+    """Return one table for each model, task, length, and way to ask."""
     return [_summary(title_of(group[0]), group) for group in group_by(rows, SETTING).values()]
 
 
-def title_of(row: Row) -> str:
-    """How the prompt of a row was made."""
+def title_of(row: Mapping[str, Any]) -> str:
+    """Say how the prompt of a row was made."""
     types = {row.get("type_k", "f16"), row.get("type_v", "f16")}
     notes = [
         str(row.get("model", "")),
@@ -123,12 +98,16 @@ def title_of(row: Row) -> str:
         "without the first words of the answer" if row.get("prefix") is False else "",
         "paraphrased" if row.get("paraphrased") else "",
     ]
-    return ", ".join([row["task"], *filter(None, notes)])
+    return ", ".join([str(row["task"]), *filter(None, notes)])
 
 
 def name_of(row: Row) -> str:
-    """The policy of a row, and how the prompt was read."""
-    return row["policy"] + (", bounded" if row.get("bounded") else "") + (", head profile" if row.get("heads") else "")
+    """Name the policy of a row, and how the prompt was read."""
+    return (
+        str(row["policy"])
+        + (", bounded" if row.get("bounded") else "")
+        + (", head profile" if row.get("heads") else "")
+    )
 
 
 def _summary(title: str, rows: Sequence[Row]) -> Summary:
@@ -137,7 +116,7 @@ def _summary(title: str, rows: Sequence[Row]) -> Summary:
     if "score" in columns:
         headings.append("of the full cache")
     lines = []
-    for (_, granularity, _, _, budget), group in group_by(rows, JOB).items():
+    for (_, granularity, _, _, budget), group in group_by(rows, JOB_FIELDS).items():
         cells = [_metric(name, [row[name] for row in group if name in row]) for name in columns]
         if "score" in columns:
             cells.append(_percent(of_full(rows, group)))
@@ -150,8 +129,8 @@ METRICS = {
     "first": "chunk first",
     "kl": "KL, nats",
     "top1": "top-1",
-    "recall": "recall",
-    "held": "held",
+    "oracle_recall": "oracle recall",
+    "attention_kept": "attention kept",
     "rouge_l": "ROUGE-L",
     "ttft_s": "s to first token",
 }
@@ -162,7 +141,7 @@ def _metric(name: str, values: Sequence[float]) -> str:
         return ""
     if name == "first":
         return _percent(wilson(float(np.mean(values)), len(values)))
-    if name in ("score", "top1", "recall", "held"):
+    if name in ("score", "top1", "oracle_recall", "attention_kept"):
         return f"{np.mean(values):.0%}"
     if name == "kl":
         estimate = mean(values)

@@ -3,14 +3,12 @@
 import asyncio
 import contextlib
 import json
-import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from dataclasses import asdict
 from importlib.resources import files
 from typing import Any, TypeVar
 
-import jinja2
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
@@ -21,15 +19,14 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .._version import __version__
-from ..documents import document_text
-from ..errors import AbortedError, DapqError, TooLongError, UsageError
-from .engine import BusyError, Engine, Job, RequestTimeoutError, StoppedError
-from .jobs import chat_job, completion_job, count_job, kept_job
+from ..documents.text import document_text
+from ..errors import AbortedError, DapqError, UsageError
+from .failures import INVALID, describe
 from .limits import Limits, error_body
 from .metrics import Metrics
 from .schemas import ChatRequest, CompletionRequest
-
-LOG = logging.getLogger("dapq_edge.server")
+from .tasks import chat_task, completion_task, count_task, kept_task
+from .worker import Task, Worker
 
 T = TypeVar("T")
 
@@ -38,9 +35,6 @@ POLL = 0.2
 
 # the page loads nothing, and talks to nobody else
 PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
-
-# what llama-cpp-python and templates raise for arguments that they cannot use
-INVALID = (ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError, jinja2.TemplateError)
 
 
 class Error(BaseModel):
@@ -92,7 +86,7 @@ class _NoModelError(HTTPException):
 
 
 def create_app(
-    engine: Engine, *, model: str, api_key: str | None = None, max_body: int = 2**25, is_local: bool = False
+    worker: Worker, *, model: str, api_key: str | None = None, max_body: int = 2**25, is_local: bool = False
 ) -> FastAPI:
     """The application.
 
@@ -100,15 +94,15 @@ def create_app(
     """
     app = FastAPI(title="dapq-edge", version=__version__, description=__doc__, docs_url=None, redoc_url=None)
     app.add_middleware(Limits, api_key=api_key, max_body=max_body, is_local=is_local)
-    app.add_middleware(_Count, metrics=engine.metrics)
+    app.add_middleware(_Count, metrics=worker.metrics)
     _add_error_handlers(app)
-    _add_openai(app, engine, model)
-    _add_status(app, engine)
-    _add_page(app, engine)
+    _add_openai(app, worker, model)
+    _add_status(app, worker)
+    _add_page(app, worker)
     return app
 
 
-def _add_openai(app: FastAPI, engine: Engine, model: str) -> None:
+def _add_openai(app: FastAPI, worker: Worker, model: str) -> None:
     def check(wanted: str | None) -> None:
         if wanted not in (None, model):
             raise _NoModelError(404, f"no model {wanted!r}: there is {model}")
@@ -121,25 +115,25 @@ def _add_openai(app: FastAPI, engine: Engine, model: str) -> None:
     @app.post("/v1/completions", responses=STREAM | ERRORS, response_model=None)
     async def completions(request: Request, body: CompletionRequest) -> Response:
         check(body.model)
-        return await _answer(engine, request, completion_job(body, model), body.stream)
+        return await _answer(worker, request, completion_task(body, model), body.stream)
 
     @app.post("/v1/chat/completions", responses=STREAM | ERRORS, response_model=None)
     async def chat_completions(request: Request, body: ChatRequest) -> Response:
         check(body.model)
-        return await _answer(engine, request, chat_job(body, model), body.stream)
+        return await _answer(worker, request, chat_task(body, model), body.stream)
 
 
-def _add_status(app: FastAPI, engine: Engine) -> None:
+def _add_status(app: FastAPI, worker: Worker) -> None:
     @app.get("/health", responses=ERRORS)
     async def health() -> dict[str, str]:
         return {"status": "ok"}
 
     @app.get("/metrics", responses=ERRORS, response_class=Response)
     async def metrics() -> Response:
-        return Response(engine.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+        return Response(worker.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
-def _add_page(app: FastAPI, engine: Engine) -> None:
+def _add_page(app: FastAPI, worker: Worker) -> None:
     page = files("dapq_edge.server").joinpath("page.html").read_text()
 
     @app.get("/", response_class=HTMLResponse)
@@ -148,12 +142,12 @@ def _add_page(app: FastAPI, engine: Engine) -> None:
 
     @app.get("/api/usage", responses=ERRORS)
     async def usage() -> dict[str, Any]:
-        done, total = engine.reading
-        return asdict(engine.usage) | {"reading_done": done, "reading_total": total}
+        done, total = worker.reading
+        return asdict(worker.usage) | {"reading_done": done, "reading_total": total}
 
     @app.get("/api/kept", responses=ERRORS)
     async def kept(request: Request) -> Kept:
-        return Kept(pieces=await _one(engine, request, kept_job))
+        return Kept(pieces=await _one(worker, request, kept_task))
 
     body = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
 
@@ -165,32 +159,32 @@ def _add_page(app: FastAPI, engine: Engine) -> None:
             text = await asyncio.to_thread(document_text, data, name)
         except DapqError as error:
             raise UsageError(str(error)) from error
-        return Document(text=text, n_tokens=await _one(engine, request, count_job(text)))
+        return Document(text=text, n_tokens=await _one(worker, request, count_task(text)))
 
 
-async def _answer(engine: Engine, request: Request, job: Job, is_stream: bool) -> Response:
+async def _answer(worker: Worker, request: Request, task: Task, is_stream: bool) -> Response:
     start = time.monotonic()
     if not is_stream:
-        result = await _one(engine, request, job)
-        engine.metrics.tokens.inc(result["usage"]["completion_tokens"])
+        result = await _one(worker, request, task)
+        worker.metrics.tokens.inc(result["usage"]["completion_tokens"])
         return JSONResponse(result)
-    results = engine.results(job)
+    results = worker.results(task)
     # what goes wrong before the first token has a status of its own
     first = await _while_connected(request, anext(results, None))
-    engine.metrics.first_token.observe(time.monotonic() - start)
-    return EventSourceResponse(_events(engine, first, results), sep="\n")
+    worker.metrics.first_token.observe(time.monotonic() - start)
+    return EventSourceResponse(_events(worker, first, results), sep="\n")
 
 
-async def _events(engine: Engine, first: Any, results: AsyncGenerator[Any, None]) -> AsyncIterator[dict[str, str]]:
+async def _events(worker: Worker, first: Any, results: AsyncGenerator[Any, None]) -> AsyncIterator[dict[str, str]]:
     async with contextlib.aclosing(results):
         try:
             chunk = first
             while chunk is not None:
-                engine.metrics.tokens.inc(_is_token(chunk))
+                worker.metrics.tokens.inc(_is_token(chunk))
                 yield {"data": json.dumps(chunk)}
                 chunk = await anext(results, None)
         except Exception as error:
-            yield {"data": json.dumps(_describe(error)[1])}
+            yield {"data": json.dumps(describe(error)[1])}
         yield {"data": "[DONE]"}
 
 
@@ -200,9 +194,9 @@ def _is_token(chunk: dict[str, Any]) -> bool:
     return choice["finish_reason"] is None and "role" not in choice.get("delta", {})
 
 
-async def _one(engine: Engine, request: Request, job: Job) -> Any:
-    """The only result of a job."""
-    async with contextlib.aclosing(engine.results(job)) as results:
+async def _one(worker: Worker, request: Request, task: Task) -> Any:
+    """The only result of a task."""
+    async with contextlib.aclosing(worker.results(task)) as results:
         return await _while_connected(request, anext(results))
 
 
@@ -220,28 +214,9 @@ async def _while_connected(request: Request, work: Awaitable[T]) -> T:
         await asyncio.wait({task})
 
 
-def _describe(error: Exception) -> tuple[int, dict[str, Any]]:
-    """Status and body of an error."""
-    text = " ".join(str(error).split()).encode("utf-8", "replace").decode()
-    if isinstance(error, TooLongError):
-        return 400, error_body(text, code="context_length_exceeded")
-    statuses = {BusyError: 429, StoppedError: 503, RequestTimeoutError: 504, AbortedError: 499, UsageError: 400}
-    for kind, status in statuses.items():
-        if isinstance(error, kind):
-            names = {429: "rate_limit_exceeded", 503: "server_error", 504: "timeout"}
-            return status, error_body(text, names.get(status, "invalid_request_error"))
-    if isinstance(error, DapqError):
-        return 500, error_body(text, "server_error")
-    if isinstance(error, INVALID):
-        LOG.warning("refused: %r", error)
-        return 400, error_body(f"the model cannot use the request: {text or type(error).__name__}")
-    LOG.error("failed", exc_info=error)
-    return 500, error_body("the server failed, see its log", "server_error")
-
-
 def _add_error_handlers(app: FastAPI) -> None:
     async def failed(_: Request, error: Exception) -> JSONResponse:
-        status, body = _describe(error)
+        status, body = describe(error)
         return JSONResponse(body, status, headers={"retry-after": "1"} if status == 429 else None)
 
     for kind in (DapqError, *INVALID, RuntimeError, MemoryError, OSError, Exception):

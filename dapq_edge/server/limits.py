@@ -14,8 +14,8 @@ PROTECTED = ("/v1", "/api", "/metrics")
 
 def error_body(
     message: str, kind: str = "invalid_request_error", code: str | None = None, param: str | None = None
-) -> dict:
-    """An error as OpenAI's API has it."""
+) -> dict[str, Any]:
+    """Return an error as OpenAI's API has it."""
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
@@ -86,7 +86,7 @@ def _names_loopback(netloc: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether it is an address that only this machine reaches."""
+    """Return whether it is an address that only this machine reaches."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

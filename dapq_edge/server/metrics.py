@@ -1,8 +1,8 @@
-"""What Prometheus scrapes."""
+"""Counters and gauges that Prometheus scrapes."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from ..llama import Usage
+from ..reading.stats import Usage
 
 
 class Metrics:

@@ -4,8 +4,9 @@ import json
 import re
 from typing import Annotated, Any, Literal
 
-from llama_cpp.server.types import CreateChatCompletionRequest, CreateCompletionRequest
 from pydantic import BaseModel, Field, field_validator, model_validator
+
+from ..llamacpp.openai import CreateChatCompletionRequest, CreateCompletionRequest
 
 # a schema becomes a grammar with so many copies of a part, at most
 MAX_SCHEMA, MAX_REPEAT = 2**16, 1000

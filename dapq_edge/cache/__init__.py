@@ -1,0 +1,1 @@
+"""One sequence of a llama.cpp context: its ledger, its cells, and its saved state."""

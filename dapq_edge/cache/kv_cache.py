@@ -1,0 +1,336 @@
+"""The cells of one sequence: read, probe, evict, look ahead, save."""
+
+from collections.abc import Iterator
+from collections.abc import Sequence as Tokens
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import DapqError, UnsupportedModelError
+from ..llamacpp import context, native
+from .sequence import Keep, Sequence
+from .state import SequenceState
+
+# the sequence that a branch takes
+BRANCH = 1
+
+
+@dataclass(frozen=True)
+class LayerAttention:
+    """What a probe saw in one layer.
+
+    Attributes:
+        layer: Its number in the model.
+        n_head_kv: Its KV heads.
+        attention: float32 [query heads, cells], or [query heads, queries, cells] if it was not reduced.
+    """
+
+    layer: int
+    n_head_kv: int
+    attention: npt.NDArray[np.float32]
+
+
+class KVCache:
+    """The cells of one sequence of a llama.cpp context.
+
+    Cells are counted from 0 in ascending position. After an eviction, a cell holds other tokens in each layer and KV
+    head. Every change happens in llama.cpp first; then `sequence`, the ledger, is replaced.
+
+    Args:
+        ctx: The context of llama.cpp.
+        seq_id: Its number of the sequence.
+    """
+
+    def __init__(self, ctx: context.Context, seq_id: int = 0) -> None:
+        self.ctx = ctx
+        self.seq_id = seq_id
+        self.sequence = Sequence()
+        self.has_logits = False
+
+    @property
+    def positions(self) -> npt.NDArray[np.int32]:
+        """Position of each cell, ascending: int32 [cells]."""
+        return native.seq_positions(self.ctx, self.seq_id)
+
+    @property
+    def n_cells(self) -> int:
+        """Cells of the sequence, as llama.cpp counts them. Raises `UnsupportedModelError` if it has no cells."""
+        return self.positions.size
+
+    @property
+    def next_position(self) -> int:
+        """Position of the next token."""
+        return context.next_position(self.ctx, self.seq_id)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the K and V data of the sequence, in all layers."""
+        return native.seq_bytes(self.ctx, self.seq_id)
+
+    @property
+    def used(self) -> tuple[int, int]:
+        """Cells and bytes of the sequence; for a memory without cells, tokens and the size of its state."""
+        try:
+            return self.n_cells, self.n_bytes
+        except UnsupportedModelError:
+            return self.sequence.n_positions, context.state_size(self.ctx, self.seq_id)
+
+    @property
+    def allocated(self) -> tuple[int, int]:
+        """Cells and bytes of K and V that the context has; for a memory without cells, tokens."""
+        try:
+            return native.n_cells(self.ctx), native.memory_bytes(self.ctx)
+        except UnsupportedModelError:
+            return context.n_ctx(self.ctx), native.memory_bytes(self.ctx)
+
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether layers hold one state of all tokens, which cannot forget the last ones."""
+        return context.is_recurrent(self.ctx)
+
+    @property
+    def n_vocab(self) -> int:
+        """Tokens of the vocabulary."""
+        return context.n_vocab(self.ctx)
+
+    @property
+    def logits(self) -> npt.NDArray[np.float32]:
+        """Logits of the last token that was read, until the next one: float32 [n_vocab]. Raises `DapqError` if none."""
+        logits = context.logits(self.ctx)
+        if logits is None:
+            raise DapqError("the context has no logits: read a token first")
+        return logits
+
+    def clear(self) -> None:
+        """Free all cells of the sequence."""
+        self._remove(-1)
+        self.sequence, self.has_logits = Sequence(), False
+
+    def truncate(self, n_tokens: int) -> None:
+        """Forget all tokens of the text after the first `n_tokens`.
+
+        Recurrent layers keep their state; see `context.set_partial_state`. Raises ValueError if some of the tokens that
+        stay are lost.
+        """
+        shorter = self.sequence.truncate(n_tokens)
+        if shorter.n_tokens < self.sequence.n_tokens:
+            self.has_logits = False
+        self._remove(shorter.n_positions)
+        self.sequence = shorter
+
+    def mend(self) -> bool:
+        """Bring llama.cpp and the ledger together after an exception in between; returns whether they agreed.
+
+        What the ledger does not know is removed; if that is not possible, everything is.
+        """
+        if self._agrees():
+            return True
+        self.has_logits = False
+        if not self.is_recurrent:
+            self._remove(self.sequence.n_positions)
+        if not self._agrees():
+            self.clear()
+        return False
+
+    def _agrees(self) -> bool:
+        if self.next_position != self.sequence.n_positions:
+            return False
+        try:
+            return self.n_cells == self.sequence.n_cells
+        except UnsupportedModelError:
+            return True
+
+    def _remove(self, pos: int) -> None:
+        """Remove the cells from `pos` on; -1 is everything."""
+        if pos >= 0 and self.is_recurrent:
+            # a model without attention has no cells
+            with suppress(UnsupportedModelError):
+                native.seq_remove(self.ctx, self.seq_id, self.positions[self.positions >= pos])
+        else:
+            context.seq_rm(self.ctx, self.seq_id, pos)
+
+    def read(self, tokens: Tokens[int] | npt.NDArray[Any], scores: npt.NDArray[np.float32] | None = None) -> None:
+        """Evaluate `tokens` after the last cell; the logits of the last one stay in the context.
+
+        Args:
+            tokens: Token ids.
+            scores: Gets the logits of all tokens, if it is given: float32 [tokens, n_vocab].
+
+        Raises as `context.decode` does; the batches before are read then.
+        """
+        n_batch = context.n_batch(self.ctx)
+        for start in range(0, len(tokens), n_batch):
+            part = tokens[start : start + n_batch]
+            context.decode(self.ctx, self.seq_id, part, self.next_position, all_logits=scores is not None)
+            if scores is not None:
+                scores[start : start + len(part)] = context.all_logits(self.ctx, len(part))
+            self.sequence, self.has_logits = self.sequence.append(part), True
+
+    def place(self, text: Tokens[int], text_index: npt.NDArray[np.intp]) -> None:
+        """Say that what was read is a part of a longer text, see `Sequence.place`."""
+        self.sequence = self.sequence.place(text, text_index, self.logits.copy())
+
+    def look_ahead(self, n_tokens: int) -> tuple[list[int], float]:
+        """Return the next tokens by greedy decoding after `read`, and the geometric mean of their probabilities.
+
+        It ends with a token that ends the answer, or after `n_tokens`. All but the last token are read, too.
+        """
+        tokens: list[int] = []
+        log_probabilities = []
+        while True:
+            logits = self.logits.astype(np.float64)
+            tokens.append(int(np.argmax(logits)))
+            log_probabilities.append(-np.log(np.exp(logits - logits.max()).sum()))
+            if len(tokens) == n_tokens or context.is_end(self.ctx, tokens[-1]):
+                return tokens, float(np.exp(np.mean(log_probabilities)))
+            self.read(tokens[-1:])
+
+    def probed_heads(self) -> dict[int, tuple[int, int]]:
+        """Return {layer: (query heads, KV heads)} of the full-attention layers.
+
+        Raises `UnsupportedModelError` if there are none.
+        """
+        heads = native.probe_heads(self.ctx)
+        if not heads:
+            raise UnsupportedModelError(native.NO_PROBE)
+        return heads
+
+    def gathered_heads(self) -> dict[int, int]:
+        """Return {layer: KV heads} of the layers that can be evicted.
+
+        Raises `UnsupportedModelError` if there are none.
+        """
+        heads = native.gather_heads(self.ctx)
+        if not heads:
+            raise UnsupportedModelError(native.NO_EVICTION)
+        return heads
+
+    @property
+    def can_evict(self) -> bool:
+        """Whether the model can be probed, and its memory compacted."""
+        return bool(native.gather_heads(self.ctx)) and bool(native.probe_heads(self.ctx))
+
+    def probe(
+        self, tokens: Tokens[int] | npt.NDArray[Any], pos: int, reduce: native.ProbeType = native.ProbeType.MEAN
+    ) -> list[LayerAttention]:
+        """Return the attention that `tokens` at `pos`, `pos` + 1, ... pay to the cells, for each full-attention layer.
+
+        The cache is left as it was. Raises as `native.probe` does.
+        """
+        heads = self.probed_heads()
+        rows = native.probe(self.ctx, self.seq_id, tokens, pos, reduce)
+        return list(_split(rows, heads))
+
+    def evict(self, keep: Keep, attention_kept: float | None = None) -> None:
+        """Free all cells but those in `keep`, which move to the front.
+
+        Args:
+            keep: For each layer of `gathered_heads`, in order, the cells that each KV head keeps.
+            attention_kept: What they hold, for the ledger.
+
+        Raises as `native.seq_gather` does. If llama.cpp had no memory left to move the cells, they may all be gone; the
+        ledger is then empty, too.
+        """
+        logits = self.logits.copy() if self.has_logits else None
+        after = self.sequence.compact(keep, logits, attention_kept)
+        try:
+            native.seq_gather(self.ctx, self.seq_id, self.seq_id, keep)
+        except DapqError:
+            self.mend()
+            raise
+        self.sequence = after
+
+    @contextmanager
+    def branch(self, keep: Keep) -> Iterator["KVCache"]:
+        """Make a sequence to look ahead on, with a copy of the cells in `keep`.
+
+        It is removed at the end, and the logits are again those before it. Raises `DapqError` if the context has one
+        sequence only, and as `native.seq_gather` does.
+        """
+        if context.n_seq_max(self.ctx) <= BRANCH:
+            raise DapqError(f"a context of one sequence has no room for a branch: open it with n_seq_max={BRANCH + 1}")
+        with self._logits_put_back():
+            native.seq_gather(self.ctx, self.seq_id, BRANCH, keep)
+            branch = KVCache(self.ctx, BRANCH)
+            branch.sequence, branch.has_logits = self.sequence.compact(keep), True
+            try:
+                yield branch
+            finally:
+                branch.clear()
+
+    def peek(self, n_tokens: int) -> tuple[list[int], float]:
+        """Return what `look_ahead` gives; afterwards its cells are removed, and windows, states and logits put back."""
+        before, pos = self.sequence, self.next_position
+        with self._logits_put_back(), self._state_put_back(pos):
+            try:
+                return self.look_ahead(n_tokens)
+            finally:
+                self._remove(pos)
+                self.sequence = before
+
+    @contextmanager
+    def _state_put_back(self, pos: int) -> Iterator[None]:
+        """Put back what a token at `pos` sees in recurrent and in sliding-window layers.
+
+        The latter reuse the cells of older tokens.
+        """
+        n_swa = context.n_swa(self.ctx)
+        state = context.partial_state(self.ctx, self.seq_id) if n_swa or self.is_recurrent else None
+        try:
+            yield
+        finally:
+            first = context.first_position(self.ctx, self.seq_id)
+            if state is not None and (self.is_recurrent or not 0 <= first <= max(0, pos - n_swa + 1)):
+                context.set_partial_state(self.ctx, self.seq_id, state)
+
+    @contextmanager
+    def _logits_put_back(self) -> Iterator[None]:
+        logits, has_logits = self.logits.copy(), self.has_logits
+        try:
+            yield
+        finally:
+            self.put_logits(logits)
+            self.has_logits = has_logits
+
+    def put_logits(self, logits: npt.NDArray[np.float32]) -> None:
+        """Make `logits` those of the last token, as if it had just been read: float32 [n_vocab]."""
+        context.reserve_logits(self.ctx)
+        self.logits[:] = logits
+        self.has_logits = True
+
+    def state(self, *, of_context: bool = False) -> SequenceState:
+        """Return everything that the sequence is; `restore` puts it back.
+
+        Args:
+            of_context: Save the whole context, with the cells that left a sliding window: a probe at a position before
+                the end needs them, going on with the text does not.
+
+        Raises `DapqError` if llama.cpp cannot save it.
+        """
+        cells = context.context_state(self.ctx) if of_context else context.seq_state(self.ctx, self.seq_id)
+        return SequenceState(self.sequence, self.logits.copy() if self.has_logits else None, cells, of_context)
+
+    def restore(self, state: SequenceState) -> None:
+        """Put back what `state` gave, into a context of the same model and types.
+
+        Raises `DapqError`, and leaves an empty sequence, if llama.cpp refuses the cells.
+        """
+        self.clear()
+        if state.is_context:
+            context.set_context_state(self.ctx, state.cells)
+        else:
+            context.set_seq_state(self.ctx, self.seq_id, state.cells)
+        self.sequence = state.sequence
+        if state.logits is not None:
+            self.put_logits(state.logits)
+
+
+def _split(rows: npt.NDArray[np.float32], heads: dict[int, tuple[int, int]]) -> Iterator[LayerAttention]:
+    """Divide the rows of a probe, which are query heads, into layers."""
+    start = 0
+    for layer, (n_head, n_head_kv) in heads.items():
+        yield LayerAttention(layer, n_head_kv, rows[start : start + n_head])
+        start += n_head

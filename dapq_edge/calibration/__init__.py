@@ -1,0 +1,1 @@
+"""Which heads of a model find facts, measured with texts that come with the package."""

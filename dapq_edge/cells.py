@@ -1,0 +1,18 @@
+"""Numbers of cells that several rooms have to agree on. A cell is a slot of the KV cache: one position, all layers."""
+
+# first cells that draw attention whatever they hold (StreamingLLM, arXiv 2309.17453)
+N_SINK = 4
+
+# last cells that every policy keeps
+N_RECENT = 8
+
+# cells beside the budget: a chunk of the text, and the probe after it
+CHUNK = 512
+
+# the KV cache of llama.cpp is padded to this many cells
+N_CTX_PAD = 256
+
+
+def pad(n_cells: int) -> int:
+    """Return the number of cells that a context for `n_cells` has."""
+    return -(-n_cells // N_CTX_PAD) * N_CTX_PAD

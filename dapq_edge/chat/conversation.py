@@ -1,0 +1,112 @@
+"""A conversation of any length, about documents of any length, in bounded memory."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ..errors import AbortedError
+from ..llama import Llama
+
+# tokens of the chat template for each message, about
+N_TEMPLATE = 16
+
+# when the text is too long, so much of it is left at most, so that this is rare
+MAX_LEFT = 0.5
+
+
+@dataclass
+class Turn:
+    """A message of the user, with the documents that were added before it, and the answer."""
+
+    user: str
+    answer: str = ""
+    documents: list[str] = field(default_factory=list)
+
+    @property
+    def message(self) -> str:
+        return "\n\n".join([*self.documents, self.user])
+
+
+class Chat:
+    """A conversation with a `Llama`.
+
+    turns: from the oldest that is remembered. documents: those that belong to the next turn.
+    """
+
+    def __init__(self, llama: Llama, *, system: str = "", n_predict: int = 256, **sampling: Any) -> None:
+        self.llama = llama
+        self.system = system
+        self.n_predict = n_predict
+        self._sampling = sampling
+        self._n_history = llama.n_ctx()
+        self.turns: list[Turn] = []
+        self.documents: list[str] = []
+
+    def add_document(self, text: str) -> int:
+        """Add a document to the next turn; returns its number of tokens."""
+        self.documents.append(text.strip())
+        return self._n_tokens(text)
+
+    def has_document(self, text: str) -> bool:
+        """Return whether a document is in what is remembered, or added to the next turn."""
+        return text.strip() in [*self.documents, *(document for turn in self.turns for document in turn.documents)]
+
+    def ask(self, text: str) -> Iterator[str]:
+        """Yield pieces of the answer. If it is stopped in between, the answer so far is remembered.
+
+        Raises as `Llama.generate` does: the turn is then forgotten, but its documents are kept for the next one.
+        """
+        self.turns.append(Turn(text, documents=self.documents))
+        self._make_room()
+        try:
+            stream = self.llama.create_chat_completion(
+                self.messages, stream=True, max_tokens=self.n_predict, **self._sampling
+            )
+            self.documents = []
+            for chunk in stream:
+                piece = chunk["choices"][0]["delta"].get("content") or ""
+                self.turns[-1].answer += piece
+                yield piece
+        except Exception as error:
+            if isinstance(error, AbortedError) and self.turns[-1].answer:
+                return
+            self.documents = self.turns.pop().documents
+            raise
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """The conversation as messages of OpenAI's API."""
+        messages = [{"role": "system", "content": self.system}] if self.system else []
+        for turn in self.turns:
+            messages += [{"role": "user", "content": turn.message}, {"role": "assistant", "content": turn.answer}]
+        return messages[:-1] if self.turns and not self.turns[-1].answer else messages
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.turns, self.documents = [], []
+        self.llama.reset()
+
+    def state(self) -> dict[str, Any]:
+        """Return what belongs to a session, as JSON."""
+        return {"system": self.system, "documents": self.documents, "turns": [asdict(turn) for turn in self.turns]}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Take over what `state` gave."""
+        self.system, self.documents = state["system"], state["documents"]
+        self.turns = [Turn(**turn) for turn in state["turns"]]
+
+    def _n_tokens(self, text: str) -> int:
+        return len(self.llama.tokenize(text.encode("utf-8", "replace"), add_bos=False))
+
+    def _make_room(self) -> None:
+        """Forget the oldest turns of a long conversation; documents move on to the next turn."""
+        n_documents = sum(self._n_tokens(document) for turn in self.turns for document in turn.documents)
+        counts = [self._n_tokens(turn.user) + self._n_tokens(turn.answer) + 2 * N_TEMPLATE for turn in self.turns]
+        n_needed = self._n_tokens(self.system) + N_TEMPLATE + self.n_predict
+        self.llama.extend(n_documents + self._n_history)
+        if n_needed + sum(counts) <= self._n_history:
+            return
+        while len(counts) > 1 and n_needed + sum(counts) > MAX_LEFT * self._n_history:
+            counts.pop(0)
+            forgotten = self.turns.pop(0)
+            self.turns[0].documents = forgotten.documents + self.turns[0].documents

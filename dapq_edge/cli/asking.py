@@ -1,0 +1,111 @@
+"""Answers one question about one document."""
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import psutil
+from rich.console import Console
+
+from ..documents.text import read_document
+from ..eviction.policies import get_policy
+from ..llamacpp.log import captured_log
+from ..planning.ram import MIB
+from ..prompt.chat_template import chat_prompt
+from .ask import Options
+from .running import check_budget, check_model, open_engine, read_prompt
+
+
+@dataclass(frozen=True)
+class Result:
+    """The object that `--json` prints."""
+
+    answer: str
+    policy: str
+    reading: str
+    positions: str
+    prompt_tokens: int
+    tokens_evaluated: int
+    chunks: list[dict[str, Any]]
+    kv_cells_peak: int
+    kv_cells_kept: int
+    kv_bytes_peak: int
+    kv_bytes_kept: int
+    attention_kept: float | None
+    evict_s: float
+    ttft_s: float
+    decode_tps: float
+    rss_mib: float
+
+    def line(self) -> str:
+        """Return it for people."""
+        parts = [
+            f"{self.policy}: {self.prompt_tokens:,} tokens read in {self.kv_cells_peak:,} cells",
+            f"kept {self.kv_cells_kept:,}",
+            f"KV {self.kv_bytes_peak / MIB:.1f} -> {self.kv_bytes_kept / MIB:.1f} MiB",
+            f"{self.ttft_s:.1f} s to first token",
+            f"{self.decode_tps:.1f} tokens/s",
+        ]
+        if self.chunks:
+            read = [str(i) for i, chunk in enumerate(self.chunks, start=1) if chunk["is_read"]]
+            parts.insert(1, f"re-read {', '.join(read)} of {len(self.chunks)} chunks")
+        if self.attention_kept is not None:
+            parts.insert(2, f"they hold {self.attention_kept:.0%} of the attention")
+        if self.positions == "compact":
+            parts.insert(1, "positions were compacted")
+        return "; ".join(parts)
+
+
+def answer(options: Options) -> int:
+    """Read, evict, answer; returns the exit code."""
+    check_budget(options.reading)
+    check_model(options.model)
+    # what llama.cpp reports becomes a part of our errors
+    with captured_log():
+        return _answer(options, Console(stderr=True))
+
+
+def _answer(options: Options, console: Console) -> int:
+    document, reading, sampling = read_document(options.doc), options.reading, options.sampling
+    engine = open_engine(options.model, console, heads=reading.heads, policy=reading.policy, seed=sampling.seed)
+    policy = get_policy(reading.policy, reading.granularity, engine.heads)
+    prompt = chat_prompt(engine.model, document, options.question, options.answer_prefix)
+
+    start = time.perf_counter()
+    read = read_prompt(
+        engine, prompt, policy, reading, console, n_predict=sampling.predict, ctx_size=options.model.ctx_size
+    )
+    pieces, times = [], []
+    for piece in engine.stream(read.n_predict, temp=sampling.temp):
+        times.append(time.perf_counter())
+        pieces.append(piece)
+        if not options.json:
+            print(piece, end="", flush=True)
+    # an answer that is empty has its first token when it ends
+    times = times or [time.perf_counter()]
+    seconds = times[-1] - times[0]
+    result = Result(
+        answer="".join(pieces).strip(),
+        policy=policy.name,
+        reading=read.mode.value,
+        positions="compact" if read.is_compact else "true",
+        prompt_tokens=len(prompt),
+        tokens_evaluated=read.tokens_evaluated,
+        chunks=[{**asdict(chunk), "relevance": round(chunk.relevance, 4)} for chunk in read.chunks],
+        kv_cells_peak=read.cells_peak,
+        kv_cells_kept=read.cells_kept,
+        kv_bytes_peak=read.bytes_peak,
+        kv_bytes_kept=read.bytes_kept,
+        attention_kept=None if read.attention_kept is None else round(read.attention_kept, 4),
+        evict_s=round(read.evict_seconds, 3),
+        ttft_s=round(times[0] - start, 3),
+        decode_tps=round((len(times) - 1) / seconds, 2) if seconds else 0.0,
+        rss_mib=round(psutil.Process().memory_info().rss / MIB, 1),
+    )
+    if options.json:
+        print(json.dumps(asdict(result), ensure_ascii=False))
+    else:
+        print(flush=True)
+        console.print(result.line(), style="dim", highlight=False, soft_wrap=True)
+    return 0

@@ -1,0 +1,83 @@
+"""Measures and shows the heads of a model that retrieve facts."""
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from ..calibration.calibrate import BUILT_IN
+from ..calibration.calibrate import calibrate as measure
+from ..calibration.needles import read_haystack, read_needles
+from ..control import Control
+from ..errors import DapqError
+from ..evaluation.plots import plot_heads
+from ..eviction.heads import HeadProfile, find_profile, profile_path
+from ..llamacpp.log import captured_log
+from ..render.pictures import require_matplotlib
+from .heads import CalibrateOptions, ShowOptions
+from .running import check_model, find, open_engine, progress_bar
+
+# heads that `show` lists
+N_SHOWN = 16
+
+
+def calibrate(options: CalibrateOptions) -> int:
+    """Measure the heads and keep their profile; returns the exit code."""
+    check_model(options.model)
+    if options.plot:
+        require_matplotlib()
+    console, start = Console(stderr=True), time.perf_counter()
+    needles = read_needles(Path(options.needles) if options.needles else BUILT_IN / "needles.jsonl")
+    haystacks = _haystacks(options.haystack)
+    with captured_log():
+        engine = open_engine(options.model, console)
+        with progress_bar(console) as bar:
+            task = bar.add_task("calibrating")
+            control = Control(lambda done, total: bar.update(task, completed=done, total=total))
+            profile = measure(engine, haystacks, needles, options.length, control)
+    path = profile_path(engine.model.path)
+    profile.save(path)
+    _print(profile)
+    if options.plot:
+        plot_heads(profile, Path(options.plot))
+    console.print(f"{time.perf_counter() - start:.0f} s; {path}", style="dim", highlight=False, soft_wrap=True)
+    return 0
+
+
+def show(options: ShowOptions) -> int:
+    """List the best heads; returns the exit code."""
+    if options.plot:
+        require_matplotlib()
+    model = find(options.model, Console(stderr=True))
+    profile = find_profile(model)
+    if profile is None:
+        raise DapqError(f"no head profile of {model}: make one with dapq-edge heads calibrate")
+    if options.json:
+        print(json.dumps(asdict(profile)))
+    else:
+        _print(profile)
+    if options.plot:
+        plot_heads(profile, Path(options.plot))
+    return 0
+
+
+def _haystacks(haystack: str | None) -> list[str]:
+    folder = Path(haystack) if haystack else BUILT_IN
+    paths = sorted(folder.glob("*.txt"))
+    if not paths:
+        raise DapqError(f"no *.txt in {folder}")
+    # texts of our own are long enough one by one, others perhaps only together
+    return [read_haystack(paths)] if haystack else [read_haystack([path]) for path in paths]
+
+
+def _print(profile: HeadProfile) -> None:
+    heads = [(share, layer, head) for layer, row in profile.retrieval.items() for head, share in enumerate(row)]
+    table = Table(title=f"the {N_SHOWN} of {len(heads)} query heads that attend most from an answer to its fact")
+    for heading in ("layer", "head", "attention", "eviction error of the layer"):
+        table.add_column(heading, justify="right")
+    for share, layer, head in sorted(heads, reverse=True)[:N_SHOWN]:
+        table.add_row(str(layer), str(head), f"{share:.2f}", f"{profile.errors[layer]:.2f}")
+    Console().print(table)

@@ -1,0 +1,111 @@
+"""Runs the tasks of `dapq-edge eval`."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from rich.console import Console
+
+from ..calibration.needles import read_haystack, read_needles
+from ..control import Control
+from ..errors import DapqError, UsageError
+from ..evaluation import fidelity, ruler
+from ..evaluation.needle import needle_cases
+from ..evaluation.plots import plot_results
+from ..evaluation.report import write_report
+from ..evaluation.results import Results
+from ..evaluation.runner import Case, evaluate, jobs_of
+from ..evaluation.summary import summaries
+from ..eviction.budget import parse_budget
+from ..eviction.policies import get_policy
+from ..llamacpp.log import captured_log
+from ..llamacpp.model import Model
+from ..render.pictures import require_matplotlib
+from .eval import FidelityOptions, NeedleOptions, ReportOptions, RulerOptions, Task
+from .running import check_model, open_engine, progress_bar
+
+MakeCases = Callable[[Model], Iterable[Case]]
+
+
+def run_needle(options: NeedleOptions) -> int:
+    """Hide facts, and ask for them; returns the exit code."""
+    haystack = read_haystack(sorted(Path(options.haystack).glob("*.txt")))
+    needles = read_needles(Path(options.needles))
+    if not haystack:
+        raise DapqError(f"no *.txt in {options.haystack}")
+    if not all(0 <= depth <= 1 for depth in options.depths):
+        raise UsageError("from 0 to 1", param="depths")
+
+    def cases(model: Model) -> Iterable[Case]:
+        return needle_cases(
+            needles,
+            haystack,
+            lengths=options.lengths,
+            depths=options.depths,
+            n_offsets=options.offsets,
+            seed=options.seed,
+            n_predict=options.predict,
+            n_facts=options.facts,
+            with_prefix=not options.no_prefix,
+            paraphrased=options.paraphrased,
+        )
+
+    return _run(options, cases)
+
+
+def run_ruler(options: RulerOptions) -> int:
+    """Run RULER's tasks; returns the exit code."""
+    unknown = set(options.tasks) - set(ruler.GENERATORS)
+    if unknown:
+        raise UsageError(f"{' '.join(sorted(unknown))}: choose of {', '.join(ruler.GENERATORS)}", param="tasks")
+
+    def cases(model: Model) -> Iterable[Case]:
+        if options.data:
+            return ruler.file_cases(Path(options.data), options.rows, options.predict)
+        return ruler.generated_cases(options.tasks, options.lengths, options.rows, options.seed, options.predict)
+
+    return _run(options, cases)
+
+
+def run_fidelity(options: FidelityOptions) -> int:
+    """Compare next tokens with those of the full cache; returns the exit code."""
+
+    def cases(model: Model) -> Iterable[Case]:
+        for length in options.lengths:
+            yield from fidelity.fidelity_cases(Path(options.data), options.rows, length, options.predict, model)
+
+    return _run(options, cases)
+
+
+def _run(options: Task, make_cases: MakeCases) -> int:
+    check_model(options.model)
+    if options.plot:
+        require_matplotlib()
+    for budget in options.budgets:
+        parse_budget(budget)
+    for name in options.policies:
+        get_policy(name)
+    results = Results(Path(options.json) if options.json else None)
+    console = Console(stderr=True)
+    with captured_log():
+        engine = open_engine(options.model, console, heads=options.heads, seed=options.seed)
+        policies = [get_policy(name, options.granularity, engine.heads) for name in options.policies]
+        jobs = jobs_of(policies, options.budgets, options.bounded)
+        cases = list(make_cases(engine.model))
+        if not cases:
+            raise DapqError("no prompts: the data is empty, or shorter than `lengths`")
+        with progress_bar(console) as bar:
+            task = bar.add_task("evaluating")
+            control = Control(lambda done, total: bar.update(task, completed=done, total=total))
+            rows = evaluate(engine, cases, jobs, results, control)
+    for summary in summaries(rows):
+        Console().print(summary.table)
+    if options.plot:
+        plot_results(rows, Path(options.plot))
+    return 0
+
+
+def run_report(options: ReportOptions) -> int:
+    """Write one page of all results; returns the exit code."""
+    require_matplotlib()
+    print(write_report(Path(options.folder)))
+    return 0

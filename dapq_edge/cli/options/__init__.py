@@ -1,0 +1,20 @@
+"""Options of the command line, named as in llama.cpp where it has them: frozen dataclasses that declare themselves."""
+
+from .arguments import add_options, group, option, read_options
+from .eviction import Eviction, Reading
+from .model import Model, PlannedModel, RunningModel, SizedModel
+from .sampling import Sampling
+
+__all__ = [
+    "Eviction",
+    "Model",
+    "PlannedModel",
+    "Reading",
+    "RunningModel",
+    "Sampling",
+    "SizedModel",
+    "add_options",
+    "group",
+    "option",
+    "read_options",
+]

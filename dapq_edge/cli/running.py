@@ -1,0 +1,140 @@
+"""What the commands that run a model have in common."""
+
+from pathlib import Path
+from typing import Any
+
+import psutil
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ..control import Control
+from ..errors import UsageError
+from ..eviction.budget import Auto, Budget, parse_budget
+from ..eviction.heads import HeadProfile, load_profile
+from ..eviction.policies import Full, Policy, get_policy
+from ..llama import Llama
+from ..llamacpp import native
+from ..llamacpp.context import CACHE_TYPES
+from ..llamacpp.log import captured_log, end_on_abort
+from ..llamacpp.rpc import add_servers
+from ..planning.gguf_shape import check_eviction
+from ..planning.weights import find_hf_model, find_model
+from ..prompt import Prompt
+from ..reading.engine import Engine
+from ..reading.open_model import open_model
+from ..reading.stats import ReadStats
+from .options import Eviction, Model, Reading, RunningModel, SizedModel
+
+
+def check_model(options: Model | RunningModel) -> None:
+    """Raise `UsageError` if an option is wrong, `StockBuildError` if llama.cpp is; use the servers of --rpc."""
+    for param, name in (("type_k", options.cache_type_k), ("type_v", options.cache_type_v)):
+        if name not in CACHE_TYPES:
+            raise UsageError(f"{name}: choose one of {', '.join(CACHE_TYPES)}", param=param)
+    native.require()
+    end_on_abort()
+    if options.servers:
+        with captured_log():
+            add_servers(options.servers)
+
+
+def check_budget(options: Eviction) -> None:
+    """Raise `UsageError` if an option is wrong, before a model is loaded."""
+    parse_budget(options.kv_budget)
+    get_policy(options.policy)
+
+
+def find(options: Model | RunningModel, console: Console) -> Path:
+    """Return the model file that -m or -hf names; a download is reported."""
+    if options.hf_repo:
+        return find_hf_model(options.hf_repo, options.offline)
+    return find_model(options.model or "", lambda line: console.print(line, style="dim", highlight=False))
+
+
+def find_heads(path: str | None, model: Path) -> HeadProfile | None:
+    """Return the profile of --heads; without it None, and what was calibrated is found later."""
+    return load_profile(Path(path), model) if path else None
+
+
+def open_engine(
+    options: RunningModel, console: Console, *, heads: str | None = None, policy: str = Full.name, seed: int = -1
+) -> Engine:
+    """Open the model, to read prompts one by one.
+
+    Raises `UnsupportedModelError` before it is loaded, if it is known that it cannot be evicted.
+    """
+    model = find(options, console)
+    if policy != Full.name:
+        check_eviction(model)
+    return open_model(model, heads=find_heads(heads, model), **_model_options(options, seed))
+
+
+def open_llama(options: SizedModel, eviction: Eviction, console: Console, *, seed: int = -1) -> Llama:
+    """Open the model, to answer prompts as `llama_cpp.Llama` does, evicted to --kv-budget of -c tokens."""
+    model = find(options, console)
+    threads = n_threads(options.threads)
+    return Llama(
+        model,
+        n_ctx=options.ctx_size,
+        kv_budget=eviction.kv_budget,
+        policy=eviction.policy,
+        heads=find_heads(eviction.heads, model),
+        n_threads_batch=threads,
+        **_model_options(options, seed),
+    )
+
+
+def n_threads(threads: int) -> int:
+    """Return the number of -t, or of physical cores."""
+    return threads if threads > 0 else psutil.cpu_count(logical=False) or 1
+
+
+def _model_options(options: RunningModel, seed: int) -> dict[str, Any]:
+    return {
+        "n_gpu_layers": options.n_gpu_layers,
+        "n_threads": n_threads(options.threads),
+        "n_batch": options.batch_size,
+        "n_ubatch": options.batch_size,
+        "flash_attn": options.flash_attn,
+        "type_k": options.cache_type_k,
+        "type_v": options.cache_type_v,
+        "seed": seed & 0xFFFFFFFF,
+        "verbose": False,
+    }
+
+
+def find_budget(options: Eviction, engine: Engine, ctx_size: int) -> Budget:
+    """Return the budget of --kv-budget, or the one that the free memory has room for."""
+    budget = parse_budget(options.kv_budget)
+    return engine.auto_budget(ctx_size or engine.model.n_ctx_train) if budget == Auto() else budget
+
+
+def read_prompt(
+    engine: Engine,
+    prompt: Prompt,
+    policy: Policy,
+    options: Reading,
+    console: Console,
+    *,
+    n_predict: int,
+    ctx_size: int,
+) -> ReadStats:
+    """Read a prompt with the options of the command line, and show how far it is."""
+    with progress_bar(console) as bar:
+        task = bar.add_task("reading", total=len(prompt))
+        return engine.read(
+            prompt,
+            policy,
+            find_budget(options, engine, ctx_size),
+            n_predict=n_predict,
+            n_cells=ctx_size,
+            one_shot=options.one_shot,
+            allow_overflow=options.allow_overflow,
+            control=Control(lambda done, total: bar.update(task, completed=done, total=total)),
+        )
+
+
+def progress_bar(console: Console) -> Progress:
+    """Return a bar that is shown in a terminal, and gone at the end."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

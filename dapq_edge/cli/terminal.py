@@ -1,0 +1,189 @@
+"""A conversation in the terminal."""
+
+import contextlib
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from rich.console import Console
+
+from ..chat.conversation import Chat
+from ..chat.session import load_session, save_session
+from ..control import UNCONTROLLED, Control, Progress
+from ..documents.text import read_document
+from ..errors import AbortedError, DapqError, UsageError
+from ..llamacpp.log import captured_log
+from ..planning.ram import MIB
+from ..render.shading import to_terminal
+from .chat import Options
+from .names import flag_of
+from .running import check_budget, check_model, open_llama, progress_bar
+
+HELP = """\
+/doc FILE    add a document to the next question
+/save FILE   save the conversation
+/load FILE   go on with a saved one
+/stats       what it takes, and what was done
+/kept        the text, shaded by how many heads keep each token
+/reset       forget everything
+/exit        leave (also Ctrl-D)
+Ctrl-C stops an answer. A line that ends with \\ goes on in the next one."""
+
+PROMPT = "> "
+
+
+def talk(options: Options) -> int:
+    """Talk until the end of the input; returns the exit code."""
+    check_budget(options.eviction)
+    check_model(options.model)
+    with captured_log():
+        return _Terminal(options).run()
+
+
+class _Terminal:
+    """Reads lines, and prints what `Chat` answers."""
+
+    def __init__(self, options: Options) -> None:
+        self.options, sampling = options, options.sampling
+        self.console = Console(stderr=True)
+        self.is_stopped = False
+        documents = {path: read_document(path) for path in options.doc}
+        self.llama = open_llama(options.model, options.eviction, self.console, seed=sampling.seed)
+        self.chat = Chat(
+            self.llama, system=options.system_prompt, n_predict=sampling.predict, temperature=sampling.temp
+        )
+        self.session = Path(options.session) if options.session else None
+        if self.session and self.session.exists():
+            self._load(str(self.session))
+        for path, document in documents.items():
+            # the same command goes on with a session
+            if self.chat.has_document(document):
+                self._say(f"{path} is in the conversation")
+            else:
+                self.chat.add_document(document)
+
+    def run(self) -> int:
+        if sys.stdin.isatty():
+            with contextlib.suppress(ImportError):
+                # line editing and history for input()
+                import readline  # noqa: F401
+            self._say("/help lists the commands")
+        while True:
+            try:
+                line = self._read_line()
+            except EOFError:
+                break
+            except KeyboardInterrupt:
+                self._say("\n/exit or Ctrl-D leaves")
+                continue
+            try:
+                if line == "/exit":
+                    break
+                self._answer(line) if not line.startswith("/") else self._command(line)
+            except DapqError as error:
+                if not sys.stdin.isatty():
+                    raise
+                self._say(f"dapq-edge: {error.say(flag_of)}")
+        return 0
+
+    def _read_line(self) -> str:
+        prompt = PROMPT if sys.stdin.isatty() else ""
+        line = input(prompt)
+        while line.endswith("\\"):
+            line = line[:-1] + "\n" + input(prompt)
+        return line.strip()
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, style="dim", highlight=False, soft_wrap=True, markup=False)
+
+    def _answer(self, line: str) -> None:
+        if not line:
+            return
+        start, first = time.perf_counter(), None
+        with contextlib.ExitStack() as bar, self._controlled(self._progress(bar)):
+            try:
+                for piece in self.chat.ask(line):
+                    first = first or time.perf_counter()
+                    bar.close()
+                    print(piece, end="", flush=True)
+                    if self.is_stopped:
+                        break
+            except AbortedError:
+                self._say("stopped")
+                return
+        print(flush=True)
+        if self.is_stopped:
+            self._say("stopped")
+        if self.options.verbose:
+            self._say(f"{(first or start) - start:.1f} s to first token; {self._figures()}")
+        if self.session:
+            self._save(str(self.session))
+
+    @contextlib.contextmanager
+    def _controlled(self, progress: Progress) -> Iterator[None]:
+        """Stop the model, not the program, when Ctrl-C is pressed."""
+
+        def stop(*_: object) -> None:
+            self.is_stopped = True
+
+        self.is_stopped = False
+        self.llama.control = Control(progress, lambda: self.is_stopped)
+        before = signal.signal(signal.SIGINT, stop)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+            self.llama.control = UNCONTROLLED
+
+    def _progress(self, stack: contextlib.ExitStack) -> Progress:
+        """Show a bar until `stack` is closed."""
+        bar = stack.enter_context(progress_bar(self.console))
+        task = bar.add_task("reading")
+        return lambda done, total: bar.update(task, completed=done, total=total)
+
+    def _command(self, line: str) -> None:
+        name, _, rest = line.partition(" ")
+        commands: dict[str, Callable[[str], None]] = {
+            "/help": lambda _: self._say(HELP),
+            "/doc": self._add_document,
+            "/save": self._save,
+            "/load": self._load,
+            "/stats": lambda _: self._say(self._figures()),
+            "/kept": lambda _: Console().print(to_terminal(self.llama.kept()), highlight=False),
+            "/reset": lambda _: self.chat.reset(),
+        }
+        if name not in commands:
+            raise UsageError(f"no command {name}: /help lists them")
+        if name in ("/doc", "/save", "/load") and not rest.strip():
+            raise UsageError(f"{name} needs a file")
+        commands[name](rest.strip())
+
+    def _add_document(self, path: str) -> None:
+        n_tokens = self.chat.add_document(read_document(path))
+        self._say(f"{path}: {n_tokens:,} tokens, read with the next question")
+
+    def _save(self, path: str) -> None:
+        save_session(self.llama, Path(path), self.chat.state())
+
+    def _load(self, path: str) -> None:
+        start = time.perf_counter()
+        self.chat.set_state(load_session(self.llama, Path(path)))
+        turns, seconds = _count(len(self.chat.turns), "turn"), time.perf_counter() - start
+        self._say(f"{path}: {turns}, {self.llama.n_tokens:,} tokens, {seconds:.1f} s")
+
+    def _figures(self) -> str:
+        usage = self.llama.usage
+        parts = [
+            f"{usage.n_tokens:,} tokens in {usage.n_cells_used:,} of {usage.n_cells:,} cells",
+            f"KV {usage.bytes_used / MIB:.1f} of {usage.bytes_allocated / MIB:.1f} MiB",
+            f"{_count(usage.n_evictions, 'eviction')}, {_count(usage.n_rereads, 're-read')}",
+        ]
+        if usage.attention_kept is not None:
+            parts.append(f"the kept cells hold {usage.attention_kept:.0%} of the attention")
+        return "; ".join(parts)
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"

@@ -1,0 +1,33 @@
+"""fused: the answer's first tokens, and filler behind them, at the positions of the answer."""
+
+from dataclasses import dataclass
+
+from .base import ProbingPolicy
+from .dapq import DapQ
+from .parts import AtAnswer, Normalized, Queries, Score
+
+
+@dataclass(frozen=True)
+class Fused(ProbingPolicy):
+    """DapQ whose first pseudo queries are the answer itself: what LAQ guesses on an evicted cache, from the full one.
+
+    Before anything is evicted, 32 tokens are generated, and forgotten again. They say what the answer begins with, 32
+    tokens of filler behind them what the rest of it may need. Queries that know what they look for need less of the
+    words around it. Every part was varied; see docs/ablations.md.
+    """
+
+    name: str = "fused"
+    summary: str = "cells that the answer's first tokens, and pseudo queries behind them, attend to"
+    queries: Queries = AtAnswer(64, n_look_ahead=32)
+    score: Score = Normalized(pooled=0.25)
+
+    @property
+    def while_reading(self) -> DapQ:
+        # what would follow in the middle of a text is not the answer
+        return DapQ(
+            granularity=self.granularity,
+            heads=self.heads,
+            n_sink=self.n_sink,
+            n_recent=self.n_recent,
+            layer_budget=self.layer_budget,
+        )

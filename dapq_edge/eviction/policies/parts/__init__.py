@@ -1,0 +1,26 @@
+"""The parts that a policy is made of: queries, scores, layer budgets and selections."""
+
+from .layers import ByError, Even, LayerBudget, Pyramid
+from .queries import AtAnswer, BranchLookAhead, Filler, LastTokens, Queries, RandomTokens
+from .scores import HeadsOfLayer, Normalized, Pooled, Score
+from .selections import Best, BestAndRecentHalf, Selection
+
+__all__ = [
+    "AtAnswer",
+    "Best",
+    "BestAndRecentHalf",
+    "BranchLookAhead",
+    "ByError",
+    "Even",
+    "Filler",
+    "HeadsOfLayer",
+    "LastTokens",
+    "LayerBudget",
+    "Normalized",
+    "Pooled",
+    "Pyramid",
+    "Queries",
+    "RandomTokens",
+    "Score",
+    "Selection",
+]

@@ -1,0 +1,61 @@
+"""Layer budgets: how many cells each layer keeps."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ...budget import by_error, pyramid
+
+if TYPE_CHECKING:
+    from ..base import ScoringPolicy
+
+
+class LayerBudget(ABC):
+    """A way to share a budget among layers. `policy` is the one that it is a part of."""
+
+    # cells of the layer that keeps most, for each cell of the budget
+    max_share = 1.0
+
+    # whether it needs the head profile of the policy
+    needs_heads = False
+
+    @abstractmethod
+    def cells(self, policy: ScoringPolicy, n_keep: int, n_cells: int, layers: Sequence[int]) -> list[int]:
+        """Return the cells that each of `layers` keeps of `n_cells`, on average `n_keep`."""
+
+
+@dataclass(frozen=True)
+class Even(LayerBudget):
+    """All layers keep the same number."""
+
+    def cells(self, policy: ScoringPolicy, n_keep: int, n_cells: int, layers: Sequence[int]) -> list[int]:
+        return [n_keep] * len(layers)
+
+
+@dataclass(frozen=True)
+class Pyramid(LayerBudget):
+    """Higher layers keep fewer (PyramidKV, arXiv 2406.02069, section 4.2)."""
+
+    max_share: float = 2.0
+
+    def cells(self, policy: ScoringPolicy, n_keep: int, n_cells: int, layers: Sequence[int]) -> list[int]:
+        return pyramid(n_keep, len(layers), policy.n_sink + policy.n_recent, n_cells)
+
+
+@dataclass(frozen=True)
+class ByError(LayerBudget):
+    """Layers keep more where eviction did more harm when the model was calibrated (CompressKV, section 3.3).
+
+    min_share, max_share: bounds, in budgets.
+    """
+
+    min_share: float = 0.5
+    max_share: float = 1.6
+    needs_heads = True
+
+    def cells(self, policy: ScoringPolicy, n_keep: int, n_cells: int, layers: Sequence[int]) -> list[int]:
+        errors = [policy.profile.errors[layer] for layer in layers]
+        return by_error(n_keep, errors, policy.n_sink + policy.n_recent, n_cells, self.min_share, self.max_share)

@@ -1,0 +1,121 @@
+"""All private members of llama-cpp-python 0.3.36 that this package uses, so that a new version is met in one file.
+
+`MEMBERS` lists them; `tests/native/test_compat.py` names the one that is gone.
+"""
+
+import contextlib
+import ctypes
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import llama_cpp
+from llama_cpp import llama_chat_format
+from llama_cpp._internals import LlamaContext
+from llama_cpp._logger import llama_log_callback as log_callback
+from llama_cpp.llama_cpp import _lib as lib
+
+from ..errors import DapqError, TooLongError
+from .grammar import GrammarSampler, check_grammar
+
+__all__ = ["MEMBERS", "GuardedLlama", "lib", "log_callback"]
+
+# what an opened `llama_cpp.Llama`, and the objects in it, must have
+MEMBERS = {
+    "Llama": ("_ctx", "_model", "_stack", "_n_ctx", "_n_vocab", "_logits_all", "_lora_adapter"),
+    "Llama methods": ("_init_sampler", "_create_completion"),
+    "LlamaModel": ("vocab", "model", "n_ctx_train", "token_get_text", "_exit_stack"),
+    "LlamaContext": ("ctx", "close", "_exit_stack"),
+    "LlamaSampler": ("sampler", "sample", "accept"),
+    "LlamaGrammar": ("_grammar", "_root"),
+}
+
+
+def vocab_pointer(llama: llama_cpp.Llama) -> llama_cpp.llama_vocab_p:
+    """Return the vocabulary that llama.cpp's functions take."""
+    vocab: llama_cpp.llama_vocab_p = llama._model.vocab
+    return vocab
+
+
+def n_ctx_train(llama: llama_cpp.Llama) -> int:
+    """Return the context length that the model was trained with."""
+    return int(llama._model.n_ctx_train())
+
+
+def token_text(llama: llama_cpp.Llama, token: int) -> str:
+    """Return how the vocabulary writes a token; empty for -1, which is none."""
+    return str(llama._model.token_get_text(token)) if token != -1 else ""
+
+
+def is_logits_all(llama: llama_cpp.Llama) -> bool:
+    """Return whether the logits of all tokens are wanted."""
+    return llama._logits_all
+
+
+def set_n_ctx(llama: llama_cpp.Llama, n_ctx: int) -> None:
+    """Set the tokens of prompt and answer that llama-cpp-python allows."""
+    llama._n_ctx = n_ctx
+
+
+def replace_context(llama: llama_cpp.Llama, params: llama_cpp.llama_context_params) -> None:
+    """Close the context of `llama`, and open one with `params`. Raises ValueError if llama.cpp cannot.
+
+    A context that llama-cpp-python opens stays on the exit stack of its model for ever; ours has a stack of its own.
+    """
+    llama._ctx.close()
+    model = SimpleNamespace(model=llama._model.model, _exit_stack=contextlib.ExitStack())
+    llama._ctx = LlamaContext(model=model, params=params, verbose=llama.verbose)
+    if llama._lora_adapter:
+        adapters = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(llama._lora_adapter)
+        scales = (ctypes.c_float * 1)(llama.lora_scale)
+        if llama_cpp.llama_set_adapters_lora(llama._ctx.ctx, adapters, 1, scales):
+            raise DapqError(f"llama.cpp cannot use the LoRA adapter {llama.lora_path}")
+
+
+def init_sampler(llama: llama_cpp.Llama, temp: float) -> Any:
+    """Return llama-cpp-python's chain of samplers with its defaults, for `sample`."""
+    return llama._init_sampler(temp=temp)
+
+
+def sample(llama: llama_cpp.Llama, sampler: Any) -> int:
+    """Return the token that follows the last one that was evaluated."""
+    return int(sampler.sample(llama._ctx, -1))
+
+
+def chat_formatter(llama: llama_cpp.Llama, template: str) -> llama_chat_format.Jinja2ChatFormatter:
+    """Return the formatter of a chat template, with the model's own tokens for start and end."""
+    return llama_chat_format.Jinja2ChatFormatter(
+        template=template,
+        eos_token=token_text(llama, llama.token_eos()),
+        bos_token=token_text(llama, llama.token_bos()),
+    )
+
+
+class GuardedLlama(llama_cpp.Llama):
+    """`llama_cpp.Llama` that does not abort in a grammar, and says in tokens of the text what is too long."""
+
+    # what is closed in the end, if the constructor fails early
+    _stack = contextlib.ExitStack()
+
+    def close(self) -> None:
+        """Free the context, whichever it is by now, and then the model."""
+        if hasattr(self, "_ctx"):
+            self._ctx.close()
+        super().close()
+
+    def _init_sampler(self, *args: Any, grammar: llama_cpp.LlamaGrammar | None = None, **options: Any) -> Any:
+        if grammar is None:
+            return super()._init_sampler(*args, **options)
+        check_grammar(self._model.vocab, grammar._grammar, grammar._root)
+        sampler = super()._init_sampler(*args, grammar=grammar, **options)
+        return GrammarSampler(sampler.sampler, sampler, self._n_vocab)
+
+    def _create_completion(self, *args: Any, **options: Any) -> Iterator[Any]:
+        try:
+            yield from super()._create_completion(*args, **options)
+        except ValueError as error:
+            words = str(error)
+            if not words.startswith("Requested tokens"):
+                raise
+            # the window that llama.cpp knows is the one of the cells
+            raise TooLongError(f"{words[: words.rindex(' ')]} {self.n_ctx()}") from error

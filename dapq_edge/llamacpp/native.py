@@ -1,0 +1,258 @@
+"""ctypes bindings of the functions that `patches/` adds to llama.cpp.
+
+Importing this module works on any build of llama-cpp-python. The functions below raise `StockBuildError` where the
+patch is missing. They check what the native functions return; these check their arguments and never abort.
+"""
+
+import ctypes
+import functools
+import re
+from collections.abc import Callable, Sequence
+from enum import IntEnum
+from importlib.metadata import version
+from typing import Any
+
+import llama_cpp
+import numpy as np
+import numpy.typing as npt
+
+from .._version import PATCH_VERSION
+from ..errors import DapqError, NoFreeCellsError, StockBuildError, UnsupportedModelError
+from . import compat
+
+NO_PROBE = "this model cannot be probed: set `policy` to full or streaming"
+NO_EVICTION = "the memory of this model cannot be evicted: set `policy` to full"
+
+# what llama.cpp fails for is nearly always this
+LOWER = "not enough memory? lower `kv_budget`, `n_ctx` or `n_batch`"
+
+_INT32_P = ctypes.POINTER(ctypes.c_int32)
+_FLOAT_P = ctypes.POINTER(ctypes.c_float)
+
+_SIGNATURES = {
+    "llama_attn_probe_n_tokens_max": ([], ctypes.c_int32),
+    "llama_attn_probe_n_head": ([ctypes.c_void_p, ctypes.c_int32], ctypes.c_int32),
+    "llama_attn_probe_n_head_kv": ([ctypes.c_void_p, ctypes.c_int32], ctypes.c_int32),
+    "llama_attn_probe": (
+        [
+            ctypes.c_void_p,
+            ctypes.c_int32,
+            _INT32_P,
+            ctypes.c_int32,
+            ctypes.c_int32,
+            ctypes.c_int,
+            _FLOAT_P,
+            ctypes.c_int64,
+        ],
+        ctypes.c_int32,
+    ),
+    "llama_memory_seq_pos_get": ([ctypes.c_void_p, ctypes.c_int32, _INT32_P, ctypes.c_int32], ctypes.c_int32),
+    "llama_memory_seq_pos_rm": ([ctypes.c_void_p, ctypes.c_int32, _INT32_P, ctypes.c_int32], ctypes.c_int32),
+    "llama_memory_n_head_kv": ([ctypes.c_void_p, ctypes.c_int32], ctypes.c_int32),
+    "llama_memory_seq_gather": (
+        [
+            ctypes.c_void_p,
+            ctypes.c_int32,
+            ctypes.c_int32,
+            _INT32_P,
+            ctypes.c_int32,
+            _INT32_P,
+            ctypes.c_int64,
+        ],
+        ctypes.c_int32,
+    ),
+    "llama_memory_n_cells": ([ctypes.c_void_p], ctypes.c_int32),
+    "llama_memory_size": ([ctypes.c_void_p], ctypes.c_int64),
+    "llama_memory_resize": ([ctypes.c_void_p, ctypes.c_int32], ctypes.c_int32),
+    "llama_memory_seq_size": ([ctypes.c_void_p, ctypes.c_int32], ctypes.c_int64),
+}
+
+
+class ProbeType(IntEnum):
+    """How a probe reduces the attention over its tokens: `enum llama_attn_probe_type`."""
+
+    NONE = 0
+    MEAN = 1
+    MAX = 2
+
+
+def patch_version() -> int | None:
+    """Return the version of the patch in the loaded library, or None on a stock build."""
+    try:
+        function = compat.lib.llama_dapq_version
+    except AttributeError:
+        return None
+    function.argtypes = []
+    function.restype = ctypes.c_int32
+    return int(function())
+
+
+@functools.cache
+def _function(name: str) -> Callable[..., Any]:
+    loaded = patch_version()
+    if loaded != PATCH_VERSION:
+        found = "a stock build" if loaded is None else f"built with patch version {loaded}, not {PATCH_VERSION}"
+        raise StockBuildError(
+            f"llama-cpp-python {version('llama-cpp-python')} is {found}: "
+            "run ./scripts/setup.sh in a clone of dapq_edge to build the patched one"
+        )
+    function: Callable[..., Any] = getattr(compat.lib, name)
+    function.argtypes, function.restype = _SIGNATURES[name]  # type: ignore[attr-defined]
+    return function
+
+
+def require() -> None:
+    """Raise `StockBuildError` unless the loaded library has our patches."""
+    _function("llama_attn_probe")
+
+
+def backends() -> list[str]:
+    """Return the names of the ggml backends that the library has."""
+    return re.findall(r"(\w+) : ", llama_cpp.llama_print_system_info().decode())
+
+
+def _check(code: int, what: str) -> int:
+    """Turn the error codes of the memory functions into exceptions."""
+    if code == -2:
+        raise UnsupportedModelError(NO_EVICTION)
+    if code < 0:
+        raise DapqError(f"llama.cpp refused to {what} (code {code})")
+    return code
+
+
+def _int32(values: Sequence[int] | npt.NDArray[Any]) -> npt.NDArray[np.int32]:
+    return np.ascontiguousarray(values, dtype=np.int32)
+
+
+def _pointer(array: npt.NDArray[Any], kind: type) -> Any:
+    return array.ctypes.data_as(kind)
+
+
+def seq_positions(ctx: llama_cpp.llama_context_p, seq_id: int) -> npt.NDArray[np.int32]:
+    """Return the positions of the cells of a sequence in the full-attention layers, ascending: int32 [n_cells]."""
+    get, memory = _function("llama_memory_seq_pos_get"), llama_cpp.llama_get_memory(ctx)
+    positions = np.empty(_check(get(memory, seq_id, None, 0), "list the cells"), dtype=np.int32)
+    get(memory, seq_id, _pointer(positions, _INT32_P), positions.size)
+    return positions
+
+
+def seq_remove(ctx: llama_cpp.llama_context_p, seq_id: int, positions: Sequence[int] | npt.NDArray[Any]) -> int:
+    """Remove the cells at `positions` (strictly ascending, all in the sequence); returns how many were removed."""
+    positions = _int32(positions)
+    remove, memory = _function("llama_memory_seq_pos_rm"), llama_cpp.llama_get_memory(ctx)
+    return _check(remove(memory, seq_id, _pointer(positions, _INT32_P), positions.size), "remove cells")
+
+
+def seq_bytes(ctx: llama_cpp.llama_context_p, seq_id: int) -> int:
+    """Return the bytes of the K and V data of a sequence, in all layers."""
+    return _check(_function("llama_memory_seq_size")(llama_cpp.llama_get_memory(ctx), seq_id), "measure the cells")
+
+
+def n_cells(ctx: llama_cpp.llama_context_p) -> int:
+    """Return the cells that the full-attention layers of a context have, used or free."""
+    return _check(_function("llama_memory_n_cells")(llama_cpp.llama_get_memory(ctx)), "count the cells")
+
+
+def memory_bytes(ctx: llama_cpp.llama_context_p) -> int:
+    """Return the bytes that are allocated for the K and V data of a context, in all layers, used or free."""
+    return _check(_function("llama_memory_size")(llama_cpp.llama_get_memory(ctx)), "measure the memory")
+
+
+def resize(ctx: llama_cpp.llama_context_p, cells: int) -> None:
+    """Give the full-attention layers of a context another number of cells; the rest of the memory goes to the system.
+
+    The used cells are copied in between, so both the old and the new K and V data exist for a moment.
+
+    Raises `DapqError` if a used cell is beyond the new ones (gather first), or if there is not enough memory.
+    """
+    code = _function("llama_memory_resize")(ctx, min(cells, 2**31 - 1))
+    if code == -3:
+        raise DapqError(f"llama.cpp could not allocate {cells} cells: {LOWER}")
+    _check(code, f"resize the memory to {cells} cells")
+
+
+def gather_heads(ctx: llama_cpp.llama_context_p) -> dict[int, int]:
+    """Return {layer: KV heads} of the full-attention layers that have cells of their own."""
+    memory, n_layer = llama_cpp.llama_get_memory(ctx), llama_cpp.llama_model_n_layer(llama_cpp.llama_get_model(ctx))
+    n_head_kv = _function("llama_memory_n_head_kv")
+    return {il: n_head_kv(memory, il) for il in range(n_layer) if n_head_kv(memory, il) > 0}
+
+
+def seq_gather(ctx: llama_cpp.llama_context_p, src: int, dst: int, keep: Sequence[npt.NDArray[Any]]) -> None:
+    """Keep only some cells of the sequence `src`, others in each KV head; or copy them into the empty sequence `dst`.
+
+    keep: for each layer of `gather_heads`, in order, integers [KV heads, cells]: indices of cells in the order of
+    `seq_positions`, strictly ascending.
+
+    Raises `NoFreeCellsError` if a copy does not fit, `UnsupportedModelError` if the model cannot be gathered, and
+    `DapqError` if an argument is invalid; nothing is changed then. If llama.cpp had no memory to move the cells,
+    `DapqError` is raised, too, and `src` may have no cells any more.
+    """
+    n_keep = _int32([heads.shape[-1] for heads in keep])
+    cells = _int32(np.concatenate([np.ravel(heads) for heads in keep]) if keep else [])
+    code = _function("llama_memory_seq_gather")(
+        ctx, src, dst, _pointer(n_keep, _INT32_P), n_keep.size, _pointer(cells, _INT32_P), cells.size
+    )
+    if code == 1:
+        raise NoFreeCellsError(f"no {n_keep.max()} free cells for a copy of the cache: raise `n_ctx`")
+    if code == -3:
+        raise DapqError(f"llama.cpp could not move the cells: {LOWER}")
+    _check(code, f"gather {cells.size} rows of sequence {src}")
+
+
+def probe_heads(ctx: llama_cpp.llama_context_p) -> dict[int, tuple[int, int]]:
+    """Return {layer: (query heads, KV heads)} of the layers that a probe reports, {} if there are none."""
+    n_layer = llama_cpp.llama_model_n_layer(llama_cpp.llama_get_model(ctx))
+    n_head, n_head_kv = _function("llama_attn_probe_n_head"), _function("llama_attn_probe_n_head_kv")
+    return {il: (n_head(ctx, il), n_head_kv(ctx, il)) for il in range(n_layer) if n_head(ctx, il) > 0}
+
+
+def probe_tokens_max(ctx: llama_cpp.llama_context_p) -> int:
+    """Return the largest number of tokens that one probe can evaluate."""
+    return int(min(_function("llama_attn_probe_n_tokens_max")(), llama_cpp.llama_n_ubatch(ctx)))
+
+
+def probe(
+    ctx: llama_cpp.llama_context_p,
+    seq_id: int,
+    tokens: Sequence[int] | npt.NDArray[Any],
+    pos: int,
+    reduce: ProbeType = ProbeType.MEAN,
+) -> npt.NDArray[np.float32]:
+    """Return the attention that `tokens`, evaluated at `pos`, `pos` + 1, ..., pay to the cells of a sequence.
+
+    The memory and the last logits stay as they are. Cells at `pos` and after it are hidden and get 0.
+
+    Returns float32 [rows, cells], or [rows, tokens, cells] with `ProbeType.NONE`. The rows are the query heads of all
+    layers of `probe_heads`, in order; the cells are in the order of `seq_positions`.
+
+    Raises `NoFreeCellsError` if the context has fewer free cells than tokens, `UnsupportedModelError` if the model
+    cannot be probed, and `DapqError` if an argument is invalid or the computation failed.
+    """
+    tokens = _int32(tokens)
+    n_rows = sum(n_head for n_head, _ in probe_heads(ctx).values())
+    n_cells = seq_positions(ctx, seq_id).size
+    shape = (n_rows, tokens.size, n_cells) if reduce == ProbeType.NONE else (n_rows, n_cells)
+    attention = np.empty(shape, dtype=np.float32)
+    code = _function("llama_attn_probe")(
+        ctx,
+        seq_id,
+        _pointer(tokens, _INT32_P),
+        tokens.size,
+        pos,
+        reduce,
+        _pointer(attention, _FLOAT_P),
+        attention.size,
+    )
+    if code == 1:
+        raise NoFreeCellsError(
+            f"no {tokens.size} free cells to probe in a context of {llama_cpp.llama_n_ctx(ctx)}: raise `n_ctx`"
+        )
+    if code == 2:
+        raise DapqError("the probe was aborted")
+    if code == -2:
+        raise UnsupportedModelError(NO_PROBE)
+    if code == -3:
+        raise DapqError(f"llama.cpp could not compute the probe: {LOWER}")
+    _check(code, f"probe {tokens.size} tokens at position {pos} (at most {probe_tokens_max(ctx)} fit)")
+    return attention

@@ -1,0 +1,5 @@
+"""Messages to tokens, and in them what is wanted (the request) and what it is wanted of (the document)."""
+
+from .prompt import Prompt
+
+__all__ = ["Prompt"]

@@ -1,0 +1,126 @@
+"""What to do with a prompt, given what is in the cache: reuse it, append to it, or read anew. Pure functions."""
+
+from collections.abc import Callable
+from collections.abc import Sequence as Tokens
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..cache.sequence import Sequence
+from ..cells import CHUNK
+
+# free cells that an answer has before its conversation is evicted again
+N_ANSWER = CHUNK // 2
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a decision depends on, beside the sequence and the prompt.
+
+    Attributes:
+        n_most: Cells that are kept at most.
+        n_cells: Cells of the context.
+        n_working: Cells of them that an eviction needs.
+        n_ctx: Tokens of prompt and answer at most.
+        n_ctx_train: Tokens that the model was trained for.
+        can_skim: Whether what does not fit is skimmed; otherwise it is read in chunks behind the rest.
+        is_recurrent: Whether the last tokens cannot be forgotten.
+        has_logits: Whether the logits of the sequence's last token are there.
+    """
+
+    n_most: int
+    n_cells: int
+    n_working: int
+    n_ctx: int
+    n_ctx_train: int
+    can_skim: bool
+    is_recurrent: bool
+    has_logits: bool
+
+
+@dataclass(frozen=True)
+class Reuse:
+    """The prompt is the start of the sequence, and its last logits are known: keep `n_tokens` tokens."""
+
+    n_tokens: int
+
+
+@dataclass(frozen=True)
+class Append:
+    """Keep the first `n_tokens` tokens of the sequence, and evaluate the rest of the prompt behind them.
+
+    may_reread: Whether some of the kept ones are lost, so that the new ones may need to be read with what is missing.
+    """
+
+    n_tokens: int
+    may_reread: bool = False
+
+
+@dataclass(frozen=True)
+class Reread:
+    """Read the whole prompt into an empty cache."""
+
+
+Decision = Reuse | Append | Reread
+
+
+def decide(sequence: Sequence, tokens: Tokens[int], limits: Limits) -> Decision:
+    """Choose what costs least and loses nothing that the prompt still has.
+
+    Args:
+        sequence: What the cache holds.
+        tokens: All of the prompt, see `align`.
+        limits: What there is room for.
+    """
+    n_same = _n_same(sequence.text, tokens)
+    is_cut = n_same < sequence.n_tokens or (n_same == len(tokens) and not limits.has_logits)
+    if n_same < sequence.n_frozen or (is_cut and limits.is_recurrent):
+        sequence, n_same = Sequence(), 0
+    is_lossy = sequence.n_frozen > 0
+    if n_same == len(tokens) > 0:
+        if n_same == sequence.n_tokens and limits.has_logits:
+            return Reuse(n_same)
+        if n_same == sequence.n_frozen:
+            return Reuse(n_same) if sequence.logits_at_eviction is not None else Reread()
+        # one token is read again, to have its logits
+        n_same -= 1
+    fits = not is_lossy and len(tokens) <= limits.n_most
+    if fits or _fits(sequence.truncate(n_same), len(tokens) - n_same, limits):
+        return Append(n_same, is_lossy)
+    return Reread()
+
+
+def _fits(sequence: Sequence, n_tokens: int, limits: Limits) -> bool:
+    """Return whether so many tokens can be evaluated next, and then be evicted."""
+    n_positions = sequence.n_positions + n_tokens + N_ANSWER
+    if limits.n_ctx > limits.n_ctx_train and n_positions > limits.n_ctx_train:
+        return False
+    # what is beyond the budget can be evicted before
+    n_used = min(sequence.n_cells, limits.n_most)
+    return n_used + n_tokens + limits.n_working <= limits.n_cells or not limits.can_skim
+
+
+def _n_same(text: npt.NDArray[np.int32], tokens: Tokens[int]) -> int:
+    """Return how many tokens both begin with."""
+    n_both = min(len(text), len(tokens))
+    is_other = np.flatnonzero(text[:n_both] != np.array(tokens[:n_both], dtype=text.dtype))
+    return int(is_other[0]) if is_other.size else n_both
+
+
+def align(sequence: Sequence, tokens: list[int], detokenize: Callable[[Tokens[int]], bytes]) -> list[int]:
+    """Return `tokens`, with the sequence's own tokens where both spell the same text.
+
+    An answer, when it comes back as a part of the next prompt, may be other tokens of the same text.
+    """
+    n_same = _n_same(sequence.text, tokens)
+    if n_same == min(sequence.n_tokens, len(tokens)):
+        return tokens
+    text = detokenize(sequence.text[n_same:].tolist())
+    for n_new in range(n_same + 1, len(tokens) + 1):
+        new = detokenize(tokens[n_same:n_new])
+        if not text.startswith(new):
+            break
+        if new == text:
+            return [*sequence.text.tolist(), *tokens[n_new:]]
+    return tokens

@@ -1,0 +1,417 @@
+"""The engine: brings prompts into a cache, within a budget, and goes on from there."""
+
+import codecs
+import math
+import time
+from collections.abc import Iterator
+from collections.abc import Sequence as Tokens
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from ..cache.kv_cache import KVCache
+from ..cache.sequence import Sequence
+from ..cells import CHUNK, pad
+from ..control import UNCONTROLLED, Control
+from ..errors import DapqError, TooLongError, UnsupportedModelError, UsageError
+from ..eviction.budget import Auto, Budget
+from ..eviction.heads import HeadProfile
+from ..eviction.policies import Full, Policy
+from ..llamacpp import native
+from ..llamacpp.model import Model
+from ..planning.gguf_shape import read_shape
+from ..planning.planner import choose
+from ..prompt import Prompt
+from ..prompt.request import N_QUESTION, N_SHORT, longest_message, split_prompt
+from .decide import N_ANSWER, Append, Limits, Reread, align, decide
+from .plan import Plan, ReadMode, make_plan
+from .relevance import Serves, serves
+from .stats import ReadStats, Usage
+from .strategies import READERS
+
+
+class Engine:
+    """One sequence of a model, within a budget.
+
+    `prefill` brings in prompts that may begin as the last one did; `read` reads one prompt, in a context of its own.
+
+    Args:
+        model: An opened model.
+        heads: Its head profile, by which relevance is seen.
+        ram: Bytes of memory that were free before the model was loaded, for `Auto` budgets.
+        serves: Says whether the kept cells answer a new question; if not, the whole text is read again.
+        one_shot: Evict only when everything is read; the peak is the full cache.
+
+    Attributes:
+        cache: Its cells; `cache.sequence` is the ledger.
+        n_ctx: Tokens of prompt and answer at most.
+        policy: Chooses what is kept.
+        budget: Says how much.
+        scores: Gets the logits of all tokens, if it is set: float32 [n_ctx, n_vocab].
+        last_read: How the last prompt was read, of those that were not only appended.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        heads: HeadProfile | None = None,
+        *,
+        ram: int = 0,
+        serves: Serves = serves,
+        one_shot: bool = False,
+    ) -> None:
+        self.model = model
+        self.heads = heads
+        self.cache = KVCache(model.context)
+        self.scores: npt.NDArray[np.float32] | None = None
+        self.last_read: ReadStats | None = None
+        self._ram = ram
+        self._serves = serves
+        self._one_shot = one_shot
+        self._n_evictions = self._n_rereads = 0
+        self._keep_all(self.cache.allocated[0])
+
+    def _keep_all(self, n_ctx: int) -> None:
+        self.policy: Policy = Full()
+        self._wanted: Budget | None = None
+        self.n_ctx, self.budget = n_ctx, Auto(n_ctx, n_ctx)
+
+    @property
+    def sequence(self) -> Sequence:
+        """The ledger."""
+        return self.cache.sequence
+
+    @property
+    def is_evicted(self) -> bool:
+        """Whether a text of `n_ctx` tokens is."""
+        return self.budget.n_limit < self.n_ctx
+
+    @property
+    def usage(self) -> Usage:
+        """What the sequence takes now."""
+        used, allocated = self.cache.used, self.cache.allocated
+        return Usage(
+            n_tokens=self.sequence.n_tokens,
+            n_cells_used=used[0],
+            n_cells=allocated[0],
+            bytes_used=used[1],
+            bytes_allocated=allocated[1],
+            n_evictions=self._n_evictions,
+            n_rereads=self._n_rereads,
+            attention_kept=self.sequence.attention_kept,
+        )
+
+    # settings
+
+    def configure(self, policy: Policy, budget: Budget | None, n_ctx: int) -> None:
+        """Choose how the next prompts are evicted, and open a new, empty context for that.
+
+        Args:
+            policy: Chooses what is kept.
+            budget: Says how much of a text of `n_ctx` tokens; None to keep all.
+            n_ctx: Tokens of prompt and answer at most.
+
+        Raises `UsageError`, `UnsupportedModelError` if the model cannot be evicted in this way, and `DapqError` if
+        there is not enough memory. Whatever is raised, policy and budget stay as they were.
+        """
+        planned = self._planned(policy, budget, n_ctx)
+        n_cells, before = self._n_needed(policy, planned, n_ctx), self.cache.allocated[0]
+        try:
+            self._open(n_cells)
+        except DapqError:
+            self._open(before)
+            raise
+        self.policy, self._wanted, self.budget, self.n_ctx = policy, budget, planned, n_ctx
+
+    def _planned(self, policy: Policy, budget: Budget | None, n_ctx: int) -> Auto:
+        """Return the cells to keep, and at most, of a text of any length."""
+        everything = Auto(n_ctx, n_ctx)
+        if budget is None:
+            return everything
+        try:
+            policy.check(self.cache)
+        except UnsupportedModelError:
+            if isinstance(budget, Auto):
+                return everything
+            raise
+        if policy.needs_whole_prompt and not self._one_shot:
+            raise UsageError(f"{policy.name} cannot read in bounded memory", param="policy")
+        if budget == Auto():
+            budget = self.auto_budget(n_ctx)
+        n_keep = policy.cells_to_keep(budget, n_ctx)
+        return Auto(n_keep, max(n_keep, budget.n_most(n_ctx)))
+
+    def auto_budget(self, n_ctx: int) -> Auto:
+        """Return the budget that the memory has room for, beside the model. Raises `DapqError` if there is none."""
+        shape, types = read_shape(self.model.path), self.model.cache_types
+        choice = choose(shape, self._ram, n_ctx, *types, self.model.n_batch)
+        return Auto(choice.n_keep, choice.n_most)
+
+    def _n_needed(self, policy: Policy, budget: Auto, n_ctx: int) -> int:
+        """Return the cells of the context."""
+        if budget.n_limit >= n_ctx:
+            return n_ctx
+        if self._one_shot:
+            return n_ctx + policy.n_probe
+        n_most = math.ceil(budget.n_limit * policy.max_share)
+        return min(n_most + CHUNK, n_ctx + policy.n_probe) + policy.n_branch(n_most)
+
+    def _open(self, n_cells: int) -> None:
+        """Open a new, empty context."""
+        try:
+            self.cache = KVCache(self.model.open_context(n_cells))
+        except DapqError:
+            self.cache = KVCache(self.model.context)
+            raise
+
+    def extend(self, n_ctx: int) -> None:
+        """Make room for a text of `n_ctx` tokens. What cannot be evicted is lost: it needs another context."""
+        if n_ctx <= self.n_ctx:
+            return
+        if self.is_evicted:
+            self.n_ctx = n_ctx
+        else:
+            self.configure(self.policy, self._wanted, n_ctx)
+
+    # the sequence
+
+    def reset(self) -> None:
+        """Forget the sequence."""
+        self.cache.clear()
+
+    def truncate(self, n_tokens: int) -> None:
+        """Forget all tokens after the first `n_tokens`. Raises ValueError if some of those that stay are lost."""
+        if n_tokens != self.sequence.n_tokens:
+            self.cache.truncate(n_tokens)
+
+    def append(self, tokens: Tokens[int], control: Control = UNCONTROLLED) -> None:
+        """Evaluate tokens after the sequence; where the cells are used up, evict.
+
+        Raises `TooLongError` if there are more than `n_ctx`, what `control` raises, and as `KVCache.read` does.
+        """
+        control.report(0, len(tokens))
+        n_before, n_tokens = self.sequence.n_tokens, len(tokens)
+        if n_before + n_tokens > self.n_ctx:
+            raise TooLongError(f"the context of {self.n_ctx:,} tokens is full")
+        n_part, n_free = self.model.n_batch, self.n_ctx
+        if self.is_evicted:
+            n_free = native.n_cells(self.cache.ctx) - self._n_working
+            if self.sequence.n_cells + n_tokens > n_free:
+                n_part = min(n_part, CHUNK - self.policy.n_probe)
+        for start in range(0, n_tokens, n_part):
+            part = tokens[start : start + n_part]
+            control.report(start, n_tokens)
+            if self.is_evicted and self.sequence.n_cells + len(part) > n_free:
+                self._evict(self.policy.while_reading)
+            first = n_before + start
+            self.cache.read(part, None if self.scores is None else self.scores[first : first + len(part)])
+
+    @property
+    def _n_working(self) -> int:
+        """Free cells that an eviction needs."""
+        return self.policy.n_probe + self.policy.n_branch(self.budget.n_limit)
+
+    def _evict(self, policy: Policy) -> None:
+        if policy.evict(self.cache, self.budget.n_start, self.budget.n_limit):
+            self._n_evictions += 1
+            if self._one_shot:
+                self._set_has_document(True)
+
+    def _set_has_document(self, has_document: bool) -> None:
+        self.cache.sequence = replace(self.sequence, has_document=has_document)
+
+    # prompts
+
+    def prefill(self, tokens: Tokens[int], control: Control = UNCONTROLLED) -> None:
+        """Bring a prompt into the cache, so that its last token has logits. What it shares with the last one is reused.
+
+        Raises `TooLongError`, what `control` raises, and `DapqError` if llama.cpp fails; the sequence is empty then.
+        """
+        try:
+            self.cache.mend()
+            self._prefill(list(tokens), control)
+        except BaseException:
+            self.reset()
+            raise
+
+    def _prefill(self, tokens: list[int], control: Control) -> None:
+        if self.scores is None:
+            tokens = align(self.sequence, tokens, self.model.detokenize)
+        step = decide(self.sequence, tokens, self._limits)
+        if isinstance(step, Reread):
+            self._read_anew(tokens, control)
+            return
+        if step.n_tokens == 0:
+            self.reset()
+        else:
+            self.truncate(step.n_tokens)
+        if isinstance(step, Append):
+            self._append_prompt(tokens, step, control)
+        elif not self.cache.has_logits and self.sequence.logits_at_eviction is not None:
+            self.cache.put_logits(self.sequence.logits_at_eviction)
+
+    def _append_prompt(self, tokens: list[int], step: Append, control: Control) -> None:
+        rest = tokens[step.n_tokens :]
+        self.append(rest, control)
+        if step.may_reread and self._can_need_document(rest) and not self._is_served(rest):
+            self._n_rereads += 1
+            self._read_anew(tokens, control)
+        elif self.is_evicted and self.sequence.n_cells > self.budget.n_limit + (N_ANSWER if step.may_reread else 0):
+            self._evict(self.policy)
+
+    @property
+    def _limits(self) -> Limits:
+        n_cells = self.cache.allocated[0]
+        return Limits(
+            n_most=self.budget.n_limit,
+            n_cells=n_cells,
+            n_working=self._n_working,
+            n_ctx=self.n_ctx,
+            n_ctx_train=self.model.n_ctx_train,
+            can_skim=self.policy.sees_attention,
+            is_recurrent=self.cache.is_recurrent,
+            has_logits=self.cache.has_logits,
+        )
+
+    def _can_need_document(self, message: list[int]) -> bool:
+        """Return whether a message may ask for the document again; a remark ("Thanks!") has too few tokens to do so."""
+        sees = self.policy.sees_attention and self.sequence.has_document
+        return sees and longest_message(self.model, message) >= N_SHORT
+
+    def _is_served(self, question: list[int]) -> bool:
+        """Return whether the kept cells answer a question that was just evaluated."""
+        return self._serves(self.cache, question, self.heads, self.policy.n_probe)
+
+    def _read_anew(self, tokens: list[int], control: Control) -> None:
+        """Read the whole prompt."""
+        self.reset()
+        if self.scores is not None:
+            # the logits of all tokens are wanted
+            self.append(tokens, control)
+            self._evict(self.policy)
+            return
+        half = self.budget.n_start // 2
+        prompt = split_prompt(self.model, tokens, min(N_QUESTION, half))
+        if self._one_shot:
+            prompt = Prompt([], tokens, [], has_question=False)
+        plan = make_plan(
+            prompt,
+            self.policy,
+            self.budget,
+            n_predict=N_ANSWER,
+            n_ctx_train=self.model.n_ctx_train,
+            one_shot=self._one_shot,
+        )
+        self.last_read = self._read(prompt, self.policy, plan, control)
+        self._n_evictions += 1
+        # small talk is not read again
+        self._set_has_document(self._one_shot or longest_message(self.model, tokens) > max(N_QUESTION, half))
+
+    # one prompt
+
+    def read(
+        self,
+        prompt: Prompt | Tokens[int],
+        policy: Policy,
+        budget: Budget,
+        *,
+        n_predict: int = 256,
+        n_cells: int = 0,
+        one_shot: bool = False,
+        allow_overflow: bool = False,
+        control: Control = UNCONTROLLED,
+    ) -> ReadStats:
+        """Read a prompt into a new context and evict its cache to the budget, in bounded memory unless `one_shot`.
+
+        The logits of the last token stay for `stream`, and room for `n_predict` tokens.
+
+        Args:
+            prompt: With its question known, or plain tokens.
+            policy: Chooses what is kept.
+            budget: Says how much.
+            n_predict: Tokens of the answer at most.
+            n_cells: Cells of the context; 0 for as many as are needed.
+            one_shot: Read everything, then evict.
+            allow_overflow: Go beyond the context length that the model was trained for.
+            control: Watches and stops.
+
+        Raises `DapqError` if the cells are too few or if llama.cpp fails, and as `make_plan` and `Policy.evict` do.
+        """
+        prompt = prompt if isinstance(prompt, Prompt) else Prompt([], list(prompt), [], has_question=False)
+        policy = policy.with_heads(self.heads)
+        policy.check(self.cache)
+        plan = make_plan(
+            prompt,
+            policy,
+            budget,
+            n_predict=n_predict,
+            n_ctx_train=self.model.n_ctx_train,
+            one_shot=one_shot,
+            allow_overflow=allow_overflow,
+        )
+        if 0 < n_cells < plan.n_cells:
+            raise DapqError(f"reading needs {plan.n_cells:,} cells: raise `n_ctx` from {n_cells:,} or leave it out")
+        self._open(max(n_cells, plan.n_cells))
+        self._keep_all(max(pad(max(n_cells, plan.n_cells)), len(prompt) + plan.n_predict))
+        stats = self.last_read = self._read(prompt, policy, plan, control)
+        n_needed = pad(stats.cells_kept + plan.n_predict)
+        # bounded reading leaves no more than a chunk to give back
+        if plan.mode == ReadMode.FULL and stats.cells_kept < len(prompt) and n_needed < stats.cells_peak:
+            native.resize(self.cache.ctx, n_needed)
+        return stats
+
+    def _read(self, prompt: Prompt, policy: Policy, plan: Plan, control: Control) -> ReadStats:
+        """Read a prompt into the empty context as planned."""
+        start = time.perf_counter()
+        cells_peak, bytes_peak = self.cache.allocated
+        reader = READERS[plan.mode](self.cache, policy, plan, control, self.heads)
+        reader.read(prompt)
+        cells_kept, bytes_kept = self.cache.used
+        return ReadStats(
+            mode=plan.mode,
+            is_compact=self.sequence.n_skipped > 0,
+            chunks=reader.chunks,
+            tokens_evaluated=reader.n_done,
+            n_predict=plan.n_predict,
+            cells_peak=cells_peak,
+            cells_kept=cells_kept,
+            bytes_peak=bytes_peak,
+            bytes_kept=bytes_kept,
+            attention_kept=self.sequence.attention_kept,
+            evict_seconds=reader.evict_seconds,
+            seconds=time.perf_counter() - start,
+        )
+
+    def stream(self, n_predict: int, *, temp: float = 0.0) -> Iterator[str]:
+        """Answer what was read: pieces of text, until the end of turn or for `n_predict` tokens.
+
+        A token that is only a part of a character yields an empty piece, so that there is one piece per token.
+        """
+        decoder, sampler = codecs.getincrementaldecoder("utf-8")("replace"), self.model.sampler(temp)
+        for i in range(n_predict):
+            token = self.model.sample(sampler)
+            if self.model.is_end(token):
+                break
+            yield decoder.decode(self.model.detokenize([token], special=False))
+            if i + 1 < n_predict:
+                self.append([token])
+        rest = decoder.decode(b"", final=True)
+        if rest:
+            yield rest
+
+    def kept(self, layer: int | None = None) -> list[tuple[str, float]]:
+        """Return pieces of the text, and the share of the heads that have each of them, see `Sequence.coverage`.
+
+        The pieces are tokens, or more than one where a character needs them.
+        """
+        share = self.sequence.coverage(layer)
+        decoder, pieces = codecs.getincrementaldecoder("utf-8")("replace"), []
+        for token, part in zip(self.sequence.text.tolist(), share.tolist(), strict=True):
+            text = decoder.decode(self.model.detokenize([token]))
+            pieces += [(text, part)] if text else []
+        return pieces
+
+    def close(self) -> None:
+        """Free the model and its context."""
+        self.model.close()

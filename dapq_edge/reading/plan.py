@@ -1,0 +1,121 @@
+"""How a prompt is read: in which mode, and with how many cells."""
+
+import math
+from dataclasses import dataclass
+from enum import Enum
+
+from ..cells import CHUNK
+from ..errors import TooLongError, UsageError
+from ..eviction.budget import Budget
+from ..eviction.policies import Policy
+from ..prompt import Prompt
+from .relevance import N_LOOK_AHEAD
+
+# cells used at most to skim, where a larger cache takes more time than fewer questions save
+N_SKIM = 1024
+
+
+class ReadMode(str, Enum):
+    """How a prompt is read.
+
+    full: everything, then one eviction; the peak is the full cache. chunked: after each chunk, an eviction. skim: each
+    window of the document is asked for itself, then what is most relevant is read.
+    """
+
+    FULL = "full"
+    CHUNKED = "chunked"
+    SKIM = "skim"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a prompt is read.
+
+    Attributes:
+        mode: See `ReadMode`.
+        n_keep: Cells that it keeps.
+        n_most: Cells that it keeps at most where eviction would hurt.
+        n_resident: The same in the layer that keeps most.
+        n_cells: Cells that the context needs.
+        n_predict: Tokens of the answer at most.
+        n_positions: Positions that the prompt takes; when it is skimmed, they count only the tokens that are read then.
+        n_window: Tokens that are skimmed together.
+        n_body: Tokens of the document that are read at most after skimming.
+        n_chunk: Tokens that are read at once, so that a probe has room behind them.
+    """
+
+    mode: ReadMode
+    n_keep: int
+    n_most: int
+    n_resident: int
+    n_cells: int
+    n_predict: int
+    n_positions: int
+    n_window: int
+    n_body: int
+    n_chunk: int
+
+
+def make_plan(
+    prompt: Prompt,
+    policy: Policy,
+    budget: Budget,
+    *,
+    n_predict: int,
+    n_ctx_train: int,
+    one_shot: bool = False,
+    allow_overflow: bool = False,
+) -> Plan:
+    """Choose how to read a prompt and to answer it with `n_predict` tokens.
+
+    A prompt that fits the budget and a chunk is read at once. A share of a prompt that is skimmed is at most what the
+    model sees at once. Raises `UsageError` if the budget is too small for the policy or for the question, and
+    `TooLongError` if positions go beyond `n_ctx_train`.
+    """
+    n_prompt = len(prompt)
+    n_keep = policy.cells_to_keep(budget, n_prompt)
+    n_most = max(n_keep, budget.n_most(n_prompt))
+    # what looks at no attention has nothing to choose a part of a document by
+    can_skim = policy.sees_attention and prompt.has_question and not one_shot
+    if can_skim and budget.is_flexible and n_prompt >= n_ctx_train and not allow_overflow:
+        # a share of a long document, or what the machine has room for, can be more than the model sees at once
+        n_seen = int((n_ctx_train - CHUNK - min(n_predict, n_ctx_train // 4)) / policy.max_share)
+        n_keep, n_most = min(n_keep, max(n_seen, CHUNK)), min(n_most, max(n_seen, CHUNK))
+    n_resident = min(n_prompt, math.ceil(n_most * policy.max_share))
+    n_chunk = CHUNK - policy.n_probe
+    if one_shot or n_prompt <= n_resident + n_chunk:
+        mode, n_reading = ReadMode.FULL, n_prompt + (policy.n_probe if n_keep < n_prompt else 0)
+    elif policy.needs_whole_prompt:
+        raise UsageError(f"{policy.name} cannot read in bounded memory: set `one_shot`", param="policy")
+    else:
+        mode, n_reading = ReadMode.SKIM if can_skim else ReadMode.CHUNKED, n_resident + CHUNK
+    n_branch = policy.n_branch(n_keep) if n_keep < n_prompt else 0
+    n_asked = len(prompt.head) + len(prompt.tail)
+    # skimming needs the question, the look-ahead and its probe beside the text
+    n_beside = n_asked + 2 * N_LOOK_AHEAD
+    if mode == ReadMode.SKIM and n_beside > n_keep:
+        raise UsageError(f"the question has {n_asked:,} tokens: set `kv_budget` to {n_beside} cells or more")
+    n_body = n_resident + n_chunk - n_asked
+    n_positions = n_resident + n_chunk if mode == ReadMode.SKIM else n_prompt
+    _check_positions(mode, n_positions, n_ctx_train, allow_overflow)
+    return Plan(
+        mode=mode,
+        n_keep=n_keep,
+        n_most=n_most,
+        n_resident=n_resident,
+        n_cells=max(n_reading + n_branch, n_resident + n_predict),
+        n_predict=n_predict if allow_overflow else min(n_predict, n_ctx_train - n_positions),
+        n_positions=n_positions,
+        n_window=min(n_body, max(N_SKIM - n_beside, CHUNK)),
+        n_body=n_body,
+        n_chunk=n_chunk,
+    )
+
+
+def _check_positions(mode: ReadMode, n_positions: int, n_ctx_train: int, allow_overflow: bool) -> None:
+    if n_positions >= n_ctx_train and not allow_overflow:
+        remedy = "lower `kv_budget`" if mode == ReadMode.SKIM else "shorten the document"
+        raise TooLongError(
+            f"{n_positions:,} tokens are read at once, but the model was trained for {n_ctx_train:,}: "
+            f"{remedy}, or set `allow_overflow` to go beyond"
+        )

@@ -1,0 +1,183 @@
+"""The three ways to read a prompt into an empty cache: full, chunked, skim.
+
+All but the first need only the cells of the budget and a chunk, so that the full cache never exists.
+"""
+
+import itertools
+import time
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..cache.kv_cache import KVCache
+from ..cells import CHUNK
+from ..control import UNCONTROLLED, Control
+from ..eviction.heads import HeadProfile
+from ..eviction.policies import Policy
+from ..prompt import Prompt
+from .plan import Plan, ReadMode
+from .relevance import ask
+
+# beside what is around the best chunk, a chunk is read if it is at least half as relevant
+MIN_SHARE = 0.5
+
+
+@dataclass
+class Chunk:
+    """Tokens `start` to `stop` (exclusive) of a document.
+
+    Attributes:
+        start: The first one.
+        stop: The one behind the last.
+        relevance: How much the question attends to them, and a guess at the answer, which counts as much as the model
+            is sure of it; 0 to 1.
+        is_read: Whether any of them was read after skimming.
+    """
+
+    start: int
+    stop: int
+    relevance: float = 0.0
+    is_read: bool = False
+
+
+class Reader(ABC):
+    """Reads a prompt into an empty cache as planned; the logits of its last token stay in the context.
+
+    Args:
+        cache: Empty.
+        policy: Evicts.
+        plan: For this prompt and policy.
+        control: Is told how many tokens are evaluated, and how many will be.
+        heads: The head profile by which relevance is seen, if there is one.
+
+    Attributes:
+        chunks: Those of a document that was skimmed.
+        n_done: Tokens that were evaluated so far.
+        evict_seconds: What all evictions took.
+    """
+
+    def __init__(
+        self,
+        cache: KVCache,
+        policy: Policy,
+        plan: Plan,
+        control: Control = UNCONTROLLED,
+        heads: HeadProfile | None = None,
+    ) -> None:
+        self.cache = cache
+        self.policy = policy
+        self.plan = plan
+        self.heads = heads
+        self.chunks: list[Chunk] = []
+        self.n_done = 0
+        self.evict_seconds = 0.0
+        self._control = control
+        self._n_total = 0
+
+    def read(self, prompt: Prompt) -> None:
+        """Read and evict. Raises `DapqError` if llama.cpp fails, and what `Policy.evict` and the control raise."""
+        self._n_total = len(prompt)
+        self._control.report(0, self._n_total)
+        self._bring_in(prompt)
+        self._evict(self.policy, self.plan.n_keep)
+
+    @abstractmethod
+    def _bring_in(self, prompt: Prompt) -> None:
+        """Read, until only the last eviction is left."""
+
+    def _read(self, tokens: list[int]) -> None:
+        for start in range(0, len(tokens), CHUNK):
+            part = tokens[start : start + CHUNK]
+            self.cache.read(part)
+            self.n_done += len(part)
+            self._control.report(self.n_done, self._n_total)
+
+    def _evict(self, policy: Policy, n_keep: int) -> None:
+        start = time.perf_counter()
+        policy.evict(self.cache, n_keep, self.plan.n_most)
+        self.evict_seconds += time.perf_counter() - start
+
+
+class FullReader(Reader):
+    """Reads everything, then evicts: the peak is the full cache."""
+
+    def _bring_in(self, prompt: Prompt) -> None:
+        self._read(prompt.tokens)
+
+
+class ChunkedReader(Reader):
+    """After each chunk, probes and evicts down to the budget."""
+
+    def _bring_in(self, prompt: Prompt) -> None:
+        tokens, n_resident = prompt.tokens, self.plan.n_resident
+        self._read(tokens[:n_resident])
+        for part in _split(range(n_resident, len(tokens)), self.plan.n_chunk):
+            self._evict(self.policy.while_reading, self.plan.n_most)
+            self._read(tokens[part.start : part.stop])
+
+
+class SkimReader(Reader):
+    """Asks each window of the document for itself, then reads the most relevant place of all."""
+
+    def _bring_in(self, prompt: Prompt) -> None:
+        self._skim(prompt)
+        self._read_chosen(prompt)
+
+    def _skim(self, prompt: Prompt) -> None:
+        """Read the document piece by piece with the question, look ahead, and see what both attend to."""
+        n_head, n_asked = len(prompt.head), len(prompt.head) + len(prompt.tail)
+        windows = [
+            [Chunk(part.start, part.stop) for part in _split(window, self.plan.n_chunk)]
+            for window in _split(range(len(prompt.body)), self.plan.n_window)
+        ]
+        self.chunks = [chunk for window in windows for chunk in window]
+        # the chunks that are read are not known yet
+        self._n_total = len(prompt.body) + len(windows) * n_asked + self.plan.n_keep
+        for window in windows:
+            start, stop = window[0].start, window[-1].stop
+            self.cache.clear()
+            self._read(prompt.head + prompt.body[start:stop] + prompt.tail)
+            found = ask(self.cache, prompt.tail[-self.policy.n_probe :], self.heads)
+            for chunk in window:
+                chunk.relevance = found.relevance(slice(n_head + chunk.start - start, n_head + chunk.stop - start))
+        self.cache.clear()
+
+    def _read_chosen(self, prompt: Prompt) -> None:
+        """Read what was chosen of the document as one text, with the question."""
+        chosen = self._choose(len(prompt.body))
+        head, tail = (np.ones(len(part), dtype=bool) for part in (prompt.head, prompt.tail))
+        text, index = prompt.tokens, np.flatnonzero(np.concatenate([head, chosen, tail]))
+        self._n_total = self.n_done + len(index)
+        self._read(np.array(text)[index].tolist())
+        self.cache.place(text, index)
+
+    def _choose(self, n_body: int) -> npt.NDArray[np.bool_]:
+        """Choose a window around the most relevant chunk, then relevant chunks as long as they fit: bool [n_body]."""
+        ranked, n_window = sorted(self.chunks, key=lambda chunk: -chunk.relevance), self.plan.n_window
+        middle = (ranked[0].start + ranked[0].stop) // 2
+        start = min(max(0, middle - n_window // 2), n_body - n_window)
+        is_chosen = np.zeros(n_body, dtype=bool)
+        is_chosen[start : start + n_window] = True
+        for chunk in ranked:
+            tokens = slice(chunk.start, chunk.stop)
+            fits = is_chosen.sum() + (~is_chosen[tokens]).sum() <= self.plan.n_body
+            if fits and chunk.relevance >= MIN_SHARE * ranked[0].relevance:
+                is_chosen[tokens] = True
+        for chunk in self.chunks:
+            chunk.is_read = bool(is_chosen[chunk.start : chunk.stop].any())
+        return is_chosen
+
+
+READERS: dict[ReadMode, type[Reader]] = {
+    ReadMode.FULL: FullReader,
+    ReadMode.CHUNKED: ChunkedReader,
+    ReadMode.SKIM: SkimReader,
+}
+
+
+def _split(tokens: range, n_max: int) -> list[range]:
+    """Return parts of at most `n_max` tokens, of about the same size."""
+    borders = np.linspace(tokens.start, tokens.stop, -(-len(tokens) // n_max) + 1).astype(int).tolist()
+    return [range(start, stop) for start, stop in itertools.pairwise(borders)]

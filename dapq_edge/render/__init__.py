@@ -1,0 +1,1 @@
+"""Texts with their kept tokens shaded, and pictures."""

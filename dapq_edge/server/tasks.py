@@ -1,0 +1,97 @@
+"""Tasks that the endpoints give to the worker."""
+
+import json
+from collections.abc import Generator, Iterator
+from typing import Any
+
+from ..errors import TooLongError, UsageError
+from ..llama import Llama
+from ..llamacpp.openai import at_least, grammar_of
+from .schemas import ChatRequest, CompletionRequest
+from .worker import Task
+
+# what is not for llama.cpp
+OURS = {"n", "best_of", "user", "logit_bias_type", "min_tokens", "max_completion_tokens", "kv_budget", "policy"}
+
+
+# characters that are tokenized at once: the time grows with their square
+PART = 4096
+
+# more tokens than a text has, at most, where it is cut
+N_CUT = 16
+
+
+def completion_task(body: CompletionRequest, model: str) -> Task:
+    """Return a task for a completion, or for chunks of it."""
+
+    def task(llama: Llama) -> Generator[Any, None, None]:
+        options = _options(llama, body)
+        options["prompt"] = body.prompt[0] if isinstance(body.prompt, list) else body.prompt
+        _check_length(llama, options["prompt"] + (body.suffix or ""))
+        yield from _results(llama.create_completion(**options | {"model": model}), body.stream)
+
+    return task
+
+
+def chat_task(body: ChatRequest, model: str) -> Task:
+    """Return a task for a chat completion, or for chunks of it."""
+
+    def task(llama: Llama) -> Generator[Any, None, None]:
+        options = _options(llama, body)
+        if body.max_completion_tokens is not None:
+            options["max_tokens"] = body.max_completion_tokens
+        texts = [str(message.content) for message in body.messages]
+        # templates write the tools into the prompt
+        _check_length(llama, "".join([*texts, json.dumps(body.tools or ""), json.dumps(body.functions or "")]))
+        yield from _results(llama.create_chat_completion(**options | {"model": model}), body.stream)
+
+    return task
+
+
+def kept_task(llama: Llama) -> Generator[Any, None, None]:
+    """Yield pieces of the text, and the share of heads that keep each."""
+    yield llama.kept()
+
+
+def count_task(text: str) -> Task:
+    """Return a task that counts the tokens of a text."""
+
+    def task(llama: Llama) -> Generator[Any, None, None]:
+        yield sum(_counts(llama, text))
+
+    return task
+
+
+def _options(llama: Llama, body: ChatRequest | CompletionRequest) -> dict[str, Any]:
+    """Return arguments of llama-cpp-python. Raises `UsageError`."""
+    llama.set_eviction(body.kv_budget, body.policy)
+    options = body.model_dump(exclude=OURS)
+    if body.logit_bias and max(map(int, body.logit_bias)) >= llama.n_vocab():
+        raise UsageError(f"has ids of tokens that the model has not: {llama.n_vocab():,} are all", param="logit_bias")
+    if body.grammar is not None:
+        options["grammar"] = grammar_of(body.grammar)
+    if body.min_tokens:
+        options["logits_processor"] = at_least(body.min_tokens, llama.token_eos())
+    return options
+
+
+def _counts(llama: Llama, text: str) -> Iterator[int]:
+    """Yield the tokens of each part of a text."""
+    for start in range(0, len(text), PART):
+        yield len(llama.tokenize(text[start : start + PART].encode("utf-8", "replace"), add_bos=False))
+
+
+def _check_length(llama: Llama, text: str) -> None:
+    """Raise `TooLongError` soon if a text is far too long; llama-cpp-python does it otherwise."""
+    n_tokens = 0
+    for n_part in _counts(llama, text):
+        n_tokens += max(0, n_part - N_CUT)
+        if n_tokens > llama.n_ctx():
+            raise TooLongError(f"Requested tokens (more than {n_tokens}) exceed context window of {llama.n_ctx()}")
+
+
+def _results(made: Any, is_stream: bool) -> Generator[Any, None, None]:
+    if is_stream:
+        yield from made
+    else:
+        yield made

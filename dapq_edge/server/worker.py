@@ -1,0 +1,156 @@
+"""The model and its one thread: requests wait in a bounded queue, and can be cancelled at any moment."""
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from ..control import UNCONTROLLED, Control
+from ..errors import AbortedError, DapqError
+from ..llama import Llama
+from .metrics import Metrics
+
+# given the model, it makes one result or many
+Task = Callable[[Llama], Generator[Any, None, None]]
+
+
+class BusyError(DapqError):
+    """Too many requests wait."""
+
+
+class StoppedError(DapqError):
+    """The server stops."""
+
+
+class RequestTimeoutError(DapqError):
+    """A request took too long."""
+
+
+class Worker:
+    """Runs tasks one after the other in a thread of its own.
+
+    n_waiting: tasks that may wait; more raise `BusyError`. timeout: seconds from the request to its end.
+    usage: of the model after its last token; reading: tokens of the prompt that were read, and all of them.
+    """
+
+    def __init__(self, llama: Llama, *, n_waiting: int, timeout: float) -> None:
+        self._llama = llama
+        self._n_waiting = n_waiting
+        self._timeout = timeout
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="llama")
+        self._n_tasks = 0
+        self._is_stopped = threading.Event()
+        self.metrics = Metrics()
+        self.usage = llama.usage
+        self.reading = 0, 0
+        self.metrics.set_usage(self.usage, self.usage)
+
+    def stop(self) -> None:
+        """End the running task, and refuse new ones."""
+        self._is_stopped.set()
+
+    def close(self) -> None:
+        """Wait for the worker, and close the model."""
+        self.stop()
+        self._thread.shutdown(wait=True)
+        self._llama.close()
+
+    async def results(self, task: Task) -> AsyncGenerator[Any, None]:
+        """Yield what a task makes. Closing the iterator cancels the task, waiting or running.
+
+        Raises `BusyError`, `StoppedError`, `RequestTimeoutError`, and what the task raises.
+        """
+        if self._is_stopped.is_set():
+            raise StoppedError("the server is stopping")
+        if self._n_tasks > self._n_waiting:
+            raise BusyError(f"{self._n_waiting} requests wait already: try again later")
+        run = _Run(self, task, asyncio.get_running_loop(), time.monotonic() + self._timeout)
+        self._count(1)
+        future = self._thread.submit(run)
+        future.add_done_callback(lambda _: run.loop.call_soon_threadsafe(self._count, -1))
+        try:
+            async for result in run.results():
+                yield result
+        finally:
+            run.is_cancelled.set()
+            future.cancel()
+
+    def _count(self, n: int) -> None:
+        self._n_tasks += n
+        self.metrics.waiting.set(max(0, self._n_tasks - 1))
+
+    @contextlib.contextmanager
+    def model(self, should_abort: Callable[[], bool]) -> Iterator[Llama]:
+        """Lend the model, in the worker's thread."""
+        self._llama.control = Control(self._report, lambda: should_abort() or self._is_stopped.is_set())
+        try:
+            yield self._llama
+        finally:
+            self._llama.control = UNCONTROLLED
+            self.reading = 0, 0
+            self.observe()
+
+    def observe(self) -> None:
+        """Look at the cache, from the worker's thread."""
+        self.usage, before = self._llama.usage, self.usage
+        self.metrics.set_usage(self.usage, before)
+
+    def _report(self, done: int, total: int) -> None:
+        self.reading = done, total
+
+    def cause(self, error: BaseException, deadline: float) -> BaseException:
+        """Return why a task was aborted."""
+        if not isinstance(error, AbortedError):
+            return error
+        if self._is_stopped.is_set():
+            return StoppedError("the server is stopping")
+        if time.monotonic() > deadline:
+            return RequestTimeoutError(f"the request took more than {self._timeout:g} s")
+        return error
+
+
+class _Run:
+    """One task, called in the worker's thread; its results are awaited in the loop."""
+
+    def __init__(self, worker: Worker, task: Task, loop: asyncio.AbstractEventLoop, deadline: float) -> None:
+        self.worker, self.task, self.loop, self.deadline = worker, task, loop, deadline
+        self.is_cancelled = threading.Event()
+        # pairs of a result and an error; neither at the end
+        self._queue: asyncio.Queue[tuple[Any, BaseException | None]] = asyncio.Queue()
+
+    def __call__(self) -> None:
+        error: BaseException | None = None
+        try:
+            with self.worker.model(self._should_abort) as llama, contextlib.closing(self.task(llama)) as results:
+                for result in results:
+                    self._put(result, None)
+                    if self._should_abort():
+                        raise AbortedError("the request was cancelled")
+        except BaseException as caught:
+            error = self.worker.cause(caught, self.deadline)
+        self._put(None, error)
+
+    def _should_abort(self) -> bool:
+        return self.is_cancelled.is_set() or time.monotonic() > self.deadline
+
+    def _put(self, result: Any, error: BaseException | None) -> None:
+        # the loop is closed when the server has stopped
+        with contextlib.suppress(RuntimeError):
+            self.loop.call_soon_threadsafe(self._queue.put_nowait, (result, error))
+
+    async def results(self) -> AsyncIterator[Any]:
+        while True:
+            try:
+                # a task that waits has no thread to look at the clock
+                left = self.deadline - time.monotonic() + 1
+                result, error = await asyncio.wait_for(self._queue.get(), max(0.01, left))
+            except asyncio.TimeoutError:
+                raise self.worker.cause(AbortedError(), self.deadline) from None
+            if error is not None:
+                raise error
+            if result is None:
+                return
+            yield result

@@ -1,0 +1,6 @@
+from typing import Any
+
+class LlamaContext:
+    ctx: int
+    def __init__(self, *, model: Any, params: Any, verbose: bool = True) -> None: ...
+    def close(self) -> None: ...

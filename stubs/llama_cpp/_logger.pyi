@@ -1,0 +1,3 @@
+from typing import Any
+
+llama_log_callback: Any
