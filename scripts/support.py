@@ -25,7 +25,7 @@ from tiny import N_VOCAB  # noqa: E402
 
 from dapq_edge import Llama  # noqa: E402
 from dapq_edge.errors import UnsupportedModelError  # noqa: E402
-from dapq_edge.models import find_model  # noqa: E402
+from dapq_edge.planning.weights import find_model  # noqa: E402
 
 # models of the registry with real text, and their full-attention layers
 REAL = {

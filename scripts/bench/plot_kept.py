@@ -16,14 +16,14 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from dapq_edge import native
-from dapq_edge.budgets import Budget
-from dapq_edge.cache import Keep
-from dapq_edge.evaluation.needle import Needle, needle_prompt, read_haystack
-from dapq_edge.evaluation.snapshot import Snapshot
-from dapq_edge.models import find_model
-from dapq_edge.policies import ScoringPolicy, get_policy
-from dapq_edge.reading import ReadingLlama
+from dapq_edge.llamacpp.log import captured_log
+from dapq_edge.llamacpp import native
+from dapq_edge.eviction.budget import parse_budget
+from dapq_edge.cache.sequence import Keep
+from dapq_edge.calibration.needles import Needle, needle_prompt, read_haystack
+from dapq_edge.planning.weights import find_model
+from dapq_edge.eviction.policies import ScoringPolicy, get_policy
+from dapq_edge import open_model
 
 COLORS = {"full": "#8a8f98", "streaming": "#c2703d", "dapq": "#8b5fa8", "fused": "#1f6f8b"}
 
@@ -36,7 +36,7 @@ NEEDLE = Needle(
 )
 
 
-def answer_cells(llama: ReadingLlama, tokens: list[int], answer: str) -> tuple[int, int]:
+def answer_cells(llama: Engine, tokens: list[int], answer: str) -> tuple[int, int]:
     """First and last cell of the first place where the answer stands in the prompt."""
     for end in range(1, len(tokens)):
         text = llama.detokenize(tokens[max(0, end - 16) : end]).decode("utf-8", "replace")
@@ -60,11 +60,11 @@ def main() -> int:
     parser.add_argument("--out", required=True)
     args = parser.parse_args()
 
-    llama = ReadingLlama(find_model("smollm2-135m"), n_threads=2)
+    llama = open_model(find_model("smollm2-135m"), n_threads=2)
     prompt = needle_prompt(llama, [NEEDLE], read_haystack([args.doc]), args.length, [args.depth])
-    n_prompt, n_keep = len(prompt), Budget.parse(args.budget).cells(len(prompt))
+    n_prompt, n_keep = len(prompt), parse_budget(args.budget).cells(len(prompt))
     first, last = answer_cells(llama, prompt.tokens, NEEDLE.answer)
-    llama.read(prompt, get_policy("full"), Budget.parse("100%"))
+    llama.read(prompt, get_policy("full"), parse_budget("100%"))
     snapshot = Snapshot(llama)
 
     figure, axes = plt.subplots(len(COLORS), 1, figsize=(10, 4.2), sharex=True)
@@ -92,5 +92,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    with native.captured_log():
+    with captured_log():
         sys.exit(main())

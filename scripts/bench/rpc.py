@@ -20,18 +20,19 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from device import Proxy, rpc_proxies  # noqa: E402
 
-from dapq_edge import native  # noqa: E402
-from dapq_edge.cache import KVCache  # noqa: E402
-from dapq_edge.memory import MIB  # noqa: E402
-from dapq_edge.models import find_model  # noqa: E402
-from dapq_edge.policies import get_policy  # noqa: E402
-from dapq_edge.reading import ReadingLlama  # noqa: E402
-from dapq_edge.rpc import add_servers  # noqa: E402
+from dapq_edge.llamacpp.log import captured_log
+from dapq_edge.llamacpp import native  # noqa: E402
+from dapq_edge.cache.kv_cache import KVCache  # noqa: E402
+from dapq_edge.planning.ram import MIB  # noqa: E402
+from dapq_edge.planning.weights import find_model  # noqa: E402
+from dapq_edge.eviction.policies import get_policy  # noqa: E402
+from dapq_edge import open_model  # noqa: E402
+from dapq_edge.llamacpp.rpc import add_servers  # noqa: E402
 
 TEXT = ROOT / "README.md"
 
 
-def measure(llama: ReadingLlama, tokens: list[int], n_keep: int, proxies: list[Proxy]) -> dict[str, tuple[float, int]]:
+def measure(llama: Engine, tokens: list[int], n_keep: int, proxies: list[Proxy]) -> dict[str, tuple[float, int]]:
     """Seconds and bytes of each step."""
     rows: dict[str, tuple[float, int]] = {}
 
@@ -62,14 +63,14 @@ def main() -> None:
 
     def run(n_gpu_layers: int, proxies: list[Proxy]) -> dict[str, tuple[float, int]]:
         options = {"n_gpu_layers": n_gpu_layers, "n_threads": 2, "n_threads_batch": 2, "flash_attn": "on"}
-        llama = ReadingLlama(find_model(args.model), **options)
+        llama = open_model(find_model(args.model), **options)
         llama.open_context(args.length + 512)
         tokens = (llama.tokenize(TEXT.read_bytes()) * 4)[: args.length]
         rows = measure(llama, tokens, args.kv_budget, proxies)
         llama.close()
         return rows
 
-    with native.captured_log():
+    with captured_log():
         # a device that is registered stays registered
         local = run(0, [])
         with rpc_proxies(2) as proxies:

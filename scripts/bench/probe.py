@@ -12,9 +12,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from dapq_edge import native
-from dapq_edge.models import find_model
-from dapq_edge.reading import FLASH_ATTN, ReadingLlama
+from dapq_edge.llamacpp.log import captured_log
+from dapq_edge.llamacpp import native
+from dapq_edge.planning.weights import find_model
+from dapq_edge.llamacpp.context import FLASH_ATTN
+from dapq_edge import open_model
 
 N_PROBE = 32
 
@@ -34,7 +36,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
 
-    llama = ReadingLlama(find_model(args.model), n_threads=args.threads, flash_attn=args.flash_attn)
+    llama = open_model(find_model(args.model), n_threads=args.threads, flash_attn=args.flash_attn)
     llama.open_context(max(args.lengths) + N_PROBE)
     rng = np.random.default_rng(0)
     probe = rng.integers(100, llama.n_vocab(), N_PROBE).tolist()
@@ -58,5 +60,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    with native.captured_log():
+    with captured_log():
         sys.exit(main())

@@ -14,11 +14,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from dapq_edge import native
-from dapq_edge.budgets import Budget
-from dapq_edge.models import find_model
-from dapq_edge.policies import get_policy
-from dapq_edge.reading import ReadingLlama
+from dapq_edge.llamacpp.log import captured_log
+from dapq_edge.llamacpp import native
+from dapq_edge.eviction.budget import Budget
+from dapq_edge.planning.weights import find_model
+from dapq_edge.eviction.policies import get_policy
+from dapq_edge import open_model
 
 N_TOKENS = 32
 
@@ -40,7 +41,7 @@ def main() -> int:
     }
     answers = {}
     for kind, (length, policy, one_shot) in kinds.items():
-        llama = ReadingLlama(find_model(args.model), n_threads=args.threads)
+        llama = open_model(find_model(args.model), n_threads=args.threads)
         tokens = np.random.default_rng(0).integers(100, llama.n_vocab(), length).tolist()
         budget, n_predict = Budget(args.budget, is_share=False), (1 + args.rounds) * N_TOKENS
         llama.read(tokens, get_policy(policy), budget, n_predict=n_predict, one_shot=one_shot, allow_overflow=True)
@@ -67,5 +68,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    with native.captured_log():
+    with captured_log():
         sys.exit(main())

@@ -17,8 +17,9 @@ import bench_reading
 import gguf
 import numpy as np
 
-from dapq_edge import native
-from dapq_edge.devices import gpus
+from dapq_edge.llamacpp.log import captured_log
+from dapq_edge.llamacpp import native
+from dapq_edge.llamacpp.devices import gpus
 
 Q4_0 = gguf.GGMLQuantizationType.Q4_0
 
@@ -146,5 +147,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with native.captured_log():
+    with captured_log():
         sys.exit(main())

@@ -23,14 +23,15 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from dapq_edge import native
-from dapq_edge.budgets import Budget
-from dapq_edge.devices import gpus
-from dapq_edge.memory import MIB
-from dapq_edge.models import find_model
-from dapq_edge.policies import get_policy
-from dapq_edge.reader import Prompt
-from dapq_edge.reading import ReadingLlama
+from dapq_edge.llamacpp.log import captured_log
+from dapq_edge.llamacpp import native
+from dapq_edge.eviction.budget import Budget
+from dapq_edge.llamacpp.devices import gpus
+from dapq_edge.planning.ram import MIB
+from dapq_edge.planning.weights import find_model
+from dapq_edge.eviction.policies import get_policy
+from dapq_edge.prompt import Prompt
+from dapq_edge import open_model
 
 N_HEAD, N_TAIL = 4, 40
 
@@ -91,7 +92,7 @@ def free_on_gpus() -> int:
 def measure(model: str, kind: Kind, n_tokens: int, n_predict: int, n_threads: int, n_gpu_layers: int) -> Measurement:
     free = [free_on_gpus()]
     options = {"n_threads": n_threads, "n_gpu_layers": n_gpu_layers}
-    llama = ReadingLlama(find_model(model), type_k=kind.cache_type, type_v=kind.cache_type, **options)
+    llama = open_model(find_model(model), type_k=kind.cache_type, type_v=kind.cache_type, **options)
     tokens = np.random.default_rng(0).integers(100, llama.n_vocab(), n_tokens).tolist()
     prompt = Prompt(tokens[:N_HEAD], tokens[N_HEAD:-N_TAIL], tokens[-N_TAIL:], kind.has_question)
     start = time.perf_counter()
@@ -262,5 +263,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    with native.captured_log():
+    with captured_log():
         sys.exit(main())

@@ -16,11 +16,13 @@ from typing import Any
 import llama_cpp
 import psutil
 
-from dapq_edge import Llama, native
-from dapq_edge.chat import Chat
-from dapq_edge.models import find_model
-from dapq_edge.pictures import require_matplotlib, save
-from dapq_edge.session import load_session, save_session
+from dapq_edge.llamacpp.log import captured_log
+from dapq_edge import Llama
+from dapq_edge.llamacpp import native
+from dapq_edge.chat.conversation import Chat
+from dapq_edge.planning.weights import find_model
+from dapq_edge.render.pictures import require_matplotlib, save
+from dapq_edge.chat.session import load_session, save_session
 
 MIB = 2**20
 
@@ -135,5 +137,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with native.captured_log():
+    with captured_log():
         main()

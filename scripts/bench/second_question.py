@@ -15,13 +15,15 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from dapq_edge import Llama, native
-from dapq_edge.chat import Chat
-from dapq_edge.evaluation.needle import Needle, read_haystack, read_needles
-from dapq_edge.models import find_model
-from dapq_edge.policies import Policy
-from dapq_edge.reader import Prompt
-from dapq_edge.reader import plan as make_plan
+from dapq_edge.llamacpp.log import captured_log
+from dapq_edge import Llama
+from dapq_edge.llamacpp import native
+from dapq_edge.chat.conversation import Chat
+from dapq_edge.calibration.needles import Needle, read_haystack, read_needles
+from dapq_edge.planning.weights import find_model
+from dapq_edge.eviction.policies import Policy
+from dapq_edge.prompt import Prompt
+from dapq_edge.reading.plan import make_plan
 
 
 class KeepsFirst(Llama):
@@ -135,5 +137,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with native.captured_log():
+    with captured_log():
         main()

@@ -16,24 +16,27 @@ import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
-from dapq_edge import native
-from dapq_edge.budgets import by_error, pyramid
-from dapq_edge.cache import KVCache, LayerAttention
+from dapq_edge.llamacpp.log import captured_log
+from dapq_edge.llamacpp import native
+from dapq_edge.eviction.budget import by_error, pyramid
+from dapq_edge.cache.kv_cache import KVCache, LayerAttention
 from dapq_edge.evaluation import fidelity, ruler
-from dapq_edge.evaluation.needle import needle_cases, read_haystack, read_needles
+from dapq_edge.evaluation.needle import needle_cases
+from dapq_edge.calibration.needles import read_haystack, read_needles
 from dapq_edge.evaluation.results import Results
 from dapq_edge.evaluation.runner import Case, Job, evaluate, jobs_of
 from dapq_edge.evaluation.summary import of_full
-from dapq_edge.heads import HeadProfile, find_profile
-from dapq_edge.models import find_model
-from dapq_edge.native import ProbeType
-from dapq_edge.policies import Policy, get_policy
-from dapq_edge.policies.base import Queries
-from dapq_edge.policies.dapq import DapQ
-from dapq_edge.policies.fused import Fused
-from dapq_edge.reading import ReadingLlama
-from dapq_edge.scores import Scores, group_heads, normalize, pool, retrieval_heads
-from dapq_edge.select import top_cells
+from dapq_edge.eviction.heads import HeadProfile, find_profile
+from dapq_edge.planning.weights import find_model
+from dapq_edge.llamacpp.native import ProbeType
+from dapq_edge.eviction.policies import Policy, get_policy
+from dapq_edge.eviction.policies.base import Queries
+from dapq_edge.eviction.policies import DapQ
+from dapq_edge.eviction.policies import Fused
+from dapq_edge import open_model
+from dapq_edge.eviction.score import Scores, group_heads, normalize, pool
+from dapq_edge.reading.relevance import retrieval_heads
+from dapq_edge.eviction.select import top_cells
 
 BUDGETS = ("64", "256")
 LENGTH = 2048
@@ -188,7 +191,7 @@ def variants(heads: HeadProfile | None) -> dict[str, Policy]:
     return {policy.name: policy for policy in made}
 
 
-def cases_of(args: argparse.Namespace, llama: ReadingLlama) -> Iterator[Case]:
+def cases_of(args: argparse.Namespace, llama: Engine) -> Iterator[Case]:
     haystack, needles = read_haystack(sorted(Path(args.haystack).glob("*.txt"))), read_needles(Path(args.needles))
     options = {"depths": [0.1, 0.5], "n_offsets": 1, "seed": args.seed, "n_predict": 12}
     yield from needle_cases(needles, haystack, lengths=[LENGTH], **options)
@@ -226,8 +229,8 @@ def main() -> None:
     policies = variants(find_profile(model))
     chosen = {name: policies[name] for name in args.variants or policies}
     results = Results(Path(args.json))
-    with native.captured_log():
-        llama = ReadingLlama(model)
+    with captured_log():
+        llama = open_model(model)
         cases = list(cases_of(args, llama))
         jobs: list[Job] = jobs_of(list(chosen.values()), BUDGETS)
         report = lambda done, total: print(f"\r{done} of {total}", end="", flush=True)  # noqa: E731
