@@ -1,14 +1,11 @@
-"""`dapq-edge heads` and `dapq-edge eval` as a user runs them."""
+"""`dapq-edge eval`: tables, rows that are kept, and pictures."""
 
 import json
-import signal
-import subprocess
-import time
 
 import pytest
-from test_cli import assert_one_line, assert_usage, command, dapq_edge
-from test_evaluation import HAYSTACK, NEEDLES
-from tiny import Spec
+from helpers.cli import assert_one_line, assert_usage, dapq_edge
+from helpers.needles import HAYSTACK, NEEDLES
+from helpers.tiny import Spec
 
 
 @pytest.fixture(scope="module")
@@ -16,35 +13,8 @@ def model(tiny_model):
     return tiny_model(Spec(n_ctx=2048))
 
 
-@pytest.fixture
-def data(tmp_path):
-    """A haystack and needles in its words."""
-    (tmp_path / "text.txt").write_text(HAYSTACK)
-    lines = [json.dumps({k: v for k, v in vars(needle).items() if v}) for needle in NEEDLES]
-    (tmp_path / "needles.jsonl").write_text("\n".join(lines) + "\n")
-    return ["--haystack", tmp_path, "--needles", tmp_path / "needles.jsonl"]
-
-
 def needle(model, data, *args):
     return dapq_edge("eval", "needle", "-m", model, *data, "--lengths", 300, "--depths", 0.5, "-n", 4, *args)
-
-
-def test_calibrate_then_show_then_use(model, data, tmp_path):
-    env = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
-    result = dapq_edge("heads", "show", "-m", model, **env)
-    assert_one_line(result, 1, "dapq-edge heads calibrate")
-    result = dapq_edge("heads", "calibrate", "-m", model, *data, "--length", 300, **env)
-    assert result.returncode == 0, result.stderr.decode()
-    assert b"query heads" in result.stdout
-    shown = dapq_edge("heads", "show", "-m", model, "--json", **env)
-    assert set(json.loads(shown.stdout)) == {"model", "retrieval", "errors"}
-    doc = tmp_path / "text.txt"
-    question = ["ask", "-m", model, "--doc", doc, "--policy", "compresskv", "--kv-budget", 64, "-n", 2, "What?"]
-    assert dapq_edge(*question, "--one-shot", "--allow-overflow", **env).returncode == 0
-    (profile,) = (tmp_path / "cache").rglob("*.json")
-    profile.write_text("{")
-    assert_one_line(dapq_edge(*question, **env), 1, str(profile), "no head profile")
-    assert_one_line(dapq_edge(*question, XDG_CACHE_HOME=str(tmp_path)), 2, "dapq-edge heads calibrate")
 
 
 def test_eval_prints_a_table_and_resumes(model, data, tmp_path):
@@ -71,31 +41,6 @@ def test_other_data_and_cache_types_are_not_taken_for_the_same(model, data, tmp_
     assert out.read_text().count("\n") == 2 * n_rows and b"K/V q8_0/f16" in result.stdout, result.stderr.decode()
     (tmp_path / "text.txt").write_text("Another beginning. " + HAYSTACK)
     assert needle(model, data, *args).returncode == 0 and out.read_text().count("\n") == 3 * n_rows
-
-
-def test_interrupted_eval_resumes(model, data, tmp_path):
-    """Ctrl-C keeps the rows that are done, and the next run measures the others only."""
-    out = tmp_path / "out.jsonl"
-    args = ["eval", "needle", "-m", model, *data, "--lengths", 300, "-n", 4, "--budgets", 64, "25%", "--json", out]
-    n_rows = len(NEEDLES) * 5 * 3
-    # a process in the background of a script may have inherited that it ignores Ctrl-C
-    process = subprocess.Popen(
-        command(*args),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    while process.poll() is None and not (out.exists() and out.read_bytes().count(b"\n") >= 3):
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
-    assert (process.returncode, stderr.decode().strip()) == (130, "dapq-edge: interrupted")
-    done = out.read_text()
-    assert 3 <= done.count("\n") < n_rows and done.endswith("\n")
-    result = dapq_edge(*args)
-    assert result.returncode == 0, result.stderr.decode()
-    rows = out.read_text().splitlines()
-    assert out.read_text().startswith(done) and len(set(rows)) == len(rows) == n_rows
 
 
 def test_length_above_the_context(tiny_model, data):
@@ -147,11 +92,6 @@ def test_eval_of_generated_ruler(model):
 )
 def test_bad_input(model, data, args, code, words):
     assert_one_line(needle(model, data, *args), code, *words)
-
-
-def test_calibration_without_facts(model, data, tmp_path):
-    (tmp_path / "needles.jsonl").write_text("\n")
-    assert_one_line(dapq_edge("heads", "calibrate", "-m", model, *data), 1, "no needles in")
 
 
 def test_bad_tasks(model):

@@ -7,18 +7,16 @@ import subprocess
 import sys
 import threading
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
-from device import rpc_server
-from serving import LETTERS, serving
-from tiny import Spec
+from helpers.device import rpc_server
+from helpers.paths import ROOT
+from helpers.serving import LETTERS, serving
+from helpers.tiny import Spec
 
 from dapq_edge import rpc
 from dapq_edge.errors import DapqError, UsageError
 from dapq_edge.rpc import add_servers, has_rpc, parse_address
-
-ROOT = Path(__file__).parents[1]
 
 needs_rpc = pytest.mark.skipif(not has_rpc(), reason="llama.cpp was built without RPC")
 

@@ -2,8 +2,8 @@
 
 import llama_cpp
 import pytest
-from test_probe import random_tokens
-from tiny import Spec
+from helpers.tiny import Spec
+from helpers.tokens import random_tokens
 
 from dapq_edge import native
 from dapq_edge.budgets import Budget

@@ -1,30 +1,21 @@
-"""Reading in bounded memory: the plan, and what each way of reading leaves in the cache."""
+"""Reading in bounded memory: what each way of reading leaves in the cache."""
 
 import llama_cpp
 import numpy as np
 import pytest
-from context import Context
-from test_policies import random_profile
-from test_probe import random_tokens
-from tiny import Spec, forward
+from helpers.context import Context
+from helpers.profiles import random_profile
+from helpers.reading import make_plan, make_prompt
+from helpers.tiny import Spec, forward
+from helpers.tokens import random_tokens
 
 from dapq_edge import native
-from dapq_edge.budgets import Budget
 from dapq_edge.cache import KVCache
-from dapq_edge.errors import DapqError, NoFreeCellsError, UsageError
+from dapq_edge.errors import NoFreeCellsError
 from dapq_edge.policies import get_policy
-from dapq_edge.reader import CHUNK, MIN_RELEVANCE, N_LOOK_AHEAD, Prompt, Reader, Way, plan
+from dapq_edge.reader import CHUNK, MIN_RELEVANCE, N_LOOK_AHEAD, Reader
 
 SPEC = Spec(n_ctx=8192)
-
-
-def make_prompt(n_body: int, n_head: int = 5, n_tail: int = 20, has_question: bool = True) -> Prompt:
-    tokens = random_tokens(n_head + n_body + n_tail, 7)
-    return Prompt(tokens[:n_head], tokens[n_head : n_head + n_body], tokens[n_head + n_body :], has_question)
-
-
-def make_plan(prompt, policy="dapq", budget="100", **options):
-    return plan(prompt, get_policy(policy), Budget.parse(budget), **{"n_predict": 16, "n_ctx_train": 8192, **options})
 
 
 def read(path, prompt, policy="dapq", budget="100", heads=None, **options):
@@ -34,58 +25,6 @@ def read(path, prompt, policy="dapq", budget="100", heads=None, **options):
     reader = Reader(KVCache(context.ctx), get_policy(policy, heads=heads), made, lambda done, total: None)
     reader.read(prompt)
     return context, reader.cache, reader
-
-
-def test_ways():
-    short, long = make_prompt(500), make_prompt(3000)
-    assert make_plan(short).way == Way.ALL
-    assert make_plan(long).way == Way.SKIM
-    assert make_plan(long, "streaming").way == Way.ONE_PASS
-    assert make_plan(make_prompt(3000, has_question=False)).way == Way.ONE_PASS
-    assert (
-        make_plan(long, one_shot=True).way
-        == make_plan(long, "full").way
-        == make_plan(long, budget="4000").way
-        == Way.ALL
-    )
-
-
-def test_cells_are_bounded():
-    """Whatever the length of the document is."""
-    for n_body in (3000, 6000, 100_000):
-        made = make_plan(make_prompt(n_body), budget="300")
-        assert made.n_cells == 300 + CHUNK and made.n_keep == 300
-    assert make_plan(make_prompt(3000), budget="300", n_predict=1000).n_cells == 1300
-    assert make_plan(make_prompt(500), one_shot=True).n_cells == 525 + 32
-    assert make_plan(make_prompt(500), one_shot=True, n_predict=500).n_cells == 100 + 500
-    assert make_plan(make_prompt(500), "full").n_cells == 525 + 16
-
-
-def test_trained_context():
-    long = make_prompt(3000)
-    assert make_plan(long, n_ctx_train=2000).n_positions < 2000
-    for options in ({"policy": "streaming"}, {"policy": "full"}, {"one_shot": True}):
-        with pytest.raises(
-            DapqError, match="3,025 tokens are read at once, but the model was trained for 2,000.*--allow-overflow"
-        ):
-            make_plan(long, n_ctx_train=2000, **options)
-        assert make_plan(long, n_ctx_train=2000, allow_overflow=True, **options).n_positions == 3025
-    # a share of a long document is cut to what the model sees
-    share = make_plan(make_prompt(100_000), budget="50%", n_ctx_train=8192, n_predict=256)
-    assert share.way == Way.SKIM and share.n_positions == 8192 - 256 - 32 and share.n_predict == 256
-    assert make_plan(make_prompt(8000), budget="100%", n_ctx_train=8192).way == Way.ALL
-    with pytest.raises(DapqError, match="lower --kv-budget, or set --allow-overflow"):
-        make_plan(make_prompt(100_000), budget="8000", n_ctx_train=8192)
-    # the answer ends where the trained context does
-    assert make_plan(long, one_shot=True, n_ctx_train=3030).n_predict == 5
-    assert make_plan(long, one_shot=True, n_ctx_train=3030, allow_overflow=True).n_predict == 16
-    assert make_plan(long, n_ctx_train=585).n_predict == 585 - 100 - 480
-
-
-def test_budget_below_the_question():
-    with pytest.raises(UsageError, match="the question has 205 tokens: set --kv-budget to 221 cells or more"):
-        make_plan(make_prompt(3000, n_tail=200), budget="220")
-    assert make_plan(make_prompt(3000, n_tail=200), budget="221").n_window >= CHUNK - 32
 
 
 def test_prompt_within_the_budget_is_stock(tiny_model):

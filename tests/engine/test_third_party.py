@@ -1,10 +1,9 @@
-"""Packages that take a `llama_cpp.Llama` or an OpenAI client, with ours in its place."""
+"""Packages that take a `llama_cpp.Llama`, with ours in its place."""
 
 import pytest
-from serving import LETTERS, serving
-from test_dropin import OPTIONS, answer, opened
-from test_probe import random_tokens
-from tiny import Spec
+from helpers.llamas import OPTIONS
+from helpers.serving import LETTERS
+from helpers.tiny import Spec
 
 from dapq_edge import Llama
 
@@ -58,23 +57,3 @@ def test_llama_index(tiny_model):
     assert model.complete(LONG).text is not None and ours.usage.n_evictions > 0
     assert len(list(model.stream_complete(LONG))) > 0
     ours.close()
-
-
-def test_langchain_over_openai(tiny_model):
-    """A client of the server."""
-    openai = pytest.importorskip("langchain_community.llms.openai")
-    with serving(tiny_model(SPEC), "--kv-budget", "100") as server:
-        model = openai.OpenAI(
-            openai_api_base=f"{server.url}/v1", openai_api_key="none", model_name="tiny", max_tokens=8, temperature=0
-        )
-        assert model.invoke("a b c") is not None
-
-
-def test_a_prompt_template_costs_its_end(tiny_model):
-    """Chains send the same beginning again and again."""
-    with opened(tiny_model(SPEC)) as llama:
-        start = random_tokens(600, 1)
-        answer(llama, start + random_tokens(20, 2))
-        n_evictions = llama.usage.n_evictions
-        answer(llama, start + random_tokens(20, 2))
-        assert llama.usage.n_evictions == n_evictions

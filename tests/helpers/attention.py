@@ -6,9 +6,10 @@ from pathlib import Path
 
 import gguf
 import numpy as np
-from context import Context
-from families import Family
-from tiny import alibi_slopes, softmax
+
+from .context import Context
+from .families import Family
+from .tiny import alibi_slopes, softmax
 
 GGML_TYPES = {0: np.float32, 1: np.float16}
 

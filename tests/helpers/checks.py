@@ -8,14 +8,15 @@ from typing import Any
 
 import llama_cpp
 import numpy as np
-from attention import attention
-from context import Context
-from families import Family
 
 from dapq_edge import Llama
 from dapq_edge.cache import KVCache
 from dapq_edge.llama import Usage
 from dapq_edge.native import ProbeType
+
+from .attention import attention
+from .context import Context
+from .families import Family
 
 OPTIONS = {"n_threads": 2, "n_threads_batch": 2, "verbose": False}
 

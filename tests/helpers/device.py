@@ -17,7 +17,7 @@ import psutil
 from dapq_edge.devices import gpus
 from dapq_edge.rpc import add_servers
 
-# set to the library that tests/count_copies.c makes
+# set to the library that tests/helpers/count_copies.c makes
 COUNTER = "LD_PRELOAD"
 
 

@@ -1,6 +1,6 @@
-"""Gather, probe and resize on a device against the same on the CPU; tests/test_device.py runs it.
+"""Gather, probe and resize on a device against the same on the CPU; tests/native/test_device.py runs it.
 
-python device_job.py DEVICE FOLDER CHECK [CACHE...]
+python -m helpers.device_job DEVICE FOLDER CHECK [CACHE...]
 
 A process of its own: a device that is registered stays registered. It prints "same" in the end, or exits with
 "skipped: ...".
@@ -14,18 +14,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checks import eviction_error, opened
-from context import Context
-from device import Tested, opened_device
-from families import FAMILIES, REFUSED, write_family
-from gathered import cells_of
 from llama_cpp._logger import set_verbose
-from test_probe import N_PROMPT, PROBE, PROMPT, random_tokens
-from tiny import Spec, write_gguf
 
 from dapq_edge import native
 from dapq_edge.errors import DapqError
 from dapq_edge.native import ProbeType
+
+from .checks import eviction_error, opened
+from .context import Context
+from .device import Tested, opened_device
+from .families import FAMILIES, REFUSED, write_family
+from .gathered import cells_of
+from .tiny import Spec, write_gguf
+from .tokens import N_PROMPT, PROBE, PROMPT, random_tokens
 
 # of the largest attention, or of the largest logit; the CPU rounds Q to the type of K, not every device does
 TOLERANCES, TOLERANCE_QUANTIZED = {"f16": 2e-3, "bf16": 1e-2}, 5e-2

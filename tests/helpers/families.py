@@ -9,9 +9,10 @@ from typing import Any
 import gguf
 import llama_cpp
 import numpy as np
-from tiny import N_EMBD, finish
 
 from dapq_edge import native
+
+from .tiny import N_EMBD, finish
 
 N_HEAD, N_HEAD_KV, HEAD_DIM = 4, 2, 16
 

@@ -8,17 +8,19 @@ from unittest import mock
 
 import llama_cpp
 import numpy as np
-import tiny
-from context import TYPES, Context
-from test_probe import PROBE
-from tiny import Spec, forward
 
 from dapq_edge import native
+
+from . import tiny
+from .context import TYPES, Context
+from .tiny import Spec, forward
+from .tokens import N_PROMPT, PROBE
 
 N_KEEP = 30
 UNEVEN = [20, 8, 13]
 WINDOW_SPEC = Spec(arch="gemma2", n_layer=4)
 ARCHS = {"llama": Spec(), "gemma2": WINDOW_SPEC}
+
 
 # K type, V type, flash attention: without it V is transposed and cannot be quantized
 CACHES = [
@@ -201,3 +203,8 @@ def assert_same_attention(actual: np.ndarray, reference: Reference, layers: list
     expected = expected.reshape(actual.shape)
     assert ((actual == 0) == (expected == 0)).all()
     assert np.abs(actual - expected).max() < 0.02 * expected.max()
+
+
+def keep_last(c: Context, n_keep: int) -> None:
+    cells = np.arange(N_PROMPT - n_keep, N_PROMPT)
+    native.seq_gather(c.ctx, 0, 0, [np.tile(cells, (n_head, 1)) for n_head in native.gather_heads(c.ctx).values()])

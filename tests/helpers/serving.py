@@ -8,12 +8,10 @@ import sys
 import tempfile
 import time
 from contextlib import contextmanager
-from pathlib import Path
 
 import httpx
 
-ROOT = Path(__file__).parents[1]
-
+from .paths import ROOT
 
 # a random model writes parts of characters, which llama-cpp-python does not count
 LETTERS = "root ::= [a-z]*"

@@ -5,11 +5,10 @@ scheduler would move others to the CPU.
 """
 
 import re
-from pathlib import Path
 
 import pytest
+from helpers.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 GGML = next((ROOT / ".build").glob("llama_cpp_python-*/vendor/llama.cpp/ggml/src"), ROOT)
 
 pytestmark = pytest.mark.skipif(GGML == ROOT, reason="needs the source that scripts/setup.sh unpacks")

@@ -1,17 +1,13 @@
-"""The handshake with the patch, and the series itself."""
+"""The handshake with the patch."""
 
-import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from helpers.paths import ROOT
 
 from dapq_edge import PATCH_VERSION, native
 from dapq_edge.errors import StockBuildError
-
-ROOT = Path(__file__).parents[1]
-PATCHES = sorted((ROOT / "patches").glob("*.patch"))
 
 
 def test_handshake():
@@ -45,17 +41,3 @@ def test_import_loads_no_model_code():
     """`import dapq_edge` works whatever llama-cpp-python is installed."""
     code = "import sys, dapq_edge; assert 'llama_cpp' not in sys.modules; print(dapq_edge.__version__)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == 0
-
-
-def test_series_is_numbered_and_described():
-    assert [path.name[:4] for path in PATCHES] == [f"{i:04d}" for i in range(1, len(PATCHES) + 1)]
-    readme = (ROOT / "patches" / "README.md").read_text()
-    for path in PATCHES:
-        assert path.name in readme
-        assert re.search(r"^Subject: \[PATCH \d+/\d+\] \S.* : ", path.read_text(), re.M), path.name
-        added = [line for line in path.read_text().splitlines() if line.startswith("+") and not line.startswith("+++")]
-        assert not [line for line in added if line != line.rstrip()], f"{path.name} adds trailing white space"
-
-
-def test_versions_agree():
-    assert f"return {PATCH_VERSION};" in PATCHES[-1].read_text()

@@ -1,18 +1,18 @@
-"""Gather, probe and resize on a device: a GPU if there is one, and llama.cpp's RPC backend. See tests/device_job.py."""
+"""Gather, probe and resize on a device: a GPU if there is one, and llama.cpp's RPC backend.
 
-import os
+See helpers/device_job.py."""
+
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from device import COUNTER
+from helpers.device import COUNTER
+from helpers.paths import TESTS
+from helpers.processes import environment
 
 from dapq_edge.devices import gpus
 from dapq_edge.rpc import has_rpc
-
-TESTS = Path(__file__).parent
 
 DEVICES = [
     pytest.param("rpc", marks=pytest.mark.skipif(not has_rpc(), reason="llama.cpp was built without RPC")),
@@ -26,14 +26,13 @@ def counter(tmp_path_factory):
     path, compiler = tmp_path_factory.mktemp("counter") / "count_copies.so", shutil.which("cc")
     if not compiler or not sys.platform.startswith("linux"):
         pytest.skip("nothing to count copies with: no C compiler, or not Linux")
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", path, TESTS / "count_copies.c", "-ldl"], check=True)
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", path, TESTS / "helpers" / "count_copies.c", "-ldl"], check=True)
     return path
 
 
 def run_job(*arguments, **env):
-    command = [sys.executable, "device_job.py", *map(str, arguments)]
-    env = {**os.environ, "PYTHONPATH": str(TESTS.parent), **env}
-    result = subprocess.run(command, cwd=TESTS, capture_output=True, text=True, timeout=300, env=env)
+    command = [sys.executable, "-m", "helpers.device_job", *map(str, arguments)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment(**env))
     if result.stderr.startswith("skipped: "):
         pytest.skip(result.stderr.strip())
     assert result.returncode == 0 and result.stdout.endswith("same\n"), result.stderr[-2000:]

@@ -3,10 +3,10 @@
 from itertools import islice
 
 import pytest
-from checks import eviction_error, is_unchanged, opened, probe_error, read_in_few_cells
-from context import Context
-from families import FAMILIES, REFUSED
-from test_probe import random_tokens
+from helpers.checks import eviction_error, is_unchanged, opened, probe_error, read_in_few_cells
+from helpers.context import Context
+from helpers.families import FAMILIES, REFUSED
+from helpers.tokens import random_tokens
 
 from dapq_edge import Llama
 from dapq_edge.cache import KVCache

@@ -1,21 +1,20 @@
-"""Thousands of random calls: each is refused and changes nothing, or does to the bytes what it says."""
+"""Random calls, as many as --fuzz-calls says: each is refused and changes nothing, or does to the bytes what it says."""
 
 from collections import Counter
 
 import llama_cpp
 import numpy as np
 import pytest
-from context import Context
-from gathered import Cells, assert_same_cells, assert_same_logits, load, parse
-from test_probe import random_tokens
-from tiny import Spec
+from helpers.context import Context
+from helpers.gathered import Cells, assert_same_cells, assert_same_logits, load, parse
+from helpers.tiny import Spec
+from helpers.tokens import random_tokens
 
 from dapq_edge import native
 from dapq_edge.errors import DapqError
 
 SPEC = Spec(n_head=2, n_head_kv=2, head_dim=32)
 N_CTX, N_SEQ = 256, 3
-N_CALLS = 1500
 
 SEQ_IDS = [-(2**31), -1, N_SEQ, 255, 256, 2**31 - 1]
 NUMBERS = [-(2**31), -1, 0, 1, 2**31 - 1]
@@ -227,18 +226,18 @@ CALLS = {  # and how often
 @pytest.mark.parametrize(
     "unified, flash_attn, cache_type", [(True, True, "q8_0"), (True, False, "f16"), (False, True, "f16")]
 )
-def test_random_calls(tiny_model, unified, flash_attn, cache_type):
+def test_random_calls(tiny_model, pytestconfig, unified, flash_attn, cache_type):
     options = dict(n_ctx=N_CTX * (1 if unified else N_SEQ), n_seq_max=N_SEQ, kv_unified=unified, flash_attn=flash_attn)
     options |= dict(type_k=cache_type, type_v=cache_type)
-    path, prompt = tiny_model(SPEC), random_tokens(N_CTX, 3)
+    path, prompt, n_calls = tiny_model(SPEC), random_tokens(N_CTX, 3), pytestconfig.getoption("fuzz_calls")
     ended = Counter()
     with Context(path, **options) as c, Context(path, **options) as fresh, native.captured_log():
         llama_cpp.llama_set_n_threads(c.ctx, 1, 1)
         fuzzer = Fuzzer(c, unified, seed=1)
-        for _ in range(N_CALLS):
+        for _ in range(n_calls):
             ended[fuzzer.call()] += 1
         for name in ("decode", "remove", "gather", "probe", "resize", "read", "raw"):
-            assert ended[name] > N_CALLS / 100, ended
+            assert ended[name] > n_calls / 100, ended
         for name in ("remove", "gather", "probe", "resize", "read"):
             assert ended[f"{name} DapqError"] > 0, ended
         llama_cpp.llama_memory_clear(c.memory, True)

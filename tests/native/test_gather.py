@@ -4,8 +4,8 @@ import llama_cpp
 import numpy as np
 import psutil
 import pytest
-from context import Context
-from gathered import (
+from helpers.context import Context
+from helpers.gathered import (
     ARCHS,
     CACHES,
     N_KEEP,
@@ -22,8 +22,8 @@ from gathered import (
     remove,
     steps,
 )
-from test_probe import HEADS, N_PROMPT, PROBE, PROMPT, random_tokens
-from tiny import Spec, forward, write_recurrent_gguf
+from helpers.tiny import Spec, forward, write_recurrent_gguf
+from helpers.tokens import HEADS, N_PROMPT, PROBE, PROMPT, random_tokens
 
 from dapq_edge import native
 from dapq_edge.errors import DapqError, NoFreeCellsError, UnsupportedModelError

@@ -2,8 +2,8 @@
 
 import llama_cpp
 import pytest
-from context import Context
-from gathered import (
+from helpers.context import Context
+from helpers.gathered import (
     N_KEEP,
     UNEVEN,
     WINDOW_SPEC,
@@ -13,8 +13,8 @@ from gathered import (
     random_keep,
     remove,
 )
-from test_probe import N_PROMPT, PROBE, PROMPT
-from tiny import Spec
+from helpers.tiny import Spec
+from helpers.tokens import N_PROMPT, PROBE, PROMPT
 
 from dapq_edge import native
 from dapq_edge.errors import DapqError

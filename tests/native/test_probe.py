@@ -3,30 +3,19 @@
 import llama_cpp
 import numpy as np
 import pytest
-from context import Context
-from tiny import N_VOCAB, Spec, forward
+from helpers.context import Context
+from helpers.tiny import N_VOCAB, Spec, forward
+from helpers.tokens import HEADS, N_PROBE, N_PROMPT, PROBE, PROMPT, random_tokens
 
 from dapq_edge import native
 from dapq_edge.cache import KVCache
 from dapq_edge.errors import DapqError, NoFreeCellsError
 from dapq_edge.native import ProbeType
 
-N_PROMPT = 75
-N_PROBE = 11
-
-HEADS = {"mha": (4, 4), "gqa": (4, 2), "mqa": (4, 1)}
-
 # the largest difference of an attention weight, relative to the largest: in the first layer only Q is rounded in
 # another way than in the reference, in the layers after it the differences of what was stored add up
 TOLERANCE = {"f16": (1e-3, 5e-3), "bf16": (5e-3, 2e-2), "q8_0": (1.5e-2, 6e-2), "q4_0": (1.5e-2, 0.35)}
 
-
-def random_tokens(n: int, seed: int) -> list[int]:
-    return np.random.default_rng(seed).integers(3, N_VOCAB, n).tolist()
-
-
-PROMPT = random_tokens(N_PROMPT, 1)
-PROBE = random_tokens(N_PROBE, 2)
 
 # the weights of a power of two of queries are also what the layer goes on with, unless V is quantized
 PROBES = {"whole": PROBE[:8], "split": PROBE}

@@ -4,10 +4,10 @@ import resource
 
 import psutil
 import pytest
-from context import Context
-from gathered import ARCHS, assert_same_logits, random_keep, remove, steps
-from test_probe import N_PROMPT, PROBE, PROMPT, random_tokens
-from tiny import Spec
+from helpers.context import Context
+from helpers.gathered import ARCHS, assert_same_logits, random_keep, remove, steps
+from helpers.tiny import Spec
+from helpers.tokens import N_PROMPT, PROBE, PROMPT, random_tokens
 
 from dapq_edge import native
 from dapq_edge.errors import DapqError

@@ -4,8 +4,8 @@ import struct
 
 import llama_cpp
 import pytest
-from context import Context
-from gathered import (
+from helpers.context import Context
+from helpers.gathered import (
     ARCHS,
     N_KEEP,
     UNEVEN,
@@ -19,8 +19,8 @@ from gathered import (
     remove,
     whole_state,
 )
-from test_probe import N_PROMPT, PROBE, PROMPT, random_tokens
-from tiny import Spec
+from helpers.tiny import Spec
+from helpers.tokens import N_PROMPT, PROBE, PROMPT, random_tokens
 
 from dapq_edge import native
 

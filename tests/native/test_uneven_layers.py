@@ -3,10 +3,10 @@
 import llama_cpp
 import numpy as np
 import pytest
-from context import Context
-from gathered import N_KEEP, UNEVEN, Reference, assert_same_logits, random_keep, remove
-from test_probe import N_PROMPT, PROBE, PROMPT, random_tokens
-from tiny import Spec
+from helpers.context import Context
+from helpers.gathered import N_KEEP, UNEVEN, Reference, assert_same_logits, random_keep, remove
+from helpers.tiny import Spec
+from helpers.tokens import N_PROMPT, PROBE, PROMPT, random_tokens
 
 from dapq_edge import native
 from dapq_edge.errors import DapqError

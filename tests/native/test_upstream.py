@@ -3,11 +3,11 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from helpers.paths import ROOT
 
-SDIST = next(Path(__file__).parents[1].glob(".build/llama_cpp_python-*/tests"), None)
+SDIST = next(ROOT.glob(".build/llama_cpp_python-*/tests"), None)
 
 # these download models from Hugging Face
 NEEDS_NETWORK = ["real", "prompt_cache", "matches_fresh"]

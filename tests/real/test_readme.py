@@ -7,15 +7,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from context import Context
-from test_probe import random_tokens
-from test_real_model import load, needs_build
-from tiny import Spec
+from helpers.context import Context
+from helpers.paths import ROOT
+from helpers.real import load, needs_build
+from helpers.tiny import Spec
+from helpers.tokens import random_tokens
 
 from dapq_edge import policies
 from dapq_edge.cache import KVCache
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 CODE = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 

@@ -1,27 +1,23 @@
 """A real model on real text: what is read is found again after eviction."""
 
-import os
 import re
-from pathlib import Path
 
 import pytest
+from helpers.paths import ROOT
+from helpers.real import LLAMA_CPP, SHARED, load, needs_build, needs_shared
 
 from dapq_edge.budgets import Budget
-from dapq_edge.errors import DapqError
 from dapq_edge.evaluation.needle import Needle, needle_cases, read_haystack, read_needles
 from dapq_edge.evaluation.results import Results
 from dapq_edge.evaluation.runner import Job, evaluate, jobs_of
 from dapq_edge.evaluation.summary import group_by, of_full
-from dapq_edge.models import find_model
 from dapq_edge.policies import get_policy
 from dapq_edge.prompts import chat_prompt
 from dapq_edge.reader import Way
 from dapq_edge.reading import ReadingLlama
 
-ROOT = Path(__file__).parents[1]
-SHARED = ROOT.parent / "shared" / "data" / "niah"
-LLAMA_CPP = next(ROOT.glob(".build/llama_cpp_python-*/vendor/llama.cpp"), None)
 HOWTO = "docs/development/HOWTO-add-model.md"
+
 
 NEEDLES = [
     Needle(
@@ -43,19 +39,6 @@ NEEDLES = [
         "smoked paprika",
     ),
 ]
-
-needs_build = pytest.mark.skipif(not LLAMA_CPP, reason="no .build: the documents come with scripts/setup.sh")
-needs_shared = pytest.mark.skipif(not SHARED.exists(), reason="no ../shared: the evaluation data is not in the project")
-
-
-def load(alias: str) -> ReadingLlama:
-    try:
-        path = find_model(alias)
-    except DapqError as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(error))
-    return ReadingLlama(path, n_threads=2)
 
 
 @pytest.fixture(scope="module")

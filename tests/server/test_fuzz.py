@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import schemathesis
+from helpers.serving import serving
+from helpers.tiny import Spec
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
-from serving import serving
-from tiny import Spec
 
 SETTINGS = settings(
     max_examples=40,

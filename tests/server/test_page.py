@@ -3,8 +3,8 @@
 import shutil
 
 import pytest
-from serving import serving
-from tiny import Spec
+from helpers.serving import serving
+from helpers.tiny import Spec
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]

@@ -11,8 +11,8 @@ from contextlib import suppress
 import httpx
 import openai
 import pytest
-from serving import LETTERS, ROOT, serving
-from tiny import Spec
+from helpers.serving import LETTERS, ROOT, serving
+from helpers.tiny import Spec
 
 SPEC = Spec(n_ctx=4096)
 JSON = {"content-type": "application/json"}

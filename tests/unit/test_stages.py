@@ -1,29 +1,12 @@
-"""Budget, score and select, without a model."""
+"""Score and select, without a model."""
 
 import numpy as np
 import pytest
 
-from dapq_edge.budgets import Budget
 from dapq_edge.errors import UsageError
 from dapq_edge.policies import POLICIES, get_policy
 from dapq_edge.scores import group_heads, normalize, pool, share
 from dapq_edge.select import select, top_cells
-
-
-@pytest.mark.parametrize(
-    ("text", "n_prompt", "expected"),
-    [("256", 1000, 256), ("256", 100, 100), ("25%", 1000, 250), ("12.5%", 100, 13), ("100%", 77, 77), (" 5% ", 20, 1)],
-)
-def test_budget(text, n_prompt, expected):
-    assert Budget.parse(text).cells(n_prompt) == expected
-
-
-@pytest.mark.parametrize(
-    "text", ["0", "0%", "-1", "-5%", "nan", "nan%", "inf%", "150%", "", "%", "a", "1.5", "1e3", "10%%", "1,000"]
-)
-def test_bad_budget(text):
-    with pytest.raises(UsageError, match="--kv-budget"):
-        Budget.parse(text)
 
 
 def test_pool():
