@@ -1,7 +1,6 @@
 """Sessions and conversations: saved whole or not at all, refused where they do not fit, and bounded."""
 
-import os
-import signal
+import resource
 import subprocess
 import sys
 import time
@@ -9,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.limits import limited
 from helpers.llamas import answer, opened
-from helpers.paths import ROOT
+from helpers.processes import environment, until
 from helpers.tiny import Spec
 from helpers.tokens import random_tokens
 
@@ -124,19 +124,14 @@ for i in range(1000000):
 def test_killed_while_it_saves(tiny_model, tmp_path):
     """At any moment the file is an old or a new one, whole."""
     path = tmp_path / "a.session"
+    pipes = {"stdout": subprocess.PIPE, "env": environment()}
     with opened(tiny_model(SPEC)) as llama:
         for delay in np.linspace(0.02, 0.3, 8):
-            process = subprocess.Popen(
-                [sys.executable, "-c", SAVE, tiny_model(SPEC), path],
-                stdout=subprocess.PIPE,
-                cwd=ROOT,
-            )
-            assert process.stdout.readline() == b"ready\n"
-            while not path.exists():
-                time.sleep(0.001)
-            time.sleep(delay)
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+            with subprocess.Popen([sys.executable, "-c", SAVE, tiny_model(SPEC), path], **pipes) as process:
+                assert process.stdout.readline() == b"ready\n"
+                until(path.exists, process)
+                time.sleep(delay)
+                process.kill()
             assert load_session(llama, path)[0] >= 0 and llama.usage.n_tokens >= 300
 
 
@@ -147,16 +142,6 @@ def test_a_full_disk_leaves_the_old_file(tiny_model, saved):
         load_session(llama, path)
         with pytest.raises(DapqError, match="cannot write /dev/full/x: Not a directory|File exists"):
             save_session(llama, Path("/dev/full/x"), [])
-        pid = os.fork()
-        if pid == 0:
-            import resource
-
-            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-            try:
-                save_session(llama, path, [])
-            except DapqError as error:
-                os._exit(7 if "File too large" in str(error) else 1)
-            os._exit(0)
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+        with limited(resource.RLIMIT_FSIZE, 1000), pytest.raises(DapqError, match="File too large"):
+            save_session(llama, path, [])
     assert path.read_bytes() == data and len(list(path.parent.iterdir())) == 1

@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -16,6 +15,8 @@ import psutil
 
 from dapq_edge.devices import gpus
 from dapq_edge.rpc import add_servers
+
+from .processes import until
 
 # set to the library that tests/helpers/count_copies.c makes
 COUNTER = "LD_PRELOAD"
@@ -67,16 +68,16 @@ def rpc_server() -> Iterator[tuple[str, subprocess.Popen]]:
     command = [sys.executable, "-m", "dapq_edge", "rpc-server", "-p", str(port), "-d", "CPU", "-t", "1"]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        for _ in range(300):
-            with socket.socket() as client:
-                if client.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            assert server.poll() is None
-            time.sleep(0.1)
+        until(lambda: _listens(port), server)
         yield f"127.0.0.1:{port}", server
     finally:
         server.kill()
         server.wait()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import psutil
 import pytest
 from helpers.context import Context
 from helpers.gathered import ARCHS, assert_same_logits, random_keep, remove, steps
+from helpers.limits import limited
 from helpers.tiny import Spec
 from helpers.tokens import N_PROMPT, PROBE, PROMPT, random_tokens
 
@@ -77,13 +78,9 @@ def test_resize_beyond_the_memory(tiny_model):
     with Context(tiny_model(Spec())) as c:
         assert c.decode(PROMPT, 0) == 0
         before, size = c.state(), native.memory_bytes(c.ctx)
-        limits = resource.getrlimit(resource.RLIMIT_AS)
-        resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + (4 << 30), limits[1]))
-        try:
+        with limited(resource.RLIMIT_AS, psutil.Process().memory_info().vms + (4 << 30)):
             for n_cells in (2**31 - 1, 2**28):
                 with pytest.raises(DapqError, match="not enough memory"):
                     native.resize(c.ctx, n_cells)
-        finally:
-            resource.setrlimit(resource.RLIMIT_AS, limits)
         assert (c.state(), native.n_cells(c.ctx), native.memory_bytes(c.ctx)) == (before, 512, size)
         assert c.decode(PROBE, N_PROMPT) == 0

@@ -7,6 +7,7 @@ import resource
 
 import numpy as np
 import pytest
+from helpers.limits import limited
 
 from dapq_edge.errors import DapqError
 from dapq_edge.evaluation import ruler
@@ -49,13 +50,11 @@ def test_full_disk_loses_no_row(tmp_path):
     results = Results(path)
     results.add(KEY, {"score": 1.0})
     size = path.stat().st_size
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, limit[1]))
-    try:
-        with pytest.raises(DapqError, match="cannot write.*the rows before are kept"):
-            results.add({**KEY, "row": 2}, {"score": 1.0, "answer": "x" * 100})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    with (
+        limited(resource.RLIMIT_FSIZE, size + 10),
+        pytest.raises(DapqError, match="cannot write.*the rows before are kept"),
+    ):
+        results.add({**KEY, "row": 2}, {"score": 1.0, "answer": "x" * 100})
     assert path.stat().st_size == size and Results(path).rows == [{**KEY, "score": 1.0}]
 
 
