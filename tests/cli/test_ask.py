@@ -4,7 +4,7 @@ import json
 
 import pytest
 from helpers.cli import TEXT, ask, assert_one_line, dapq_edge
-from helpers.tiny import Spec, write_recurrent_gguf
+from helpers.tiny import Spec
 
 
 def test_json(model, doc):
@@ -113,10 +113,9 @@ def test_stdin_and_window_model(tiny_model):
     assert data["kv_cells_kept"] < data["prompt_tokens"]
 
 
-def test_recurrent_model(tmp_path, doc):
-    path = write_recurrent_gguf(tmp_path / "mamba.gguf")
-    assert_one_line(ask(path, doc), 1, "--policy full")
-    data = json.loads(ask(path, doc, "--policy", "full").stdout)
+def test_recurrent_model(recurrent_model, doc):
+    assert_one_line(ask(recurrent_model, doc), 1, "--policy full")
+    data = json.loads(ask(recurrent_model, doc, "--policy", "full").stdout)
     assert data["kv_cells_kept"] == data["prompt_tokens"]
 
 

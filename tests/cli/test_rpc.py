@@ -180,9 +180,8 @@ def test_server_in_use(monkeypatch):
 
 
 @needs_rpc
-def test_port_in_use():
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        result = process("rpc-server", "-p", taken.getsockname()[1])
+def test_port_in_use(servers):
+    result = process("rpc-server", "-p", servers.rpartition(":")[2])
     assert result.returncode == 1 and result.stderr.startswith(b"dapq-edge: cannot listen on 127.0.0.1:")
 
 

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from helpers.formulas import SPEC
 from helpers.llamas import opened
 from helpers.tiny import Spec
 
@@ -10,11 +9,14 @@ from dapq_edge.chat import Chat
 from dapq_edge.errors import TooLongError
 from dapq_edge.session import load_session, save_session
 
+SPEC = Spec(n_ctx=4096)
+
 
 def words(n: int, seed: int) -> str:
     return " ".join(f"{word:x}" for word in np.random.default_rng(seed).integers(16, 4096, n))
 
 
+@pytest.mark.slow
 def test_a_chat_is_bounded(tiny_model):
     """Cells, positions and what is remembered, over many turns with documents in between."""
     with opened(tiny_model(Spec(n_ctx=2048)), n_ctx=2048, kv_budget=300) as llama:

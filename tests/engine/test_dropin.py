@@ -7,7 +7,7 @@ import llama_cpp
 import numpy as np
 import pytest
 from helpers.llamas import answer, complete, opened, stock
-from helpers.tiny import Spec, write_recurrent_gguf
+from helpers.tiny import Spec
 from helpers.tokens import random_tokens
 
 from dapq_edge import Llama, native
@@ -132,9 +132,9 @@ def test_wrong_arguments(tiny_model, tmp_path):
             Llama(tiny_model(SPEC), verbose=False, **options)
 
 
-def test_memory_without_cells(tmp_path):
+def test_memory_without_cells(recurrent_model):
     """Such a model answers as llama.cpp lets it, but not with a budget."""
-    path, prompt = write_recurrent_gguf(tmp_path / "mamba.gguf"), random_tokens(100, 1)
+    path, prompt = recurrent_model, random_tokens(100, 1)
     with opened(path, kv_budget="auto", n_ctx=512) as ours, stock(path, n_ctx=512) as theirs:
         assert answer(ours, prompt) == answer(theirs, prompt)
     with pytest.raises(DapqError, match="cannot be evicted"):

@@ -51,6 +51,7 @@ def test_the_text_counts_not_the_tokens(tiny_model, monkeypatch):
         assert evaluated.take() < 200
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_for_any_number_of_turns(tiny_model):
     """Also beyond the length that the model was trained for, if the text is longer than that."""
     with opened(tiny_model(Spec(n_ctx=1024)), n_ctx=8192) as llama:

@@ -144,6 +144,7 @@ def test_snapshot(tiny_model, options):
     llama.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ruler.GENERATORS)
 def test_generated_ruler(llama, kind):
     """The lines stand in the text in order, and what is asked for is among them."""

@@ -2,7 +2,7 @@
 
 import pytest
 from helpers.context import Context
-from helpers.tiny import Spec, write_recurrent_gguf
+from helpers.tiny import Spec
 from helpers.tokens import N_PROMPT, PROBE, PROMPT, random_tokens
 
 from dapq_edge.cache import KVCache
@@ -39,8 +39,8 @@ def test_evicts_to_the_budget(tiny_model, policy, granularity, n_keep):
         assert kept[:4] == list(range(4)) and kept[-8:] == list(range(N_PROMPT - 8, N_PROMPT))
 
 
-def test_recurrent_model_is_refused(tmp_path):
-    with Context(write_recurrent_gguf(tmp_path / "mamba.gguf")) as c:
+def test_recurrent_model_is_refused(recurrent_model):
+    with Context(recurrent_model) as c:
         assert c.decode(PROMPT, 0) == 0
         cache = KVCache(c.ctx)
         for name in set(POLICIES) - {"full"}:

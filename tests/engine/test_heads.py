@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers.context import Context
 from helpers.profiles import random_profile
-from helpers.tiny import EPS, N_EMBD, Spec, write_gguf
+from helpers.tiny import EPS, N_EMBD, Spec
 from helpers.tokens import random_tokens
 
 from dapq_edge.budgets import by_error, in_steps
@@ -56,8 +56,8 @@ class PlantedSpec(Spec):
 
 
 @pytest.fixture(scope="module")
-def planted(tmp_path_factory):
-    path = write_gguf(PlantedSpec(), tmp_path_factory.mktemp("planted") / "planted.gguf")
+def planted(tiny_model):
+    path = tiny_model(PlantedSpec())
     llama = ReadingLlama(path, n_threads=2)
     yield path, calibrate(llama, [HAYSTACK], [NEEDLE], 500)
     llama.close()

@@ -25,6 +25,7 @@ print(stats.cells_peak, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["skim", "one pass"])
 def test_reading_takes_the_same_memory_for_any_length(tiny_model, way):
     """Four times as long, and the peak of the process stays within 10 MiB."""

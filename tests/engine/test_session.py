@@ -121,6 +121,7 @@ for i in range(1000000):
 """
 
 
+@pytest.mark.slow
 def test_killed_while_it_saves(tiny_model, tmp_path):
     """At any moment the file is an old or a new one, whole."""
     path = tmp_path / "a.session"

@@ -10,6 +10,9 @@ from dapq_edge import Llama
 SPEC = Spec(n_ctx=4096)
 LONG = "abc def ghi. " * 100
 
+# they deprecate parts of themselves and of one another at each release
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
 
 def test_langchain(tiny_model, monkeypatch):
     """Its LlamaCpp makes a `llama_cpp.Llama` itself."""

@@ -62,3 +62,18 @@ def _address(process, log):
         return re.search(r"http://\S+\n", log.read())
 
     return until(said, process)[0].strip()
+
+
+LONG = "abc def ghi. " * 100
+
+
+def assert_error(response, status, *words, code=None):
+    assert response.status_code == status, response.text
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"} and error["code"] == code
+    assert all(word in error["message"] for word in words) and "\n" not in error["message"], error
+
+
+def metric(server, name):
+    line = next(line for line in server.client.get("/metrics").text.splitlines() if line.startswith(name + " "))
+    return float(line.split()[-1])

@@ -14,6 +14,9 @@ from helpers.processes import environment
 from dapq_edge.devices import gpus
 from dapq_edge.rpc import has_rpc
 
+# each test starts processes
+pytestmark = pytest.mark.slow
+
 DEVICES = [
     pytest.param("rpc", marks=pytest.mark.skipif(not has_rpc(), reason="llama.cpp was built without RPC")),
     pytest.param("gpu", marks=pytest.mark.skipif(not gpus(), reason="no GPU that this build of llama.cpp can use")),

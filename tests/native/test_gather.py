@@ -22,7 +22,7 @@ from helpers.gathered import (
     remove,
     steps,
 )
-from helpers.tiny import Spec, forward, write_recurrent_gguf
+from helpers.tiny import Spec, forward
 from helpers.tokens import HEADS, N_PROMPT, PROBE, PROMPT, random_tokens
 
 from dapq_edge import native
@@ -306,10 +306,10 @@ def test_copy_into_a_sequence_that_has_only_a_window(tiny_model):
         assert_same_logits(c.logits, stock.logits)
 
 
-def test_unsupported_models(tiny_model, tmp_path):
+def test_unsupported_models(tiny_model, recurrent_model):
     """Without cells, with a bias by position, and with a window in every layer."""
     specs = Spec(arch="refact"), Spec(arch="gemma2", n_layer=1)
-    for path in (write_recurrent_gguf(tmp_path / "mamba.gguf"), *map(tiny_model, specs)):
+    for path in (recurrent_model, *map(tiny_model, specs)):
         with Context(path) as c:
             assert c.decode(PROMPT, 0) == 0
             before = c.state()

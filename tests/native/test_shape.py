@@ -5,7 +5,6 @@ import sys
 import pytest
 from helpers.processes import run
 from helpers.shapes import SPECS, open_context
-from helpers.tiny import write_recurrent_gguf
 
 from dapq_edge import native
 from dapq_edge.cache import KVCache
@@ -37,12 +36,11 @@ def test_bytes_of_a_cell(tiny_model, name, types):
         assert cache.n_bytes == 100 * read_shape(path).bytes_per_cell(*types)
 
 
-def test_recurrent_model(tmp_path):
+def test_recurrent_model(recurrent_model):
     """It has no cells, and a state for each of two sequences."""
-    path = write_recurrent_gguf(tmp_path / "mamba.gguf")
-    shape = read_shape(path)
+    shape = read_shape(recurrent_model)
     assert shape.layers == (Layer(0, 64, 64),) and shape.bytes_per_cell("f16", "f16") == 0
-    with open_context(path, 512, 512, "f16", "f16") as c:
+    with open_context(recurrent_model, 512, 512, "f16", "f16") as c:
         assert shape.kv_bytes(512, "f16", "f16", 512) == native.memory_bytes(c.ctx) == 2 * 4 * (128 * 8 + 3 * 128)
 
 
@@ -66,6 +64,7 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 @pytest.mark.parametrize(("name", "n_cells"), [("GQA", 1024), ("GQA", 8192), ("windows", 2048)])
 def test_total_is_what_a_process_takes(tiny_model, name, n_cells):

@@ -13,6 +13,7 @@ SDIST = next(ROOT.glob(".build/llama_cpp_python-*/tests"), None)
 NEEDS_NETWORK = ["real", "prompt_cache", "matches_fresh"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(SDIST is None, reason="no .build: the sdist is not there unless scripts/setup.sh built it")
 def test_llama_cpp_python():
     result = subprocess.run(

@@ -4,12 +4,11 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from helpers.context import Context
 from helpers.paths import ROOT
-from helpers.real import load, needs_build
+from helpers.real import find, needs_build
 from helpers.tiny import Spec
 from helpers.tokens import random_tokens
 
@@ -23,10 +22,11 @@ CODE = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 @pytest.fixture
 def new_user(tmp_path):
     """The environment of somebody who has the weights of SmolLM2, and no head profiles."""
-    weights = Path(load("smollm2-135m").model_path).parent
+    weights = find("smollm2-135m").parent
     return os.environ | {"XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path), "LLAMA_CACHE": str(weights)}
 
 
+@pytest.mark.slow
 @needs_build
 def test_demo(new_user, tmp_path):
     """demo.sh, in a folder where setup.sh has nothing to do."""
@@ -41,6 +41,7 @@ def test_demo(new_user, tmp_path):
     assert "Half of the cache was enough" in result.stdout
 
 
+@pytest.mark.slow
 @needs_build
 @pytest.mark.parametrize("code", [code for code in CODE if "find_model" in code])
 def test_code_of_the_readme(code, new_user):

@@ -4,7 +4,7 @@ import re
 
 import pytest
 from helpers.paths import ROOT
-from helpers.real import LLAMA_CPP, SHARED, load, needs_build, needs_shared
+from helpers.real import LLAMA_CPP, SHARED, needs_build, needs_shared
 
 from dapq_edge.budgets import Budget
 from dapq_edge.evaluation.needle import Needle, needle_cases, read_haystack, read_needles
@@ -15,6 +15,8 @@ from dapq_edge.policies import get_policy
 from dapq_edge.prompts import chat_prompt
 from dapq_edge.reader import Way
 from dapq_edge.reading import ReadingLlama
+
+pytestmark = pytest.mark.slow
 
 HOWTO = "docs/development/HOWTO-add-model.md"
 
@@ -39,11 +41,6 @@ NEEDLES = [
         "smoked paprika",
     ),
 ]
-
-
-@pytest.fixture(scope="module")
-def llama():
-    return load("smollm2-135m")
 
 
 def found(
@@ -117,17 +114,15 @@ def test_python_of_the_readme(llama, capsys, monkeypatch):
 
 @needs_build
 @pytest.mark.parametrize("question", ["", "What does the license allow?"])
-def test_window_model_reads_and_answers(question):
-    """Gemma 3 270M, a base model: what it writes after reading in bounded memory is text, and no longer than asked."""
-    llama = load("gemma3-270m")
+def test_window_model_reads_and_answers(gemma, question):
+    """What it writes after reading in bounded memory is text, and no longer than asked."""
     document = (LLAMA_CPP / HOWTO).read_text()[:9000]
-    prompt = chat_prompt(llama, document, question, "The first step is to")
-    stats = llama.read(prompt, get_policy("fused"), Budget.parse("300"), n_predict=20)
+    prompt = chat_prompt(gemma, document, question, "The first step is to")
+    stats = gemma.read(prompt, get_policy("fused"), Budget.parse("300"), n_predict=20)
     assert stats.way == (Way.SKIM if question else Way.ONE_PASS)
     assert stats.cells_kept == 300 and stats.cells_peak == 1024
-    answer = "".join(llama.stream(20))
+    answer = "".join(gemma.stream(20))
     assert sum(character.isalpha() for character in answer) > len(answer) / 2 > 10
-    llama.close()
 
 
 def test_control_tokens_of_a_document_are_text(llama):

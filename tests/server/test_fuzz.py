@@ -33,6 +33,7 @@ def cases(operation):
     return first | second
 
 
+@pytest.mark.slow
 def test_no_request_fails_the_server(server):
     schema, tried = schemathesis.openapi.from_url(f"{server.url}/openapi.json"), set()
 

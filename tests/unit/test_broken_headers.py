@@ -6,7 +6,7 @@ import gguf
 import numpy as np
 import pytest
 from helpers.shapes import GIB
-from helpers.tiny import Spec, write_gguf
+from helpers.tiny import Spec
 
 from dapq_edge.errors import DapqError
 from dapq_edge.planner import choose
@@ -39,11 +39,9 @@ def broken(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def small_gguf(tmp_path_factory):
+def small_gguf(tiny_model):
     """Bytes of a model with few weights, and where its header ends."""
-    path = write_gguf(
-        Spec(arch="gemma2", n_head=1, n_head_kv=1, head_dim=32, n_layer=2), tmp_path_factory.mktemp("s") / "m"
-    )
+    path = tiny_model(Spec(arch="gemma2", n_head=1, n_head_kv=1, head_dim=32, n_layer=2))
     return path.read_bytes(), gguf.GGUFReader(path).data_offset
 
 
