@@ -1,12 +1,23 @@
+"""Options, and models that are written once."""
+
 import functools
 import itertools
 
 import pytest
-from families import write_family
 from llama_cpp._logger import set_verbose
-from tiny import write_gguf
+
+pytest.register_assert_rewrite("helpers")
+
+from helpers.families import write_family  # noqa: E402
+from helpers.tiny import write_gguf, write_recurrent_gguf  # noqa: E402
+
+pytest_plugins = ["helpers.skips"]
 
 set_verbose(False)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--fuzz-calls", type=int, default=300, metavar="N", help="random calls of native/test_fuzz.py")
 
 
 def written_once(folder, write):
@@ -25,3 +36,9 @@ def tiny_model(tmp_path_factory):
 def family_model(tmp_path_factory):
     """A function from the name of a family to the path of its GGUF file."""
     return written_once(tmp_path_factory.mktemp("families"), write_family)
+
+
+@pytest.fixture(scope="session")
+def recurrent_model(tmp_path_factory):
+    """The path of a Mamba model: its memory has no cells."""
+    return write_recurrent_gguf(tmp_path_factory.mktemp("recurrent") / "mamba.gguf")

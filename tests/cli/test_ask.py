@@ -1,0 +1,133 @@
+"""`dapq-edge ask`: what it reads, keeps and prints."""
+
+import json
+
+import pytest
+from helpers.cli import TEXT, ask, assert_one_line, dapq_edge
+from helpers.tiny import Spec
+
+
+def test_json(model, doc):
+    result = ask(model, doc, "--kv-budget", "50%")
+    assert result.returncode == 0, result.stderr.decode()
+    data = json.loads(result.stdout)
+    assert list(data) == [
+        "answer",
+        "policy",
+        "reading",
+        "positions",
+        "prompt_tokens",
+        "tokens_evaluated",
+        "chunks",
+        "kv_cells_peak",
+        "kv_cells_kept",
+        "kv_bytes_peak",
+        "kv_bytes_kept",
+        "attention_held",
+        "evict_s",
+        "ttft_s",
+        "decode_tps",
+        "rss_mib",
+    ]
+    spec = Spec()
+    cell = spec.n_layer * 2 * spec.n_head_kv * spec.head_dim * 2
+    assert (data["policy"], data["reading"], data["positions"], data["chunks"]) == ("fused", "all", "true", [])
+    assert data["prompt_tokens"] == data["tokens_evaluated"] > 280
+    assert data["kv_cells_kept"] == -(-data["prompt_tokens"] // 2)
+    assert data["kv_bytes_peak"] == cell * data["kv_cells_peak"]
+    assert data["kv_bytes_kept"] == cell * data["kv_cells_kept"]
+    assert data["ttft_s"] > data["evict_s"] > 0 and data["rss_mib"] > 10
+
+
+def test_long_document(model, tmp_path):
+    """More than the model was trained for, in the cells of the budget and a chunk."""
+    path = tmp_path / "long.txt"
+    path.write_text(TEXT * 20)
+    data = json.loads(ask(model, path, "--kv-budget", 200).stdout)
+    assert data["prompt_tokens"] > 4096 and (data["reading"], data["positions"]) == ("skim, then read", "compact")
+    assert data["kv_cells_peak"] == 768 and data["kv_cells_kept"] == 200
+    assert 0 < sum(chunk["is_read"] for chunk in data["chunks"]) < len(data["chunks"])
+    assert all(chunk["relevance"] > 0 and chunk["stop"] > chunk["start"] for chunk in data["chunks"])
+    line = dapq_edge("ask", "-m", model, "--doc", path, "What jumps?", "-n", 4, "--kv-budget", 200).stderr.decode()
+    read = ", ".join(str(i) for i, chunk in enumerate(data["chunks"], start=1) if chunk["is_read"])
+    assert f"positions were compacted; re-read {read} of {len(data['chunks'])} chunks;" in " ".join(line.split())
+    # the other ways need positions beyond the trained ones
+    for args in (("--policy", "streaming"), ("--one-shot",)):
+        refused = ask(model, path, "--kv-budget", 200, *args)
+        assert_one_line(refused, 1, "the model was trained for 2,048", "--allow-overflow")
+        data = json.loads(ask(model, path, "--kv-budget", 200, "--allow-overflow", *args).stdout)
+        assert data["reading"] == {"--policy": "one pass", "--one-shot": "all"}[args[0]]
+        assert data["kv_cells_kept"] == 200
+
+
+def test_without_a_question(model, doc):
+    result = dapq_edge("ask", "-m", model, "--doc", doc, "-n", 4, "--json")
+    assert result.returncode == 0 and json.loads(result.stdout)["prompt_tokens"] > 270
+
+
+def test_text(model, doc):
+    result = dapq_edge("ask", "-m", model, "--doc", doc, "What jumps?", "-n", 4, "--kv-budget", 100)
+    assert result.returncode == 0
+    line = " ".join(result.stderr.decode().split())
+    assert (
+        "tokens read in 512 cells; kept 100; they hold " in line
+        and "% of the attention; KV " in line
+        and "s to first token" in line
+    )
+    assert result.stdout.endswith(b"\n")
+
+
+@pytest.mark.parametrize("policy", ["full", "streaming", "dapq", "fused"])
+@pytest.mark.parametrize("cache", [(), ("-ctk", "q8_0", "-ctv", "q8_0"), ("-fa", "off")])
+def test_policies_and_cache_types(model, doc, policy, cache):
+    result = ask(model, doc, "--policy", policy, "--kv-budget", 64, *cache)
+    data = json.loads(result.stdout)
+    assert data["policy"] == policy
+    assert data["kv_cells_kept"] == (data["prompt_tokens"] if policy == "full" else 64)
+
+
+def test_budget_above_the_prompt_keeps_all(model, doc):
+    """And gives the answer of the full cache."""
+    full = json.loads(ask(model, doc, "--policy", "full").stdout)
+    data = json.loads(ask(model, doc, "--kv-budget", 100000).stdout)
+    assert data["kv_cells_kept"] == data["prompt_tokens"]
+    assert data["answer"] == full["answer"]
+
+
+@pytest.mark.parametrize("granularity", ["head", "layer", "cell"])
+def test_granularity(model, doc, granularity):
+    data = json.loads(ask(model, doc, "--granularity", granularity, "--kv-budget", 64).stdout)
+    assert data["kv_cells_kept"] == 64
+
+
+def test_seed_and_temperature(model, doc):
+    # a random model is sure of nonsense unless it is hot
+    args = ("--kv-budget", 40, "--temp", 10, "-n", 20)
+    runs = [json.loads(ask(model, doc, *args, "--seed", seed).stdout)["answer"] for seed in (1, 1, 2)]
+    assert runs[0] == runs[1] != runs[2]
+
+
+def test_stdin_and_window_model(tiny_model):
+    result = ask(tiny_model(Spec(arch="gemma2", n_layer=4, n_ctx=2048)), "-", stdin=TEXT.encode())
+    data = json.loads(result.stdout)
+    assert data["kv_cells_kept"] < data["prompt_tokens"]
+
+
+def test_recurrent_model(recurrent_model, doc):
+    assert_one_line(ask(recurrent_model, doc), 1, "--policy full")
+    data = json.loads(ask(recurrent_model, doc, "--policy", "full").stdout)
+    assert data["kv_cells_kept"] == data["prompt_tokens"]
+
+
+def test_batches_smaller_than_a_probe(model, doc):
+    """They are made large enough for its queries."""
+    result = dapq_edge("ask", "-m", model, "--doc", doc, "-b", 1, "-n", 2, "--kv-budget", 64, "--one-shot", "Why?")
+    assert result.returncode == 0, result.stderr.decode()
+
+
+def test_auto_budget(model, doc):
+    result = dapq_edge("ask", "-m", model, "--doc", doc, "--kv-budget", "auto", "-n", 2, "--json", "What jumps?")
+    data = json.loads(result.stdout)
+    assert (
+        data["reading"] == "all" and data["kv_cells_kept"] == data["prompt_tokens"] and data["attention_held"] is None
+    )

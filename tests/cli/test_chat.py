@@ -1,0 +1,82 @@
+"""`dapq-edge chat` in a pipe."""
+
+import re
+
+import pytest
+from helpers.cli import TEXT, assert_one_line, assert_usage, dapq_edge
+from helpers.tiny import Spec
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model):
+    return tiny_model(Spec(n_ctx=4096))
+
+
+@pytest.fixture
+def doc(tmp_path):
+    path = tmp_path / "fox.txt"
+    path.write_text(TEXT * 4)
+    return path
+
+
+def chat(model, lines, *args, **kwargs):
+    return dapq_edge("chat", "-m", model, "-n", 8, "--kv-budget", 200, *args, stdin="\n".join(lines).encode(), **kwargs)
+
+
+def test_chat_in_a_pipe(model, doc, tmp_path):
+    """Questions, commands and a session that goes on."""
+    saved = tmp_path / "a.session"
+    lines = [
+        "/help",
+        "What jumps?",
+        "/stats",
+        "/kept",
+        "And\\",
+        "what else?",
+        f"/save {tmp_path / 'b'}",
+        "/exit",
+        "never",
+    ]
+    result = chat(model, lines, "--doc", doc, "--session", saved, "-v")
+    error = result.stderr.decode()
+    assert result.returncode == 0, error
+    assert "/doc FILE" in error and error.count("s to first token") == 2
+    n_tokens, n_used = re.search(r"([\d,]+) tokens in ([\d,]+) of 768 cells", error).groups()
+    assert int(n_tokens.replace(",", "")) > 1500 and int(n_used) <= 208
+    assert "quick brown fox" in result.stdout.decode().replace("\n", " ").replace("▁", " ")
+    assert saved.read_bytes()[:8] == (tmp_path / "b").read_bytes()[:8] == b"DAPQSES1"
+    result = chat(model, ["/stats", "Why?", "/reset", "/stats"], "--session", saved)
+    error = result.stderr.decode()
+    assert result.returncode == 0 and "2 turns" in error and "0 tokens in 0 of 768 cells" in error
+
+
+def test_chat_reads_a_document_once(model, doc, tmp_path):
+    """The same command goes on with a session; a document that changed is added."""
+    args = ["--doc", doc, "--session", tmp_path / "a.session", "-v"]
+
+    def n_tokens():
+        result = chat(model, ["Why?"], *args)
+        assert result.returncode == 0, result.stderr.decode()
+        (count,) = re.findall(r"([\d,]+) tokens in", result.stderr.decode())
+        return int(count.replace(",", "")), "is in the conversation" in result.stderr.decode()
+
+    (first, is_there), (second, is_still_there) = n_tokens(), n_tokens()
+    assert not is_there and is_still_there and second < first + 200
+    doc.write_text(doc.read_text() + "The end.")
+    third, is_old = n_tokens()
+    assert not is_old and third > 2 * first
+
+
+def test_chat_refuses(model, doc, tmp_path):
+    bad = tmp_path / "bad.session"
+    bad.write_bytes(b"DAPQSES1" + bytes(100))
+    assert_one_line(chat(model, ["hi"], "--session", bad), 1, "damaged")
+    assert_one_line(chat(model, ["/nope"]), 2, "no command /nope")
+    assert_one_line(chat(model, ["/doc"]), 2, "/doc needs a file")
+    assert_one_line(chat(model, ["/doc /missing.txt"]), 1, "cannot read /missing.txt")
+    assert_one_line(chat(model, ["/load /missing"]), 1, "cannot read /missing")
+    assert_one_line(chat(model, ["hi"], "--doc", tmp_path / "no"), 1, "cannot read")
+    assert_one_line(chat(model, ["hi"], "--kv-budget", "0"), 2, "at least one cell")
+    assert_one_line(chat(model, ["hi"], "--policy", "h2o"), 2, "bounded memory")
+    assert_one_line(chat(model, ["/save /proc/no/where"], "-c", 512), 1, "cannot write")
+    assert_usage(dapq_edge("chat", "-m", model, "-n", 0), "'0'")

@@ -1,0 +1,75 @@
+"""What is wrong on the command line: one line, and an exit code."""
+
+import pytest
+from helpers.cli import TEXT, ask, assert_one_line, assert_usage, dapq_edge
+
+
+@pytest.mark.parametrize("budget", ["0", "-1", "nan%", "150%", "many", "5"])
+def test_bad_budget(model, doc, budget):
+    assert_one_line(ask(model, doc, f"--kv-budget={budget}"), 2, "--kv-budget", budget)
+
+
+@pytest.mark.parametrize(
+    ("args", "word"),
+    [
+        (("--policy", "nonsense"), "choose one of"),
+        (("-ctk", "q9_9"), "choose one of"),
+    ],
+)
+def test_bad_choice(model, doc, args, word):
+    assert_one_line(ask(model, doc, *args), 2, word)
+
+
+@pytest.mark.parametrize(
+    "args", [("-c", "-5"), ("-t", "0"), ("-n", "0"), ("--temp", "nan"), ("--temp", "-1"), ("-fa", "maybe"), ("-b", "x")]
+)
+def test_bad_option(model, doc, args):
+    assert_usage(ask(model, doc, *args), args[0])
+
+
+def test_no_command_and_no_model(doc):
+    assert_usage(dapq_edge(), "COMMAND")
+    assert_usage(dapq_edge("ask", "--doc", doc, "Why?"), "--model")
+
+
+def test_bad_models(tmp_path, model, doc):
+    assert_one_line(ask(tmp_path / "missing.gguf", doc), 1, "no model")
+    (tmp_path / "text.gguf").write_text("not a model")
+    assert_one_line(ask(tmp_path / "text.gguf", doc), 1, "is not a GGUF file")
+    data = model.read_bytes()
+    for name, size, cause in (
+        ("header", 30, "failed to read"),
+        ("metadata", 3000, "failed to read"),
+        ("tensors", len(data) - 5000, "is not within the file bounds"),
+    ):
+        path = tmp_path / f"{name}.gguf"
+        path.write_bytes(data[:size])
+        assert_one_line(ask(path, doc), 1, "cannot load", path.name, cause)
+
+
+def test_bad_documents(tmp_path, model):
+    for data, word in ((b"", "has no text"), (b"\0\1\2", "is binary"), (b"\xff\xfe", "is not UTF-8")):
+        path = tmp_path / "document"
+        path.write_bytes(data)
+        assert_one_line(ask(model, path), 1, word)
+    assert_one_line(ask(model, tmp_path / "missing.txt"), 1, "No such file")
+    assert_one_line(ask(model, tmp_path), 1, "Is a directory")
+    assert_one_line(ask(model, "-"), 1, "stdin has no text")
+
+
+def test_too_few_cells(model, doc):
+    assert_one_line(ask(model, doc, "-c", 256), 1, "reading needs", "cells: raise -c 256 or leave it out")
+    assert ask(model, doc, "-c", 1024).returncode == 0
+
+
+def test_question_beyond_the_budget(model, tmp_path):
+    path = tmp_path / "long.txt"
+    path.write_text(TEXT * 10)
+    result = dapq_edge("ask", "-m", model, "--doc", path, "Why? " * 50, "--kv-budget", 100)
+    assert_one_line(result, 2, "the question has", "set --kv-budget to")
+
+
+def test_hf_offline(doc, tmp_path):
+    result = dapq_edge("ask", "-hf", "user/repo", "--offline", "--doc", doc, "Why?", HF_HUB_CACHE=str(tmp_path))
+    assert_one_line(result, 1, "is not in the cache")
+    assert_one_line(dapq_edge("ask", "-hf", "repo", "--doc", doc, "Why?"), 2, "user/repo")

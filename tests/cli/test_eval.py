@@ -1,0 +1,100 @@
+"""`dapq-edge eval`: tables, rows that are kept, and pictures."""
+
+import json
+
+import pytest
+from helpers.cli import assert_one_line, assert_usage, dapq_edge
+from helpers.needles import HAYSTACK, NEEDLES
+from helpers.tiny import Spec
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model):
+    return tiny_model(Spec(n_ctx=2048))
+
+
+def needle(model, data, *args):
+    return dapq_edge("eval", "needle", "-m", model, *data, "--lengths", 300, "--depths", 0.5, "-n", 4, *args)
+
+
+def test_eval_prints_a_table_and_resumes(model, data, tmp_path):
+    out = tmp_path / "out.jsonl"
+    args = ["--budgets", 64, "25%", "--policies", "streaming", "fused", "--json", out]
+    first = needle(model, data, *args)
+    assert first.returncode == 0, first.stderr.decode()
+    rows = out.read_text()
+    assert len(rows.splitlines()) == len(NEEDLES) * (1 + 2 * 2) and b"of the full" in first.stdout
+    # streaming sees no attention, and the full cache loses none
+    held = [json.loads(row)["result"].get("held") for row in rows.splitlines()]
+    assert len([share for share in held if share is None]) == 3 * len(NEEDLES)
+    assert all(0 < share < 1 for share in held if share is not None) and b"held" in first.stdout
+    again = needle(model, data, *args)
+    assert again.stdout == first.stdout and out.read_text() == rows
+
+
+def test_other_data_and_cache_types_are_not_taken_for_the_same(model, data, tmp_path):
+    out = tmp_path / "out.jsonl"
+    args = ["--budgets", 64, "--policies", "streaming", "--json", out]
+    n_rows = 2 * len(NEEDLES)
+    assert needle(model, data, *args).returncode == 0 and out.read_text().count("\n") == n_rows
+    result = needle(model, data, *args, "-ctk", "q8_0")
+    assert out.read_text().count("\n") == 2 * n_rows and b"K/V q8_0/f16" in result.stdout, result.stderr.decode()
+    (tmp_path / "text.txt").write_text("Another beginning. " + HAYSTACK)
+    assert needle(model, data, *args).returncode == 0 and out.read_text().count("\n") == 3 * n_rows
+
+
+def test_length_above_the_context(tiny_model, data):
+    result = needle(tiny_model(Spec(n_ctx=256)), data)
+    assert_one_line(result, 1, "trained for 256")
+
+
+def test_eval_plots_and_reports(model, data, tmp_path):
+    pytest.importorskip("matplotlib")
+    folder = tmp_path / "results"
+    folder.mkdir()
+    assert_one_line(dapq_edge("eval", "report", folder), 1, "no results")
+    picture = tmp_path / "out.png"
+    args = ["--budgets", 64, "--policies", "streaming", "--json", folder / "out.jsonl", "--plot", picture]
+    result = needle(model, data, *args, "--facts", 2)
+    assert result.returncode == 0 and picture.read_bytes().startswith(b"\x89PNG"), result.stderr.decode()
+    result = dapq_edge("eval", "report", folder)
+    assert result.returncode == 0 and "2 facts" in (folder / "report.md").read_text(), result.stderr.decode()
+    (folder / "other.jsonl").write_text("{}\n")
+    assert_one_line(dapq_edge("eval", "report", folder), 1, "other.jsonl, line 1")
+
+
+def test_eval_of_generated_ruler(model):
+    result = dapq_edge(
+        *("eval", "ruler", "-m", model, "--tasks", "single", "--lengths", 600, "--rows", 1, "--budgets", 64, "-n", 4)
+    )
+    assert result.returncode == 0 and b"ruler single" in result.stdout, result.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (["--policies", "nonsense"], 2, ["choose one of"]),
+        (["--budgets", "0"], 2, ["--kv-budget"]),
+        (["--budgets", "3"], 2, ["always keeps 12 cells"]),
+        (["--depths", "2"], 2, ["--depths"]),
+        (["--lengths", "100000"], 1, ["too short"]),
+        (["--paraphrased"], 1, ["paraphrase"]),
+        (["--lengths", "20"], 1, ["20 tokens have no room"]),
+        (["--offsets", "99"], 1, ["too short for 99 parts"]),
+        (["--policies", "streaming", "pyramid", "--granularity", "cell"], 2, ["other numbers of cells"]),
+        (["--policies", "streaming", "compresskv"], 2, ["dapq-edge heads calibrate"]),
+        (["--facts", "3"], 1, ["as many needles"]),
+        (["--needles", "/nonexistent"], 1, ["/nonexistent"]),
+        (["--haystack", "/nonexistent"], 1, ["no *.txt"]),
+        (["--heads", "/nonexistent"], 1, ["/nonexistent"]),
+        (["--json", "/nonexistent/out.jsonl"], 1, ["/nonexistent/out.jsonl"]),
+    ],
+)
+def test_bad_input(model, data, args, code, words):
+    assert_one_line(needle(model, data, *args), code, *words)
+
+
+def test_bad_tasks(model):
+    assert_one_line(dapq_edge("eval", "ruler", "-m", model, "--tasks", "x"), 2, "--tasks x: choose of single")
+    assert_one_line(dapq_edge("eval", "fidelity", "-m", model, "--data", "/nonexistent"), 1, "/nonexistent")
+    assert_usage(dapq_edge("eval", "needle", "-m", model), "--haystack")

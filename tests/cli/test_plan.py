@@ -1,0 +1,103 @@
+"""`dapq-edge plan`: what a model takes."""
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+from helpers.cli import assert_one_line, dapq_edge
+from helpers.shapes import write_header
+from helpers.tiny import Spec
+
+from dapq_edge.cli import plan
+from dapq_edge.errors import DapqError, UsageError
+from dapq_edge.memory import MIB
+from dapq_edge.planner import most_cells
+from dapq_edge.shape import read_shape
+
+PLANNED = {"cache_type_k": "f16", "cache_type_v": "f16", "json": False, "n_gpu_layers": -1, "rpc": ""}
+
+
+def arguments(path: Path, **options: object) -> argparse.Namespace:
+    defaults = {"model": str(path), "hf_repo": None, "offline": False, "ram": "4G", "ctx_size": 0, "batch_size": 512}
+    return argparse.Namespace(**defaults | PLANNED | options)
+
+
+def test_plan_as_json(tiny_model, capsys):
+    spec = Spec(arch="gemma2", n_layer=5, window=8, n_ctx=3000)
+    path = tiny_model(spec)
+    shape, options = read_shape(path), ("q8_0", "f16", 512)
+    ram = int(shape.total_bytes(2048, *options) / 0.9) + 2
+    assert plan.run(arguments(path, ram=str(ram), cache_type_k="q8_0", json=True)) == 0
+    report = json.loads(capsys.readouterr().out)
+    rows = report.pop("budgets")
+    # 2 KV heads of 64 numbers for K, and as many for V, in 2 layers
+    assert report == {
+        "model": str(path),
+        "architecture": "gemma2",
+        "n_ctx_train": 3000,
+        "n_ctx": 3000,
+        "ram_bytes": ram,
+        "cache_type_k": "q8_0",
+        "cache_type_v": "f16",
+        "weight_bytes": sum(weight.nbytes for weight in spec.weights.values()),
+        "kv_bytes_per_token": {"f16": 2 * 256 * 2, "q8_0": 2 * 256 * 34 // 32, "q4_0": 2 * 256 * 18 // 32},
+        "window_bytes": 768 * 3 * (136 + 256),
+        "full_kv_bytes": 3072 * 2 * (136 + 256) + 768 * 3 * (136 + 256),
+        "obstacle": "",
+        "choice": {"n_most": 1536, "n_keep": 1024, "is_full": False},
+    }
+    assert [row["budget"] for row in rows] == [256, 512, 1024, 2048, 3000]
+    assert [row["cells"] for row in rows] == [768, 1024, 1536, 2560, 3072]
+    assert [row["fits"] for row in rows] == [True, True, True, False, False]
+    for row in rows:
+        assert row["kv_bytes"] == row["cells"] * 2 * 392 + 768 * 3 * 392
+        assert row["total_bytes"] == shape.total_bytes(row["cells"], *options)
+
+
+def test_plan_as_text(tiny_model, capsys):
+    path = tiny_model(Spec(n_ctx=65536))
+    shape = read_shape(path)
+    assert plan.run(arguments(path, ram="100M", ctx_size=30000)) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "KV of a token, q8_0 │ 0.8 KiB" in text
+    # 30,208 cells of 1,536 bytes
+    assert "KV of 30,000 tokens (f16, f16) │ 44.2 MiB" in text
+    total = shape.total_bytes(1536, "f16", "f16", 512) / MIB
+    assert f"│ 1,024 │ 1,536 │ 2.2 │ {total:.1f} │ yes │" in text
+    n_most = most_cells(shape, 100 * MIB, "f16", "f16", 512) - 512
+    assert f"keeps prompts of up to {n_most:,} tokens" in text and "from 3,750 cells on" in text
+    assert plan.run(arguments(path, ctx_size=300)) == 0
+    assert "keeps all, as the full cache of 300 tokens fits" in capsys.readouterr().out
+
+
+def test_plan_of_a_model_that_cannot_be_evicted(tmp_path, capsys):
+    """What all cells need, and why."""
+    path = write_header(tmp_path / "model.gguf", "bloom", {})
+    assert plan.run(arguments(path, json=True)) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert "ALiBi" in report["obstacle"] and report["choice"] is None
+    assert [(row["budget"], row["cells"]) for row in report["budgets"]] == [(4096, 4096)]
+    assert plan.run(arguments(path)) == 0
+    assert "cannot be evicted: its attention needs the position of each cell (ALiBi)" in capsys.readouterr().out
+
+
+def test_plan_refuses(tiny_model):
+    path = tiny_model(Spec())
+    with pytest.raises(UsageError, match="--ram '4 apples'"):
+        plan.run(arguments(path, ram="4 apples"))
+    with pytest.raises(UsageError, match="-ctv q9: choose one of"):
+        plan.run(arguments(path, cache_type_v="q9"))
+    with pytest.raises(DapqError, match="512 cells need .* there are 0 .*: take a smaller model"):
+        plan.run(arguments(path, ram="10"))
+
+
+def test_plan(model, tmp_path):
+    result = dapq_edge("plan", "-m", model, "--ram", "100M", "-c", 100000, "--json")
+    data = json.loads(result.stdout)
+    assert result.returncode == 0 and data
+    assert_one_line(dapq_edge("plan", "-m", model, "--ram", "x"), 2, "--ram")
+    assert_one_line(dapq_edge("plan", "-m", model, "--ram", "1M"), 1, "cells need")
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(model.read_bytes()[:500])
+    assert_one_line(dapq_edge("plan", "-m", cut, "--ram", "1G"), 1, "broken or truncated")

@@ -1,0 +1,67 @@
+"""A conversation: what is remembered, and in how many cells."""
+
+import numpy as np
+import pytest
+from helpers.llamas import opened
+from helpers.tiny import Spec
+
+from dapq_edge.chat import Chat
+from dapq_edge.errors import TooLongError
+from dapq_edge.session import load_session, save_session
+
+SPEC = Spec(n_ctx=4096)
+
+
+def words(n: int, seed: int) -> str:
+    return " ".join(f"{word:x}" for word in np.random.default_rng(seed).integers(16, 4096, n))
+
+
+@pytest.mark.slow
+def test_a_chat_is_bounded(tiny_model):
+    """Cells, positions and what is remembered, over many turns with documents in between."""
+    with opened(tiny_model(Spec(n_ctx=2048)), n_ctx=2048, kv_budget=300) as llama:
+        chat = Chat(llama, system="Be brief.", n_predict=16, temperature=0)
+        for turn in range(40):
+            if turn % 15 == 3:
+                assert chat.add_document(words(500, turn)) > 1000
+            list(chat.ask(words(30, 100 + turn)))
+            usage = llama.usage
+            assert usage.n_cells == 1024 and usage.n_cells_used <= 1024
+            assert llama.kv_cache.next_position <= 2048
+        assert 2 <= len(chat.turns) < 40
+        # documents are not forgotten with the turns that they came with
+        assert sum(len(turn.documents) for turn in chat.turns) == 3
+        messages = chat.messages
+        assert messages[0] == {"role": "system", "content": "Be brief."}
+        assert [message["role"] for message in messages[1:]] == ["user", "assistant"] * len(chat.turns)
+
+
+def test_a_chat_survives_its_session(tiny_model, tmp_path):
+    path = tmp_path / "a.session"
+    with opened(tiny_model(SPEC)) as llama:
+        chat = Chat(llama, n_predict=16, temperature=0)
+        chat.add_document(words(400, 1))
+        "".join(chat.ask("why"))
+        chat.add_document("another")
+        save_session(llama, path, chat.state())
+        expected = "".join(chat.ask("how"))
+    with opened(tiny_model(SPEC)) as llama:
+        chat = Chat(llama, n_predict=16, temperature=0)
+        chat.set_state(load_session(llama, path))
+        assert [turn.user for turn in chat.turns] == ["why"] and chat.documents == ["another"]
+        assert "".join(chat.ask("how")) == expected
+        chat.reset()
+        assert chat.turns == [] and llama.usage.n_tokens == 0
+
+
+def test_what_fails_is_not_remembered(tiny_model):
+    with opened(tiny_model(SPEC), kv_budget="100%", n_ctx=512) as llama:
+        chat = Chat(llama, n_predict=16, temperature=0)
+        chat.add_document("a b")
+        with pytest.raises(TooLongError):
+            list(chat.ask(words(900, 1)))
+        assert chat.turns == [] and chat.documents == ["a b"]
+        pieces = chat.ask("c")
+        next(pieces)
+        pieces.close()
+        assert chat.turns[0].user == "c" and chat.turns[0].documents == ["a b"]

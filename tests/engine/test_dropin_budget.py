@@ -1,0 +1,177 @@
+"""`dapq_edge.Llama` beyond its budget: what is evicted, what is read again, and what never grows."""
+
+import llama_cpp
+import pytest
+from helpers.llamas import Evaluated, answer, opened, set_decode
+from helpers.tiny import Spec
+from helpers.tokens import random_tokens
+
+from dapq_edge.errors import AbortedError, TooLongError, UsageError
+from dapq_edge.prompts import N_SHORT
+
+SPEC = Spec(n_ctx=4096)
+
+
+@pytest.mark.parametrize("policy", ["fused", "dapq", "laq", "snapkv", "streaming", "tova", "pyramid"])
+def test_a_long_prompt_is_evicted(tiny_model, policy):
+    with opened(tiny_model(SPEC), policy=policy) as llama:
+        answer(llama, random_tokens(3000, 1))
+        usage = llama.usage
+        assert usage.n_tokens == 3011 and usage.n_cells_used == (111 if policy != "pyramid" else 196)
+        assert usage.n_cells <= 1024 and usage.n_evictions > 0
+        assert llama.kv_cache.share_of_heads().sum() == pytest.approx(111, abs=0.5)
+        text = llama.detokenize(llama._input_ids.tolist(), special=True).decode("utf-8", "replace")
+        assert "".join(piece for piece, _ in llama.kept()) == text
+
+
+def test_a_request_that_extends_the_last_one_costs_its_tail(tiny_model, monkeypatch):
+    """Also when it was evicted, and when the same prompt comes again."""
+    evaluated, prompt = Evaluated(monkeypatch), random_tokens(500, 1)
+    with opened(tiny_model(SPEC)) as llama:
+        first = answer(llama, prompt)
+        assert evaluated.take() == 500
+        assert answer(llama, prompt) == first and evaluated.take() == 0
+        assert answer(llama, [*prompt, *first, *random_tokens(30, 2)]) and evaluated.take() <= 31 + 3 * 64
+        assert llama.usage.n_tokens == 500 + 12 + 30 + 11
+        # what diverges inside the evicted part is read again
+        answer(llama, prompt[:400] + random_tokens(60, 3))
+        assert evaluated.take() >= 460 and llama.usage.n_tokens == 460 + 11
+
+
+def test_the_text_counts_not_the_tokens(tiny_model, monkeypatch):
+    """An answer that comes back as other tokens of the same text is not read again."""
+    with opened(tiny_model(SPEC)) as llama:
+        answer(llama, random_tokens(500, 1), 3)
+        evaluated = Evaluated(monkeypatch)
+        text = llama.detokenize(llama._input_ids.tolist()[500:], special=True)
+        other = llama.tokenize(text, add_bos=False, special=True)
+        llama.input_ids[500:502] = llama.input_ids[500:502]
+        tokens = random_tokens(500, 1) + other + random_tokens(20, 2)
+        answer(llama, tokens, 1)
+        assert evaluated.take() < 200
+
+
+@pytest.mark.slow
+def test_memory_is_bounded_for_any_number_of_turns(tiny_model):
+    """Also beyond the length that the model was trained for, if the text is longer than that."""
+    with opened(tiny_model(Spec(n_ctx=1024)), n_ctx=8192) as llama:
+        text, cells = [], set()
+        for turn in range(40):
+            text += random_tokens(150, turn)
+            text += answer(llama, text, 40)
+            assert llama.usage.n_cells_used <= llama.usage.n_cells
+            assert llama.kv_cache.next_position <= 1024
+            cells.add(llama.usage.n_cells)
+        assert len(text) > 7000 and cells == {768}
+
+
+def test_a_turn_that_fits_a_chunk_reads_nothing_again(tiny_model, monkeypatch):
+    with opened(tiny_model(Spec(n_ctx=8192)), n_ctx=8192) as llama:
+        text = random_tokens(900, 0)
+        text += answer(llama, text, 40)
+        # what random tokens ask for is nowhere
+        monkeypatch.setattr(llama, "_serves", lambda question: True)
+        monkeypatch.setattr(llama, "_read_again", None)
+        for turn in range(1, 16):
+            # the first one leaves more than the budget behind, the second one then needs an eviction first
+            text += random_tokens(100 if turn % 2 else 350, turn)
+            text += answer(llama, text, 100)
+        assert len(text) > 5000 and llama.usage.n_evictions > 5
+
+
+def test_a_remark_needs_no_document(tiny_model, monkeypatch):
+    with opened(tiny_model(Spec(n_ctx=8192)), n_ctx=8192) as llama:
+        text = random_tokens(900, 0)
+        text += answer(llama, text, 20)
+        monkeypatch.setattr(llama, "_serves", lambda question: False)
+        for n_tokens, n_rereads in ((N_SHORT - 1, 0), (N_SHORT, 1)):
+            # the last token of an answer was not evaluated
+            text += random_tokens(n_tokens - 1, 1)
+            text += answer(llama, text, 20)
+            assert llama.usage.n_rereads == n_rereads
+
+
+def test_an_answer_may_be_longer_than_the_cells(tiny_model):
+    with opened(tiny_model(SPEC)) as llama:
+        n_cells = llama.usage.n_cells
+        assert len(answer(llama, random_tokens(300, 1), 1500)) == 1500
+        assert llama.usage.n_tokens == 1799 and llama.usage.n_cells == n_cells and llama.usage.n_evictions >= 3
+
+
+def test_what_is_too_long_is_said_in_tokens_of_the_text(tiny_model):
+    with opened(tiny_model(SPEC), n_ctx=1024) as llama, pytest.raises(TooLongError, match="1100.* exceed .* 1024$"):
+        llama.create_completion(random_tokens(1100, 1))
+    with opened(tiny_model(Spec(n_ctx=1024)), n_ctx=4096, policy="streaming") as llama:
+        with pytest.raises(TooLongError, match="2,000 tokens are read at once, but the model was trained for 1,024"):
+            llama.create_completion(random_tokens(2000, 1))
+        assert len(answer(llama, random_tokens(50, 1))) == 12
+
+
+def test_set_eviction(tiny_model):
+    prompt = random_tokens(1000, 1)
+    with opened(tiny_model(SPEC)) as llama:
+        expected = answer(llama, prompt)
+        for kv_budget, policy, n_kept in (
+            ("25%", "dapq", 1000),
+            (200, None, 200),
+            ("5000", None, 1000),
+            (50, "snapkv", 50),
+        ):
+            llama.set_eviction(kv_budget, policy)
+            answer(llama, prompt)
+            assert llama.usage.n_cells_used == n_kept + 11
+        for wrong in (
+            ("-1", None),
+            ("x", None),
+            (0, None),
+            (None, "h2o"),
+            (None, "no"),
+            (5, None),
+            (None, "compresskv"),
+        ):
+            with pytest.raises(UsageError):
+                llama.set_eviction(*wrong)
+        llama.set_eviction()
+        assert answer(llama, prompt) == expected and llama.usage.n_cells_used == 111
+
+
+def test_reading_can_be_stopped(tiny_model):
+    with opened(tiny_model(SPEC)) as llama:
+        calls = []
+        llama.set_abort(lambda: calls.append(1) or len(calls) == 3)
+        with pytest.raises(AbortedError):
+            answer(llama, random_tokens(3000, 1))
+        llama.set_abort(None)
+        assert llama.usage.n_tokens == 0 and len(answer(llama, random_tokens(3000, 1))) == 12
+
+
+def test_interrupted_in_the_middle(tiny_model, monkeypatch):
+    """What Ctrl-C leaves behind is not taken for the prompt."""
+    prompt = random_tokens(900, 1)
+    with opened(tiny_model(SPEC), kv_budget=500) as llama:
+        expected = answer(llama, prompt)
+        for n_calls in range(1, 12):
+            left = iter(range(n_calls))
+            decode = llama_cpp.llama_decode
+
+            def interrupted(ctx, batch, left=left, decode=decode):
+                code = decode(ctx, batch)
+                if next(left, None) is None:
+                    raise KeyboardInterrupt
+                return code
+
+            llama.reset()
+            with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+                set_decode(patch, interrupted)
+                answer(llama, prompt, 60)
+            assert answer(llama, prompt) == expected
+
+
+def test_a_prompt_template_costs_its_end(tiny_model):
+    """Chains send the same beginning again and again."""
+    with opened(tiny_model(SPEC)) as llama:
+        start = random_tokens(600, 1)
+        answer(llama, start + random_tokens(20, 2))
+        n_evictions = llama.usage.n_evictions
+        answer(llama, start + random_tokens(20, 2))
+        assert llama.usage.n_evictions == n_evictions

@@ -1,0 +1,137 @@
+"""Scores of each policy against its paper's formula in plain numpy, and what all policies have in common."""
+
+import numpy as np
+import pytest
+from helpers.context import Context
+from helpers.formulas import FILLER, FORMULAS, SPEC, TOKENS, L, read
+from helpers.gathered import Reference, assert_same_logits
+from helpers.profiles import random_profile
+from helpers.tiny import Spec
+from helpers.tokens import random_tokens
+
+from dapq_edge.budgets import Budget
+from dapq_edge.cache import KVCache
+from dapq_edge.errors import UnsupportedModelError, UsageError
+from dapq_edge.policies import POLICIES, get_policy
+from dapq_edge.policies.base import Policy, ScoringPolicy
+from dapq_edge.reader import Prompt, Reader, plan
+
+WINDOW_SPEC = Spec(arch="gemma2", n_layer=4)
+SCORING = [name for name, policy in POLICIES.items() if issubclass(policy, ScoringPolicy)]
+UNEVEN = {"pyramid", "compresskv"}
+
+
+def policy_of(name: str, granularity: str = "head", spec: Spec = SPEC) -> Policy:
+    return get_policy(name, granularity, random_profile(spec))
+
+
+@pytest.mark.parametrize("name", SCORING)
+def test_scores_are_the_formula(tiny_model, name):
+    context, cache = read(tiny_model(SPEC))
+    with context:
+        before, logits = context.state(), context.logits
+        scores = np.stack(policy_of(name).scores(cache, 40))
+        assert context.state() == before and KVCache(context.ctx, 1).n_cells == 0
+        assert context.logits.tobytes() == logits.tobytes()
+    expected = FORMULAS[name]()
+    assert scores.shape == expected.shape
+    assert np.abs(scores - expected).max() < 0.02 * expected.max()
+
+
+def test_fused_reads_with_filler():
+    """What would follow in the middle of a text is not the answer."""
+    fused = get_policy("fused", "layer")
+    assert fused.while_reading == get_policy("dapq", "layer")
+    assert get_policy("laq").while_reading == get_policy("laq")
+
+
+@pytest.mark.parametrize("granularity", ["head", "layer", "cell"])
+@pytest.mark.parametrize("cache_type", ["f16", "q8_0"])
+@pytest.mark.parametrize("spec", [SPEC, WINDOW_SPEC, Spec(n_head_kv=1)], ids=["llama", "windows", "mqa"])
+@pytest.mark.parametrize("name", SCORING)
+def test_matrix(tiny_model, name, spec, cache_type, granularity):
+    """Every policy evicts every kind of cache to its budget, keeps what it has to, and the model goes on."""
+    context, cache = read(tiny_model(spec), type_k=cache_type, type_v=cache_type)
+    policy = policy_of(name, granularity, spec)
+    with context:
+        if name == "h2o" and spec is WINDOW_SPEC:
+            with pytest.raises(UnsupportedModelError, match="sliding-window"):
+                policy.evict(cache, 40)
+            return
+        if name in UNEVEN and granularity == "cell":
+            with pytest.raises(UsageError, match="--granularity cell"):
+                policy.evict(cache, 40)
+            return
+        keep = policy.keep(cache, 40)
+        assert np.mean([layer.shape[1] for layer in keep]) == pytest.approx(40, abs=0.5)
+        always = {*range(policy.n_sink), *range(L - policy.n_recent, L)}
+        assert all(always <= set(head) for layer in keep for head in layer.tolist())
+        before = cache.n_bytes
+        policy.evict(cache, 40)
+        assert cache.n_cells <= 40 * policy.max_share and cache.next_position == L and cache.n_bytes < before
+        cache.read(random_tokens(5, 1))
+        assert np.isfinite(cache.logits).all()
+
+
+@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("flash_attn", [False, True])
+def test_evicting_nothing_gives_the_stock_logits(tiny_model, name, flash_attn):
+    context, cache = read(tiny_model(SPEC), flash_attn=flash_attn)
+    stock, stock_cache = read(tiny_model(SPEC), flash_attn=flash_attn)
+    with context, stock:
+        for n_keep in (L, 1000000):
+            policy_of(name).evict(cache, n_keep)
+        assert context.state() == stock.state() and context.logits.tobytes() == stock.logits.tobytes()
+        for each in (cache, stock_cache):
+            each.read(FILLER)
+        assert context.logits.tobytes() == stock.logits.tobytes()
+
+
+@pytest.mark.parametrize("name", SCORING)
+def test_budget_below_the_minimum(name):
+    policy = policy_of(name)
+    n_min = policy.n_sink + policy.n_recent
+    if n_min > 1:
+        with pytest.raises(UsageError, match=f"always keeps {n_min} cells"):
+            policy.cells_to_keep(Budget.parse(str(n_min - 1)), L)
+    # a share that comes out below the minimum is raised to it
+    assert policy.cells_to_keep(Budget.parse("1%"), L) == max(n_min, 1)
+    assert policy.cells_to_keep(Budget.parse("11"), 5) == 5
+
+
+@pytest.mark.parametrize("name", sorted(UNEVEN))
+def test_uneven_layers_are_evicted_again(tiny_model, name):
+    """What a layer has lost is never chosen again, and each head sees exactly what was kept."""
+    context, cache = read(tiny_model(SPEC))
+    reference, policy, pos = Reference(SPEC, TOKENS), policy_of(name), L
+    with context:
+        for i in range(3):
+            keep = policy.keep(cache, 30)
+            cache.evict(keep)
+            reference.gather(keep)
+            more = random_tokens(20, 20 + i)
+            cache.read(more)
+            reference.decode(more, pos)
+            pos += len(more)
+            assert cache.n_cells == max(layer.shape[1] for layer in keep) + 20
+            assert_same_logits(context.logits, reference.logits, 0.02)
+
+
+@pytest.mark.parametrize("name", [*SCORING, "full"])
+@pytest.mark.parametrize("has_question", [False, True])
+def test_bounded_reading(tiny_model, name, has_question):
+    tokens = random_tokens(1600, 5)
+    prompt, policy = Prompt(tokens[:5], tokens[5:1580], tokens[1580:], has_question), policy_of(name)
+    options = dict(n_predict=16, n_ctx_train=8192)
+    if name == "h2o":
+        with pytest.raises(UsageError, match="set --one-shot"):
+            plan(prompt, policy, Budget(100, is_share=False), **options)
+        return
+    made = plan(prompt, policy, Budget(100, is_share=False), **options)
+    with Context(tiny_model(SPEC), n_ctx=-(-made.n_cells // 256) * 256, n_seq_max=2, kv_unified=True) as context:
+        reader = Reader(KVCache(context.ctx), policy, made, lambda done, total: None)
+        reader.read(prompt)
+        # after skimming, positions count what is read
+        is_skimmed = has_question and policy.skims
+        assert reader.cache.next_position <= made.n_positions if is_skimmed else reader.cache.next_position == 1600
+        assert reader.cache.n_cells <= (1600 if name == "full" else 100 * policy.max_share)

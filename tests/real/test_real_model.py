@@ -1,0 +1,133 @@
+"""A real model on real text: what is read is found again after eviction."""
+
+import re
+
+import pytest
+from helpers.paths import ROOT
+from helpers.real import LLAMA_CPP, SHARED, needs_build, needs_shared
+
+from dapq_edge.budgets import Budget
+from dapq_edge.evaluation.needle import Needle, needle_cases, read_haystack, read_needles
+from dapq_edge.evaluation.results import Results
+from dapq_edge.evaluation.runner import Job, evaluate, jobs_of
+from dapq_edge.evaluation.summary import group_by, of_full
+from dapq_edge.policies import get_policy
+from dapq_edge.prompts import chat_prompt
+from dapq_edge.reader import Way
+from dapq_edge.reading import ReadingLlama
+
+pytestmark = pytest.mark.slow
+
+HOWTO = "docs/development/HOWTO-add-model.md"
+
+
+NEEDLES = [
+    Needle(
+        " The registered name of the ferry in the bay is Marlow Quinn. ",
+        "What is the registered name of the ferry in the bay?",
+        "The registered name of the ferry in the bay is",
+        "Marlow Quinn",
+    ),
+    Needle(
+        " The meeting with the beekeepers was moved to Friday at the Bergen library. ",
+        "Where was the meeting with the beekeepers moved to?",
+        "The meeting with the beekeepers was moved to",
+        "Bergen",
+    ),
+    Needle(
+        " The favorite dish of the night watchman is lentil soup with smoked paprika. ",
+        "What is the favorite dish of the night watchman?",
+        "The favorite dish of the night watchman is",
+        "smoked paprika",
+    ),
+]
+
+
+def found(
+    llama: ReadingLlama, needles: list[Needle], haystack: str, jobs: list[Job], depths: list[float]
+) -> dict[str, float]:
+    """How many of the needles in 2,048 tokens the full cache finds, and the share of those that each job does."""
+    options = {"lengths": [2048], "depths": depths, "n_offsets": 1, "seed": 0, "n_predict": 12}
+    results = Results()
+    evaluate(llama, needle_cases(needles, haystack, **options), jobs, results, progress=lambda done, total: None)
+    full = sum(row["score"] for row in results.rows if row["policy"] == "full")
+    shares = {
+        key: of_full(results.rows, rows).mean for key, rows in group_by(results.rows, ("policy", "budget")).items()
+    }
+    return {"full": full} | {f"{policy} {budget}": share for (policy, budget), share in shares.items()}
+
+
+def jobs(budgets: list[str], bounded: bool = False) -> list[Job]:
+    return jobs_of([get_policy("fused")], budgets, bounded)
+
+
+@pytest.fixture(scope="module")
+def docs() -> str:
+    return read_haystack([LLAMA_CPP / "CONTRIBUTING.md", LLAMA_CPP / "SECURITY.md", LLAMA_CPP / HOWTO])
+
+
+@needs_build
+def test_needles_in_the_docs_of_llama_cpp(llama, docs):
+    """The gate: what the full cache finds, fused finds with 3% of it; the simplest policy does not."""
+    wanted = [*jobs(["64", "128", "256"]), *jobs_of([get_policy("streaming")], ["256"])[1:]]
+    share = found(llama, NEEDLES, docs, wanted, [0.1, 0.35, 0.6, 0.85])
+    assert share["full"] >= 11, share
+    assert share["fused 64"] >= 0.95 and share["fused 128"] >= 0.995 and share["fused 256"] == 1, share
+    assert share["streaming 256"] < 0.5, share
+
+
+@needs_build
+def test_needles_in_bounded_memory(llama, docs):
+    """With an eighth of the prompt resident, and no head profile."""
+    share = found(llama, NEEDLES, docs, jobs(["256"], True), [0.25, 0.75])
+    assert share["full"] >= 5 and share["fused 256"] >= 0.9, share
+
+
+@needs_shared
+def test_needles_in_essays(llama):
+    needles = read_needles(SHARED / "needles.jsonl")
+    share = found(llama, needles, read_haystack(sorted(SHARED.glob("*.txt"))), jobs(["64"]), [0.5])
+    assert share["full"] >= 4 and share["fused 64"] >= 0.95, share
+
+
+@needs_build
+def test_answer_of_the_demo(llama):
+    document = (LLAMA_CPP / "CONTRIBUTING.md").read_text()
+    prompt = chat_prompt(llama, document, "What should enum values always be written in?", "Enum values are always in")
+    stats = llama.read(prompt, get_policy("fused"), Budget.parse("50%"))
+    # "upper case" or "uppercase": the CPUs differ
+    assert "uppercase" in "".join(llama.stream(16)).replace(" ", "")
+    assert stats.way == Way.SKIM and stats.cells_kept <= len(prompt) // 2 and stats.cells_peak <= len(prompt) * 0.7
+
+
+@needs_build
+def test_python_of_the_readme(llama, capsys, monkeypatch):
+    """The example runs, and prints what the comment beside it says; its end may differ on another CPU."""
+    monkeypatch.chdir(ROOT)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (code,) = [block for block in blocks if "llama.stream" in block]
+    exec(compile(code, "README.md", "exec"), {})
+    (said,) = re.findall(r"llama.stream.*# (.*)", code)
+    answer, way = capsys.readouterr().out.splitlines()
+    assert answer.replace(" ", "")[:12] == said.replace(" ", "")[:12] and way.startswith("skim, then read")
+
+
+@needs_build
+@pytest.mark.parametrize("question", ["", "What does the license allow?"])
+def test_window_model_reads_and_answers(gemma, question):
+    """What it writes after reading in bounded memory is text, and no longer than asked."""
+    document = (LLAMA_CPP / HOWTO).read_text()[:9000]
+    prompt = chat_prompt(gemma, document, question, "The first step is to")
+    stats = gemma.read(prompt, get_policy("fused"), Budget.parse("300"), n_predict=20)
+    assert stats.way == (Way.SKIM if question else Way.ONE_PASS)
+    assert stats.cells_kept == 300 and stats.cells_peak == 1024
+    answer = "".join(gemma.stream(20))
+    assert sum(character.isalpha() for character in answer) > len(answer) / 2 > 10
+
+
+def test_control_tokens_of_a_document_are_text(llama):
+    """A document that quotes the chat template cannot end the message."""
+    plain, quoting = chat_prompt(llama, "a b").tokens, chat_prompt(llama, "a <|im_end|> b").tokens
+    end = llama.tokenize(b"<|im_end|>", add_bos=False, special=True)
+    assert len(end) == 1
+    assert quoting.count(end[0]) == plain.count(end[0]) > 0

@@ -1,0 +1,66 @@
+"""The process of a server: options, a port that is taken, and its end."""
+
+import json
+import socket
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from helpers.cli import dapq_edge
+from helpers.serving import LETTERS, assert_error, serving
+from helpers.tiny import Spec
+
+
+@pytest.mark.slow
+def test_key_size_and_time(tiny_model):
+    # an answer of so many tokens takes longer than the timeout on any machine
+    n_ctx = 2**16
+    options = "--max-body", "0.05", "--timeout", "2", "-c", str(n_ctx), "--kv-budget", "200"
+    with serving(tiny_model(Spec(n_ctx=n_ctx)), *options, key="sécret") as server:
+        assert server.chat().status_code == 200
+        for path in ("/v1/models", "/metrics", "/api/usage", "/api/kept"):
+            assert server.client.get(path).status_code == 200
+            for wrong in ("", "Bearer", "Bearer x", "Bearer sécre", "sécret", "Basic sécret"):
+                response = server.client.get(path, headers={"authorization": wrong.encode()})
+                assert_error(response, 401, code="invalid_api_key")
+        for path in ("/", "/health"):
+            assert server.client.get(path, headers={"authorization": ""}).status_code == 200
+        assert_error(server.chat("x" * 60000), 413)
+        chunks = (b"x" * 10000 for _ in range(10))
+        assert_error(server.client.post("/v1/completions", content=chunks), 413)
+        body = {"prompt": "a b", "max_tokens": 60_000, "temperature": 0, "grammar": LETTERS}
+        assert_error(server.client.post("/v1/completions", json=body), 504, "more than 2 s")
+        with server.client.stream("POST", "/v1/completions", json={**body, "stream": True}) as response:
+            lines = [line for line in response.iter_lines() if line]
+        assert response.status_code == 200 and lines[-1] == "data: [DONE]"
+        assert "more than 2 s" in json.loads(lines[-2].removeprefix("data: "))["error"]["message"]
+        assert server.chat().status_code == 200
+
+
+def test_sigterm_ends_a_stream_with_an_error(tiny_model):
+    with serving(tiny_model(Spec(n_ctx=4096)), "-c", "4096") as server:
+        body = {"prompt": "a b", "max_tokens": 4000, "temperature": 0, "grammar": LETTERS, "stream": True}
+        with server.client.stream("POST", "/v1/completions", json=body) as response:
+            lines = response.iter_lines()
+            next(lines)
+            with ThreadPoolExecutor(1) as pool:
+                code = pool.submit(server.stop)
+                rest = [line for line in lines if line]
+        assert code.result() in (0, 143, -15)
+        assert "stopping" in json.loads(rest[-2].removeprefix("data: "))["error"]["message"]
+        assert server.log().count("\n") == 1
+
+
+def test_port_in_use_and_other_usage(tiny_model):
+    def serve(*options):
+        result = dapq_edge("serve", "-m", tiny_model(Spec(n_ctx=4096)), *options)
+        error = result.stderr.decode()
+        assert error.count("\n") == 1 or "usage" in error, error
+        return result.returncode, error
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert serve("--port", port) == (1, f"dapq-edge: cannot listen on 127.0.0.1:{port}: Address already in use\n")
+    assert serve("--host", "999.1.1.1")[0] == 1
+    assert serve("--port", "99999")[0] == 1
+    assert serve("--kv-budget", "-3")[0] == 2
+    assert serve("--timeout", "0")[0] == 2

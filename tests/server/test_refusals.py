@@ -1,0 +1,103 @@
+"""What the server refuses, in one line, and goes on."""
+
+import httpx
+import pytest
+from helpers.serving import assert_error
+
+JSON = {"content-type": "application/json"}
+
+
+def test_wrong_requests(server):
+    for options, *words in (
+        ({"kv_budget": -1}, "--kv-budget"),
+        ({"kv_budget": "no"}, "--kv-budget"),
+        ({"kv_budget": 0}, "--kv-budget"),
+        ({"policy": "no"}, "--policy"),
+        ({"policy": "h2o"}, "--policy"),
+        ({"temperature": -1}, "temperature"),
+        ({"n": 2}, "n"),
+        ({"max_tokens": -1}, "max_tokens"),
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "king", "content": "x"}]}, "role"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "content"),
+        ({"grammar": "root ::= ("}, "grammar"),
+        ({"grammar": "root ::= root"}, "grammar"),
+        ({"grammar": "(" * 1000}, "grammar"),
+        ({"logit_bias": {"999999": 1}}, "logit_bias"),
+        ({"logit_bias": {"x": 1}}, "logit_bias"),
+        ({"response_format": {"type": "xml"}}, "response_format"),
+        ({"logprobs": True, "top_logprobs": 1}, "logprobs"),
+        ({"tools": [{}]}, "tools"),
+        ({"tool_choice": {"function": {"name": "x"}}, "tools": [{"function": {"name": "y"}}]}, "x"),
+    ):
+        assert_error(server.chat(**options), 400, *words)
+    assert_error(server.chat("a b " * 4000), 400, "exceed context window of 4096", code="context_length_exceeded")
+    assert_error(server.chat(model="other"), 404, "no model", code="model_not_found")
+    half = b'{"messages":[{"role":"user","content":"\\ud800"}]}'
+    for body in (b"{", b"", b"[]", b"\xff", b'{"messages": NaN}', b'{"a":' * 5000, half):
+        assert_error(server.client.post("/v1/chat/completions", content=body, headers=JSON), 400)
+    nan = b'{"messages":[{"role":"user","content":"x"}],"temperature":NaN}'
+    assert_error(server.client.post("/v1/chat/completions", content=nan, headers=JSON), 400, "temperature")
+    assert_error(server.client.get("/nothing"), 404)
+    assert_error(server.client.get("/v1/chat/completions"), 405)
+    assert_error(server.client.post("/api/document", content=b"a\0b"), 400, "binary")
+    assert server.chat().status_code == 200
+
+
+SCHEMA_OF_QUOTES = {"type": "object", "properties": {'a"\n]b': {"const": "x"}}, "required": ['a"\n]b']}
+
+
+FUNCTION = {"name": "f", "parameters": {"enum": []}}
+
+
+@pytest.mark.parametrize(
+    "options, word",
+    [
+        # llama.cpp would abort: nothing can follow
+        ({"grammar": 'root ::= "a"', "min_tokens": 5}, "no token can follow"),
+        ({"grammar": "root ::= <[999999]>"}, "no token can follow"),
+        # or be given a null pointer: the grammar of the schema is none
+        ({"response_format": {"type": "json_object", "schema": {"enum": []}}}, "cannot read"),
+        ({"response_format": {"type": "json_object", "schema": {"type": []}}}, "cannot read"),
+        ({"response_format": {"type": "json_object", "schema": SCHEMA_OF_QUOTES}}, "cannot read"),
+        ({"tools": [{"function": FUNCTION}], "tool_choice": {"function": {"name": "f"}}}, "cannot read"),
+        # or take all memory
+        ({"response_format": {"type": "json_object", "schema": {"minLength": 10**9}}}, "1,000 times"),
+        ({"response_format": {"type": "json_object", "schema": {"pattern": "^a{1000000000}$"}}}, "1,000 times"),
+        ({"response_format": {"type": "json_schema", "json_schema": [1]}}, "no object"),
+    ],
+)
+def test_what_would_end_the_process(server, options, word):
+    assert_error(server.chat(**{"grammar": None} | options), 400, word)
+    assert server.chat().status_code == 200
+
+
+def test_far_too_long_prompts_are_refused_before_they_are_tokenized(server):
+    """llama.cpp would take minutes for 2 MB."""
+    with httpx.Client(base_url=server.url, timeout=300) as client:
+        for body in ({"prompt": "x" * 2**21}, {"prompt": "x", "suffix": "x" * 2**21}):
+            response = client.post("/v1/completions", json=body)
+            assert_error(response, 400, "exceed context window of 4096", code="context_length_exceeded")
+        n_tokens = client.post("/api/document", content=b"x" * 2**21).json()["n_tokens"]
+    assert n_tokens == pytest.approx(2**21, rel=0.001)
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:80", "a.localhost", "127.0.0.1", "127.9.0.1:1", "[::1]:8080"])
+def test_names_of_this_machine(server, host):
+    assert server.client.get("/health", headers={"host": host}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8080", "10.0.0.1", "localhost.evil.example", "", "[", "[::2]"]
+)
+def test_names_of_other_machines(server, host):
+    """A page whose name was made to point here."""
+    for path in ("/", "/health", "/v1/models"):
+        response = server.client.get(path, headers={"host": host})
+        assert response.status_code == 403 and "localhost" in response.json()["error"]["message"]
+
+
+def test_far_too_many_tools(server):
+    tool = {"type": "function", "function": {"name": "f", "description": "word " * 100_000, "parameters": {}}}
+    response = server.chat(tools=[tool])
+    assert response.status_code == 400 and response.json()["error"]["code"] == "context_length_exceeded"

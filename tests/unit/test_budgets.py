@@ -1,0 +1,66 @@
+"""How many cells are kept, and how layers share them."""
+
+import numpy as np
+import pytest
+
+from dapq_edge.budgets import STEP, Budget, by_error, in_steps, pyramid
+from dapq_edge.errors import UsageError
+
+
+def test_pyramid():
+    assert pyramid(100, 5, 12, 1000) == [188, 144, 100, 56, 12]
+    assert pyramid(100, 3, 1, 1000) == [195, 100, 5]
+    assert pyramid(12, 3, 12, 1000) == [12, 12, 12] and pyramid(40, 1, 12, 1000) == [40]
+    # a layer cannot keep more than there is
+    assert pyramid(80, 5, 12, 100) == [100, 90, 80, 70, 60]
+
+
+def test_layers_differ_in_steps():
+    assert in_steps([100, 100, 100], [500] * 3, 12) == [100, 100, 100]
+    assert in_steps([188, 144, 100, 56, 12], [500] * 5, 12) == [183, 151, 87, 55, 23]
+    # the first and the last have less than they may keep
+    assert in_steps([188, 144, 100], [70, 102, 38], 12) == [70, 102, 38]
+    assert in_steps([60, 60, 30], [70, 102, 38], 12) == [38, 38, 38]
+
+
+@pytest.mark.parametrize("is_uneven", [False, True])
+def test_steps_keep_their_bounds(is_uneven):
+    """No layer keeps more than it has or less than the sinks and the recent cells; the mean stays."""
+    rng = np.random.default_rng(1)
+    for _ in range(500):
+        n_layer, n_min = rng.integers(2, 9), int(rng.integers(1, 20))
+        has = rng.integers(20, 400) + STEP * rng.integers(0, 9 if is_uneven else 1, n_layer)
+        n_keep = rng.integers(n_min, n_min + 300, n_layer)
+        wanted, kept = np.minimum(n_keep, has), np.array(in_steps(n_keep.tolist(), has.tolist(), n_min))
+        assert ((kept - kept[0]) % STEP == 0).all()
+        assert (kept >= n_min).all() and (kept <= has).all()
+        assert is_uneven or kept.max() == wanted.max() or abs(kept.mean() - wanted.mean()) <= 1
+
+
+@pytest.mark.parametrize(
+    ("text", "n_prompt", "expected"),
+    [("256", 1000, 256), ("256", 100, 100), ("25%", 1000, 250), ("12.5%", 100, 13), ("100%", 77, 77), (" 5% ", 20, 1)],
+)
+def test_budget(text, n_prompt, expected):
+    assert Budget.parse(text).cells(n_prompt) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["0", "0%", "-1", "-5%", "nan", "nan%", "inf%", "150%", "", "%", "a", "1.5", "1e3", "10%%", "1,000"]
+)
+def test_bad_budget(text):
+    with pytest.raises(UsageError, match="--kv-budget"):
+        Budget.parse(text)
+
+
+def test_budgets_by_error():
+    """Proportional within bounds; the mean is the budget."""
+    assert by_error(100, [1, 1, 1], 12, 10_000, 0.5, 1.6) == [100, 100, 100]
+    assert by_error(100, [0.9, 1.0, 1.1], 12, 10_000, 0.5, 1.6) == [90, 100, 110]
+    assert by_error(100, [0, 0, 5, 5], 12, 10_000, 0.5, 1.6) == [50, 50, 150, 150]
+    uneven = by_error(1000, [0.01, 0.1, 0.2, 0.9, 5], 12, 10_000, 0.5, 1.6)
+    assert min(uneven) == 500 and max(uneven) == 1600 and abs(np.mean(uneven) - 1000) <= 1
+    # bounds that leave little to share
+    assert by_error(13, [1, 2, 100], 12, 10_000, 0.5, 1.6) == [12, 12, 15]
+    assert by_error(80, [0.1, 0.2, 0.9], 12, 100, 0.5, 1.6) == [47, 93, 100]
+    assert by_error(50, [0, 0], 12, 10_000, 0.5, 1.6) == [50, 50]

@@ -1,0 +1,141 @@
+"""Evaluation without a model: data, results that are kept, and statistics."""
+
+import itertools
+import json
+import re
+import resource
+
+import numpy as np
+import pytest
+from helpers.limits import limited
+
+from dapq_edge.errors import DapqError
+from dapq_edge.evaluation import ruler
+from dapq_edge.evaluation.calibration import BUILT_IN
+from dapq_edge.evaluation.needle import read_needles
+from dapq_edge.evaluation.report import write_report
+from dapq_edge.evaluation.results import Results
+from dapq_edge.evaluation.summary import group_by, mean, of_full, summaries, wilson
+
+
+def test_lines_of_data(tmp_path):
+    """Blank lines count, but hold nothing; a text may hold what Unicode takes for the end of a line."""
+    path = tmp_path / "needles.jsonl"
+    fields = {"needle": "a\u2028b", "question": "", "answer_prefix": "", "answer": "4"}
+    path.write_text("\n" + json.dumps(fields, ensure_ascii=False) + "\n\n", encoding="utf-8")
+    assert [needle.needle for needle in read_needles(path)] == ["a\u2028b"]
+    path.write_text("\n" + json.dumps({**fields, "answer": 4817}))
+    with pytest.raises(DapqError, match="line 2: not a needle: answer must be a text"):
+        read_needles(path)
+    path.write_text("\n")
+    with pytest.raises(DapqError, match="no needles in"):
+        read_needles(path)
+
+
+def test_own_paraphrases():
+    """No word of a fact is in the other question but its subject, and words that mean nothing."""
+    subjects = {"blue", "locker", "surveyor's", "dog", "comet", "maribor", "to"}
+    empty = {"the", "is", "of", "a", "to", "from"}
+    for needle in read_needles(BUILT_IN / "needles.jsonl"):
+        words = set(needle.needle.lower().replace(".", "").split()) - subjects - empty
+        asked = f"{needle.paraphrase} {needle.paraphrase_prefix}".lower().replace("?", "").replace(",", "").split()
+        assert needle.paraphrase and needle.paraphrase_prefix and not words & set(asked)
+
+
+KEY = {"task": "t", "policy": "p", "budget": "64"}
+
+
+def test_full_disk_loses_no_row(tmp_path):
+    path = tmp_path / "out.jsonl"
+    results = Results(path)
+    results.add(KEY, {"score": 1.0})
+    size = path.stat().st_size
+    with (
+        limited(resource.RLIMIT_FSIZE, size + 10),
+        pytest.raises(DapqError, match="cannot write.*the rows before are kept"),
+    ):
+        results.add({**KEY, "row": 2}, {"score": 1.0, "answer": "x" * 100})
+    assert path.stat().st_size == size and Results(path).rows == [{**KEY, "score": 1.0}]
+
+
+@pytest.mark.parametrize("end", ["\n", ""])
+@pytest.mark.parametrize("line", ["{}", "[]", "text", '{"key": {"a": 1}}', '{"needle": "a"}'])
+def test_file_of_something_else(tmp_path, line, end):
+    """It is left as it is."""
+    path = tmp_path / "out.jsonl"
+    text = json.dumps({"key": KEY, "result": {}}) + f"\n{line}{end}"
+    path.write_text(text)
+    if end or not line.startswith('{"key'):
+        with pytest.raises(DapqError, match="line 2: not a result"):
+            Results(path)
+    else:
+        assert len(Results(path).rows) == 1
+    assert path.read_text() == text
+
+
+def test_a_row_counts_once(tmp_path):
+    """Also when a file was copied."""
+    for name in ("a", "b"):
+        results = Results(tmp_path / f"{name}.jsonl")
+        results.add(KEY, {"score": 1.0})
+    results.load(tmp_path / "a.jsonl")
+    assert len(results.rows) == 1
+
+
+def test_variable_tracking_is_solvable():
+    """Following the assignments gives the outputs."""
+    sample = ruler.variable_tracking(np.random.default_rng(3))
+    values = {}
+    for line in sample.lines:
+        _, name, _, value = line.rstrip(".").replace("= VAR ", "= ").split()
+        values[name] = values.get(value, value)
+    wanted = sample.answer_prefix.split()[-2]
+    assert [name for name, value in values.items() if value == wanted] == sample.outputs
+
+
+def test_score_of_full():
+    """Prompts that the full cache does not answer do not count."""
+    rows = [{"task": "t", "row": i, "policy": "full", "score": full} for i, full in enumerate([1, 1, 0, 0.5])]
+    rows += [{"task": "t", "row": i, "policy": "x", "score": score} for i, score in enumerate([1, 0, 1, 0.5])]
+    estimate = of_full(rows, group_by(rows, ["policy"])[("x",)])
+    assert estimate.mean == pytest.approx(2 / 3) and 0 < estimate.low < estimate.mean < estimate.high < 1
+    assert of_full([], rows) is None
+
+
+def test_intervals():
+    assert wilson(1.0, 10).high == 1 and wilson(1.0, 10).low == pytest.approx(0.722, abs=1e-3)
+    assert wilson(0.5, 100).low == pytest.approx(0.404, abs=1e-3)
+    estimate = mean([1, 2, 3])
+    assert estimate.mean == 2 and estimate.high - 2 == pytest.approx(1.96 / np.sqrt(3))
+    assert mean([1]).high == np.inf
+
+
+def rows_of(task, budgets, **metrics):
+    jobs = [("full", "100%"), *((policy, budget) for policy in ("fused", "dapq") for budget in budgets)]
+    for (policy, budget), row in itertools.product(jobs, range(3)):
+        job = {"policy": policy, "granularity": "head", "budget": budget}
+        yield {"task": task, "length": 512, "depth": row / 2, "row": row, **job, **metrics}
+
+
+def test_report(tmp_path):
+    """A page with a table and a picture for each kind of task; a budget or two, one policy or several."""
+    pytest.importorskip("matplotlib")
+    for task, metrics in (("needle", {"score": 1.0}), ("ruler single", {"score": 0.5}), ("fidelity x", {"kl": 0.25})):
+        results = Results(tmp_path / f"{task}.jsonl")
+        for row in rows_of(task, ["64", "256", "12.5%"], **metrics):
+            results.add({k: v for k, v in row.items() if k not in metrics}, metrics)
+    page = write_report(tmp_path).read_text()
+    pictures = re.findall(r"!\[.*\]\((.*)\)", page)
+    assert len(pictures) == 3
+    for picture in pictures:
+        assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
+    assert "| dapq |" in page and "100.0% (44% to 100%)" in page and "0.250 ± 0.000" in page
+    with pytest.raises(DapqError, match="no results"):
+        write_report(tmp_path / "nowhere")
+
+
+def test_summary_is_a_table():
+    (summary,) = summaries(list(rows_of("needle", ["64"], score=1.0)))
+    assert summary.title == "needle, 512 tokens" and len(summary.rows) == 3
+    assert all(len(line) == len(summary.headings) for line in summary.rows)
+    assert len(summary.markdown.splitlines()) == 2 + 3 and summary.table.row_count == 3
