@@ -29,10 +29,14 @@ class Control:
     progress: Progress = _ignore
     should_abort: Callable[[], bool] = _go_on
 
-    def report(self, done: int, total: int) -> None:
-        """Tell how far the work is. Raises `AbortedError` if the caller wants to stop."""
+    def check(self) -> None:
+        """Raise `AbortedError` if the caller wants to stop."""
         if self.should_abort():
             raise AbortedError("it was stopped")
+
+    def report(self, done: int, total: int) -> None:
+        """Tell how far the work is. Raises as `check` does."""
+        self.check()
         self.progress(done, total)
 
 

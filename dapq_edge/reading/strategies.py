@@ -79,7 +79,6 @@ class Reader(ABC):
     def read(self, prompt: Prompt) -> None:
         """Read and evict. Raises `DapqError` if llama.cpp fails, and what `Policy.evict` and the control raise."""
         self._n_total = len(prompt)
-        self._control.report(0, self._n_total)
         self._bring_in(prompt)
         self._evict(self.policy, self.plan.n_keep)
 
@@ -90,6 +89,7 @@ class Reader(ABC):
     def _read(self, tokens: list[int]) -> None:
         for start in range(0, len(tokens), CHUNK):
             part = tokens[start : start + CHUNK]
+            self._control.check()
             self.cache.read(part)
             self.n_done += len(part)
             self._control.report(self.n_done, self._n_total)

@@ -40,14 +40,18 @@ def test_chat_in_a_pipe(model, doc, tmp_path):
     result = chat(model, lines, "--doc", doc, "--session", saved, "-v")
     error = result.stderr.decode()
     assert result.returncode == 0, error
-    assert "/doc FILE" in error and error.count("s to first token") == 2
+    assert "/doc FILE" in error
+    assert error.count("s to first token") == 2
     n_tokens, n_used = re.search(r"([\d,]+) tokens in ([\d,]+) of 768 cells", error).groups()
-    assert int(n_tokens.replace(",", "")) > 1500 and int(n_used) <= 208
+    assert int(n_tokens.replace(",", "")) > 1500
+    assert int(n_used) <= 208
     assert "quick brown fox" in result.stdout.decode().replace("\n", " ").replace("▁", " ")
     assert saved.read_bytes()[:8] == (tmp_path / "b").read_bytes()[:8] == b"DAPQSES1"
     result = chat(model, ["/stats", "Why?", "/reset", "/stats"], "--session", saved)
     error = result.stderr.decode()
-    assert result.returncode == 0 and "2 turns" in error and "0 tokens in 0 of 768 cells" in error
+    assert result.returncode == 0
+    assert "2 turns" in error
+    assert "0 tokens in 0 of 768 cells" in error
 
 
 def test_chat_reads_a_document_once(model, doc, tmp_path):
@@ -61,10 +65,13 @@ def test_chat_reads_a_document_once(model, doc, tmp_path):
         return int(count.replace(",", "")), "is in the conversation" in result.stderr.decode()
 
     (first, is_there), (second, is_still_there) = n_tokens(), n_tokens()
-    assert not is_there and is_still_there and second < first + 200
+    assert not is_there
+    assert is_still_there
+    assert second < first + 200
     doc.write_text(doc.read_text() + "The end.")
     third, is_old = n_tokens()
-    assert not is_old and third > 2 * first
+    assert not is_old
+    assert third > 2 * first
 
 
 def test_chat_refuses(model, doc, tmp_path):

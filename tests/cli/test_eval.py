@@ -23,24 +23,29 @@ def test_eval_prints_a_table_and_resumes(model, data, tmp_path):
     first = needle(model, data, *args)
     assert first.returncode == 0, first.stderr.decode()
     rows = out.read_text()
-    assert len(rows.splitlines()) == len(NEEDLES) * (1 + 2 * 2) and b"of the full" in first.stdout
+    assert len(rows.splitlines()) == len(NEEDLES) * (1 + 2 * 2)
+    assert b"of the full" in first.stdout
     # streaming sees no attention, and the full cache loses none
     held = [json.loads(row)["result"].get("held") for row in rows.splitlines()]
     assert len([share for share in held if share is None]) == 3 * len(NEEDLES)
-    assert all(0 < share < 1 for share in held if share is not None) and b"held" in first.stdout
+    assert all(0 < share < 1 for share in held if share is not None)
+    assert b"held" in first.stdout
     again = needle(model, data, *args)
-    assert again.stdout == first.stdout and out.read_text() == rows
+    assert again.stdout == first.stdout
+    assert out.read_text() == rows
 
 
 def test_other_data_and_cache_types_are_not_taken_for_the_same(model, data, tmp_path):
     out = tmp_path / "out.jsonl"
     args = ["--budgets", 64, "--policies", "streaming", "--json", out]
     n_rows = 2 * len(NEEDLES)
-    assert needle(model, data, *args).returncode == 0 and out.read_text().count("\n") == n_rows
+    assert needle(model, data, *args).returncode == 0
+    assert out.read_text().count("\n") == n_rows
     result = needle(model, data, *args, "-ctk", "q8_0")
     assert out.read_text().count("\n") == 2 * n_rows and b"K/V q8_0/f16" in result.stdout, result.stderr.decode()
     (tmp_path / "text.txt").write_text("Another beginning. " + HAYSTACK)
-    assert needle(model, data, *args).returncode == 0 and out.read_text().count("\n") == 3 * n_rows
+    assert needle(model, data, *args).returncode == 0
+    assert out.read_text().count("\n") == 3 * n_rows
 
 
 def test_length_above_the_context(tiny_model, data):

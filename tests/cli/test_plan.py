@@ -11,9 +11,9 @@ from helpers.tiny import Spec
 
 from dapq_edge.cli import plan
 from dapq_edge.errors import DapqError, UsageError
-from dapq_edge.memory import MIB
-from dapq_edge.planner import most_cells
-from dapq_edge.shape import read_shape
+from dapq_edge.planning.gguf_shape import read_shape
+from dapq_edge.planning.planner import most_cells
+from dapq_edge.planning.ram import MIB
 
 PLANNED = {"cache_type_k": "f16", "cache_type_v": "f16", "json": False, "n_gpu_layers": -1, "rpc": ""}
 
@@ -66,7 +66,8 @@ def test_plan_as_text(tiny_model, capsys):
     total = shape.total_bytes(1536, "f16", "f16", 512) / MIB
     assert f"│ 1,024 │ 1,536 │ 2.2 │ {total:.1f} │ yes │" in text
     n_most = most_cells(shape, 100 * MIB, "f16", "f16", 512) - 512
-    assert f"keeps prompts of up to {n_most:,} tokens" in text and "from 3,750 cells on" in text
+    assert f"keeps prompts of up to {n_most:,} tokens" in text
+    assert "from 3,750 cells on" in text
     assert plan.run(arguments(path, ctx_size=300)) == 0
     assert "keeps all, as the full cache of 300 tokens fits" in capsys.readouterr().out
 
@@ -76,7 +77,8 @@ def test_plan_of_a_model_that_cannot_be_evicted(tmp_path, capsys):
     path = write_header(tmp_path / "model.gguf", "bloom", {})
     assert plan.run(arguments(path, json=True)) == 0
     report = json.loads(capsys.readouterr().out)
-    assert "ALiBi" in report["obstacle"] and report["choice"] is None
+    assert "ALiBi" in report["obstacle"]
+    assert report["choice"] is None
     assert [(row["budget"], row["cells"]) for row in report["budgets"]] == [(4096, 4096)]
     assert plan.run(arguments(path)) == 0
     assert "cannot be evicted: its attention needs the position of each cell (ALiBi)" in capsys.readouterr().out
@@ -95,7 +97,8 @@ def test_plan_refuses(tiny_model):
 def test_plan(model, tmp_path):
     result = dapq_edge("plan", "-m", model, "--ram", "100M", "-c", 100000, "--json")
     data = json.loads(result.stdout)
-    assert result.returncode == 0 and data
+    assert result.returncode == 0
+    assert data
     assert_one_line(dapq_edge("plan", "-m", model, "--ram", "x"), 2, "--ram")
     assert_one_line(dapq_edge("plan", "-m", model, "--ram", "1M"), 1, "cells need")
     cut = tmp_path / "cut.gguf"

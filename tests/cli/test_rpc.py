@@ -14,9 +14,9 @@ from helpers.processes import until
 from helpers.serving import LETTERS, serving
 from helpers.tiny import Spec
 
-from dapq_edge import rpc
 from dapq_edge.errors import DapqError, UsageError
-from dapq_edge.rpc import add_servers, has_rpc, parse_address
+from dapq_edge.llamacpp import rpc
+from dapq_edge.llamacpp.rpc import add_servers, has_rpc, parse_address
 
 needs_rpc = pytest.mark.skipif(not has_rpc(), reason="llama.cpp was built without RPC")
 
@@ -83,7 +83,8 @@ def test_serve_over_two_servers(model, servers):
             assert response.status_code == 200, response.text
             answers.append(response.json()["choices"][0]["text"])
             assert server.client.get("/api/usage").json()["n_evictions"] > 0
-    assert answers[0] == answers[1] and answers[0]
+    assert answers[0] == answers[1]
+    assert answers[0]
 
 
 @needs_rpc
@@ -101,14 +102,17 @@ def test_a_server_that_dies_ends_in_one_line(model, tmp_path):
         _, err = running.communicate("w4 w5 w6\n", timeout=300)
     assert running.returncode == 1
     (line,) = [line for line in err.splitlines() if line.startswith("dapq-edge:")]
-    assert "llama.cpp stopped" in line and "RPC" in line and "Traceback" not in err
+    assert "llama.cpp stopped" in line
+    assert "RPC" in line
+    assert "Traceback" not in err
     assert session.read_bytes() == saved
     result = dapq_edge(*chat, stdin=b"/stats\n/exit\n")
     assert result.returncode == 0, result.stderr.decode()
 
 
 def test_wrong_addresses():
-    assert parse_address("a.b:1") == ("a.b", 1) and parse_address("::1:80") == ("::1", 80)
+    assert parse_address("a.b:1") == ("a.b", 1)
+    assert parse_address("::1:80") == ("::1", 80)
     for address in ("", "host", "host:", ":1", "host:0", "host:65536", "host:x", "host:\u00b2"):
         with pytest.raises(UsageError, match="--rpc"):
             parse_address(address)
@@ -120,7 +124,9 @@ def test_nobody_there(model, doc):
     with pytest.raises(DapqError, match="cannot reach the RPC server 127.0.0.1:1: Connection refused"):
         add_servers(["127.0.0.1:1"])
     result = dapq_edge("ask", "-m", model, "--doc", doc, "--rpc", "127.0.0.1:1", "w?")
-    assert result.returncode == 1 and not result.stdout and result.stderr.count(b"\n") == 1
+    assert result.returncode == 1
+    assert not result.stdout
+    assert result.stderr.count(b"\n") == 1
 
 
 def receive(connection, n_bytes):
@@ -182,10 +188,12 @@ def test_server_in_use(monkeypatch):
 @needs_rpc
 def test_port_in_use(servers):
     result = process("rpc-server", "-p", servers.rpartition(":")[2])
-    assert result.returncode == 1 and result.stderr.startswith(b"dapq-edge: cannot listen on 127.0.0.1:")
+    assert result.returncode == 1
+    assert result.stderr.startswith(b"dapq-edge: cannot listen on 127.0.0.1:")
 
 
 @needs_rpc
 def test_unknown_device():
     result = process("rpc-server", "-d", "CPU,GPU7")
-    assert result.returncode == 2 and result.stderr.startswith(b"dapq-edge: --device GPU7: there is CPU")
+    assert result.returncode == 2
+    assert result.stderr.startswith(b"dapq-edge: --device GPU7: there is CPU")

@@ -5,9 +5,9 @@ import pytest
 from helpers.llamas import opened
 from helpers.tiny import Spec
 
-from dapq_edge.chat import Chat
+from dapq_edge.chat.conversation import Chat
+from dapq_edge.chat.session import load_session, save_session
 from dapq_edge.errors import TooLongError
-from dapq_edge.session import load_session, save_session
 
 SPEC = Spec(n_ctx=4096)
 
@@ -26,7 +26,8 @@ def test_a_chat_is_bounded(tiny_model):
                 assert chat.add_document(words(500, turn)) > 1000
             list(chat.ask(words(30, 100 + turn)))
             usage = llama.usage
-            assert usage.n_cells == 1024 and usage.n_cells_used <= 1024
+            assert usage.n_cells == 1024
+            assert usage.n_cells_used <= 1024
             assert llama.kv_cache.next_position <= 2048
         assert 2 <= len(chat.turns) < 40
         # documents are not forgotten with the turns that they came with
@@ -48,10 +49,12 @@ def test_a_chat_survives_its_session(tiny_model, tmp_path):
     with opened(tiny_model(SPEC)) as llama:
         chat = Chat(llama, n_predict=16, temperature=0)
         chat.set_state(load_session(llama, path))
-        assert [turn.user for turn in chat.turns] == ["why"] and chat.documents == ["another"]
+        assert [turn.user for turn in chat.turns] == ["why"]
+        assert chat.documents == ["another"]
         assert "".join(chat.ask("how")) == expected
         chat.reset()
-        assert chat.turns == [] and llama.usage.n_tokens == 0
+        assert chat.turns == []
+        assert llama.usage.n_tokens == 0
 
 
 def test_what_fails_is_not_remembered(tiny_model):
@@ -60,8 +63,10 @@ def test_what_fails_is_not_remembered(tiny_model):
         chat.add_document("a b")
         with pytest.raises(TooLongError):
             list(chat.ask(words(900, 1)))
-        assert chat.turns == [] and chat.documents == ["a b"]
+        assert chat.turns == []
+        assert chat.documents == ["a b"]
         pieces = chat.ask("c")
         next(pieces)
         pieces.close()
-        assert chat.turns[0].user == "c" and chat.turns[0].documents == ["a b"]
+        assert chat.turns[0].user == "c"
+        assert chat.turns[0].documents == ["a b"]

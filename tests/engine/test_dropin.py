@@ -10,9 +10,10 @@ from helpers.llamas import answer, complete, opened, stock
 from helpers.tiny import Spec
 from helpers.tokens import random_tokens
 
-from dapq_edge import Llama, native
+from dapq_edge import Llama
 from dapq_edge.errors import DapqError, ModelError, UsageError
-from dapq_edge.shape import read_shape
+from dapq_edge.llamacpp import native
+from dapq_edge.planning.gguf_shape import read_shape
 
 SPEC = Spec(n_ctx=4096)
 
@@ -48,7 +49,8 @@ def test_nothing_is_evicted(tiny_model, options):
     prompt = random_tokens(1000, 1)
     with opened(tiny_model(SPEC), **options) as ours, stock(tiny_model(SPEC)) as theirs:
         assert answer(ours, prompt) == answer(theirs, prompt)
-        assert ours.usage.n_cells_used == 1011 and ours.usage.n_cells == 4096
+        assert ours.usage.n_cells_used == 1011
+        assert ours.usage.n_cells == 4096
 
 
 def test_auto_counts_the_memory_before_the_model_is_loaded(tiny_model, monkeypatch):
@@ -56,10 +58,11 @@ def test_auto_counts_the_memory_before_the_model_is_loaded(tiny_model, monkeypat
     needed = read_shape(path).total_bytes(1024, "f16", "f16", 512)
     monkeypatch.setattr("dapq_edge.reading.free_memory", lambda n_gpu_layers: int(needed / 0.9) + 2)
     # whoever asks later sees nothing
-    monkeypatch.setattr("dapq_edge.memory.psutil.virtual_memory", lambda: argparse.Namespace(available=0))
+    monkeypatch.setattr("dapq_edge.planning.ram.psutil.virtual_memory", lambda: argparse.Namespace(available=0))
     with opened(path, kv_budget="auto") as llama:
         answer(llama, random_tokens(3000, 1))
-        assert llama.usage.n_cells == 1024 and 0 < llama.usage.n_cells_used < 1024
+        assert llama.usage.n_cells == 1024
+        assert 0 < llama.usage.n_cells_used < 1024
         llama.set_eviction(kv_budget=100)
         llama.set_eviction(kv_budget="auto")
         assert llama.usage.n_cells == 1024
@@ -111,7 +114,8 @@ def test_grammar_and_draft_model(tiny_model):
     with opened(tiny_model(SPEC), kv_budget=1000, draft_model=LlamaPromptLookupDecoding()) as drafted:
         assert answer(drafted, prompt * 2, 60) == expected
     with opened(tiny_model(SPEC), draft_model=LlamaPromptLookupDecoding()) as drafted:
-        assert len(answer(drafted, prompt * 2, 900)) == 900 and drafted.usage.n_evictions > 1
+        assert len(answer(drafted, prompt * 2, 900)) == 900
+        assert drafted.usage.n_evictions > 1
 
 
 def test_embeddings_are_untouched(tiny_model):

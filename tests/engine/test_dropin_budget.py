@@ -7,7 +7,7 @@ from helpers.tiny import Spec
 from helpers.tokens import random_tokens
 
 from dapq_edge.errors import AbortedError, TooLongError, UsageError
-from dapq_edge.prompts import N_SHORT
+from dapq_edge.prompt.request import N_SHORT
 
 SPEC = Spec(n_ctx=4096)
 
@@ -17,8 +17,10 @@ def test_a_long_prompt_is_evicted(tiny_model, policy):
     with opened(tiny_model(SPEC), policy=policy) as llama:
         answer(llama, random_tokens(3000, 1))
         usage = llama.usage
-        assert usage.n_tokens == 3011 and usage.n_cells_used == (111 if policy != "pyramid" else 196)
-        assert usage.n_cells <= 1024 and usage.n_evictions > 0
+        assert usage.n_tokens == 3011
+        assert usage.n_cells_used == (111 if policy != "pyramid" else 196)
+        assert usage.n_cells <= 1024
+        assert usage.n_evictions > 0
         assert llama.kv_cache.share_of_heads().sum() == pytest.approx(111, abs=0.5)
         text = llama.detokenize(llama._input_ids.tolist(), special=True).decode("utf-8", "replace")
         assert "".join(piece for piece, _ in llama.kept()) == text
@@ -30,12 +32,15 @@ def test_a_request_that_extends_the_last_one_costs_its_tail(tiny_model, monkeypa
     with opened(tiny_model(SPEC)) as llama:
         first = answer(llama, prompt)
         assert evaluated.take() == 500
-        assert answer(llama, prompt) == first and evaluated.take() == 0
-        assert answer(llama, [*prompt, *first, *random_tokens(30, 2)]) and evaluated.take() <= 31 + 3 * 64
+        assert answer(llama, prompt) == first
+        assert evaluated.take() == 0
+        assert answer(llama, [*prompt, *first, *random_tokens(30, 2)])
+        assert evaluated.take() <= 31 + 3 * 64
         assert llama.usage.n_tokens == 500 + 12 + 30 + 11
         # what diverges inside the evicted part is read again
         answer(llama, prompt[:400] + random_tokens(60, 3))
-        assert evaluated.take() >= 460 and llama.usage.n_tokens == 460 + 11
+        assert evaluated.take() >= 460
+        assert llama.usage.n_tokens == 460 + 11
 
 
 def test_the_text_counts_not_the_tokens(tiny_model, monkeypatch):
@@ -62,7 +67,8 @@ def test_memory_is_bounded_for_any_number_of_turns(tiny_model):
             assert llama.usage.n_cells_used <= llama.usage.n_cells
             assert llama.kv_cache.next_position <= 1024
             cells.add(llama.usage.n_cells)
-        assert len(text) > 7000 and cells == {768}
+        assert len(text) > 7000
+        assert cells == {768}
 
 
 def test_a_turn_that_fits_a_chunk_reads_nothing_again(tiny_model, monkeypatch):
@@ -76,7 +82,8 @@ def test_a_turn_that_fits_a_chunk_reads_nothing_again(tiny_model, monkeypatch):
             # the first one leaves more than the budget behind, the second one then needs an eviction first
             text += random_tokens(100 if turn % 2 else 350, turn)
             text += answer(llama, text, 100)
-        assert len(text) > 5000 and llama.usage.n_evictions > 5
+        assert len(text) > 5000
+        assert llama.usage.n_evictions > 5
 
 
 def test_a_remark_needs_no_document(tiny_model, monkeypatch):
@@ -95,7 +102,9 @@ def test_an_answer_may_be_longer_than_the_cells(tiny_model):
     with opened(tiny_model(SPEC)) as llama:
         n_cells = llama.usage.n_cells
         assert len(answer(llama, random_tokens(300, 1), 1500)) == 1500
-        assert llama.usage.n_tokens == 1799 and llama.usage.n_cells == n_cells and llama.usage.n_evictions >= 3
+        assert llama.usage.n_tokens == 1799
+        assert llama.usage.n_cells == n_cells
+        assert llama.usage.n_evictions >= 3
 
 
 def test_what_is_too_long_is_said_in_tokens_of_the_text(tiny_model):
@@ -132,7 +141,8 @@ def test_set_eviction(tiny_model):
             with pytest.raises(UsageError):
                 llama.set_eviction(*wrong)
         llama.set_eviction()
-        assert answer(llama, prompt) == expected and llama.usage.n_cells_used == 111
+        assert answer(llama, prompt) == expected
+        assert llama.usage.n_cells_used == 111
 
 
 def test_reading_can_be_stopped(tiny_model):
@@ -142,7 +152,8 @@ def test_reading_can_be_stopped(tiny_model):
         with pytest.raises(AbortedError):
             answer(llama, random_tokens(3000, 1))
         llama.set_abort(None)
-        assert llama.usage.n_tokens == 0 and len(answer(llama, random_tokens(3000, 1))) == 12
+        assert llama.usage.n_tokens == 0
+        assert len(answer(llama, random_tokens(3000, 1))) == 12
 
 
 def test_interrupted_in_the_middle(tiny_model, monkeypatch):

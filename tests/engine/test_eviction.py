@@ -5,10 +5,10 @@ from helpers.context import Context
 from helpers.tiny import Spec
 from helpers.tokens import N_PROMPT, PROBE, PROMPT, random_tokens
 
-from dapq_edge.cache import KVCache
+from dapq_edge.cache.kv_cache import KVCache
 from dapq_edge.errors import UnsupportedModelError
-from dapq_edge.policies import POLICIES, get_policy
-from dapq_edge.select import GRANULARITIES
+from dapq_edge.eviction.policies import POLICIES, get_policy
+from dapq_edge.eviction.select import GRANULARITIES
 
 
 def test_freed_cells_are_used_again(tiny_model):
@@ -34,9 +34,11 @@ def test_evicts_to_the_budget(tiny_model, policy, granularity, n_keep):
         n_bytes = cache.n_bytes
         get_policy(policy, granularity).evict(cache, n_keep)
         kept = cache.positions.tolist()
-        assert cache.n_cells == n_keep and cache.n_bytes * N_PROMPT == n_bytes * n_keep
+        assert cache.n_cells == n_keep
+        assert cache.n_bytes * N_PROMPT == n_bytes * n_keep
         # sinks and recent cells are the same in all heads
-        assert kept[:4] == list(range(4)) and kept[-8:] == list(range(N_PROMPT - 8, N_PROMPT))
+        assert kept[:4] == list(range(4))
+        assert kept[-8:] == list(range(N_PROMPT - 8, N_PROMPT))
 
 
 def test_recurrent_model_is_refused(recurrent_model):
@@ -44,7 +46,7 @@ def test_recurrent_model_is_refused(recurrent_model):
         assert c.decode(PROMPT, 0) == 0
         cache = KVCache(c.ctx)
         for name in set(POLICIES) - {"full"}:
-            with pytest.raises(UnsupportedModelError, match="--policy full"):
+            with pytest.raises(UnsupportedModelError, match="set policy to full"):
                 get_policy(name).evict(cache, 20)
         with pytest.raises(UnsupportedModelError):
             cache.probe(PROBE, N_PROMPT)

@@ -11,15 +11,14 @@ from helpers.profiles import random_profile
 from helpers.tiny import EPS, N_EMBD, Spec
 from helpers.tokens import random_tokens
 
-from dapq_edge.budgets import by_error, in_steps
-from dapq_edge.cache import KVCache
+from dapq_edge import open_model
+from dapq_edge.cache.kv_cache import KVCache
+from dapq_edge.calibration.calibrate import calibrate
+from dapq_edge.calibration.needles import Needle
 from dapq_edge.errors import DapqError, UsageError
-from dapq_edge.evaluation.calibration import calibrate
-from dapq_edge.evaluation.needle import Needle
-from dapq_edge.heads import find_profile, load_profile, model_hash, profile_path
-from dapq_edge.policies import get_policy
-from dapq_edge.policies.compresskv import CompressKV
-from dapq_edge.reading import ReadingLlama
+from dapq_edge.eviction.budget import by_error, in_steps
+from dapq_edge.eviction.heads import find_profile, load_profile, model_hash, profile_path
+from dapq_edge.eviction.policies import CompressKV, get_policy
 
 RARE = "XQ7Z"
 
@@ -58,9 +57,9 @@ class PlantedSpec(Spec):
 @pytest.fixture(scope="module")
 def planted(tiny_model):
     path = tiny_model(PlantedSpec())
-    llama = ReadingLlama(path, n_threads=2)
-    yield path, calibrate(llama, [HAYSTACK], [NEEDLE], 500)
-    llama.close()
+    engine = open_model(path, n_threads=2)
+    yield path, calibrate(engine, [HAYSTACK], [NEEDLE], 500)
+    engine.close()
 
 
 def test_calibration_finds_planted_heads(planted):
@@ -73,10 +72,10 @@ def test_calibration_finds_planted_heads(planted):
 
 
 def test_calibration_of_text_that_is_too_short(planted):
-    llama = ReadingLlama(planted[0], n_threads=2)
+    engine = open_model(planted[0], n_threads=2)
     with pytest.raises(DapqError, match="too short"):
-        calibrate(llama, ["short text"], [NEEDLE], 500)
-    llama.close()
+        calibrate(engine, ["short text"], [NEEDLE], 500)
+    engine.close()
 
 
 def test_profile_is_kept_and_found(planted, tmp_path, monkeypatch):

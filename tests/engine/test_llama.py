@@ -1,71 +1,68 @@
-"""`dapq_edge.llama.Llama`: reading, answering, and what it shares with `llama_cpp.Llama`."""
+"""`dapq_edge.engine.Llama`: reading, answering, and what it shares with `llama_cpp.Llama`."""
 
 import llama_cpp
 import pytest
 from helpers.tiny import Spec
 from helpers.tokens import random_tokens
 
-from dapq_edge import native
-from dapq_edge.budgets import Budget
-from dapq_edge.context import CACHE_TYPES
+from dapq_edge import Control, open_model
 from dapq_edge.errors import DapqError, UsageError
-from dapq_edge.policies import get_policy
-from dapq_edge.prompts import chat_prompt
-from dapq_edge.reader import Way
-from dapq_edge.reading import ReadingLlama
+from dapq_edge.eviction.budget import parse_budget
+from dapq_edge.eviction.policies import get_policy
+from dapq_edge.llamacpp import native
+from dapq_edge.prompt.chat_template import chat_prompt
+from dapq_edge.reading.plan import ReadMode
 
-ALL = Budget.parse("100%")
+ALL = parse_budget("100%")
 
 
 @pytest.fixture
 def llama(tiny_model):
-    llama = ReadingLlama(tiny_model(Spec(n_ctx=2048)), n_threads=2, seed=0)
-    yield llama
-    llama.close()
+    engine = open_model(tiny_model(Spec(n_ctx=2048)), n_threads=2, seed=0)
+    yield engine
+    engine.close()
 
 
-def test_full_policy_is_llama_cpp(tiny_model, llama):
+def test_full_policy_is_llama_cpp(tiny_model, engine):
     """The same tokens as `llama_cpp.Llama` generates, also after a second prompt."""
     stock = llama_cpp.Llama(str(tiny_model(Spec(n_ctx=2048))), n_ctx=1024, n_threads=2, flash_attn=True, verbose=False)
     for prompt in (random_tokens(700, 1), random_tokens(300, 2)):
-        llama.read(prompt, get_policy("full"), ALL, n_cells=1024)
-        ours = [token for token, _ in zip(llama.generate([], reset=False, temp=0), range(20), strict=False)]
+        engine.read(prompt, get_policy("full"), ALL, n_cells=1024)
         theirs = [token for token, _ in zip(stock.generate(prompt, temp=0), range(20), strict=False)]
-        assert ours == theirs
+        assert engine.cache.look_ahead(20)[0] == theirs
     stock.close()
 
 
-def test_one_shot(llama):
+def test_one_shot(engine):
     """Everything is read, then evicted, then the memory of the freed cells is given back."""
     seen = []
-    stats = llama.read(
+    stats = engine.read(
         random_tokens(1300, 1),
         get_policy("dapq"),
-        Budget.parse("100"),
+        parse_budget("100"),
         n_predict=100,
         one_shot=True,
-        progress=lambda done, total: seen.append((done, total)),
+        control=Control(lambda done, total: seen.append((done, total))),
     )
     assert seen == [(512, 1300), (1024, 1300), (1300, 1300)]
-    assert (stats.way, stats.tokens_evaluated, stats.chunks) == (Way.ALL, 1300, [])
+    assert (stats.mode, stats.tokens_evaluated, stats.chunks) == (ReadMode.FULL, 1300, [])
     assert (stats.cells_peak, stats.cells_kept) == (1536, 100)
     assert stats.bytes_kept * 1536 == stats.bytes_peak * 100
-    assert native.n_cells(llama._ctx.ctx) == 256
-    assert llama.kv_cache.n_cells == 100
+    assert native.n_cells(engine.cache.ctx) == 256
+    assert engine.cache.n_cells == 100
     # decoding goes on at the position after the prompt
-    assert len(list(llama.stream(5))) == 5
-    assert llama.kv_cache.next_position == 1304
+    assert len(list(engine.stream(5))) == 5
+    assert engine.cache.next_position == 1304
 
 
-def test_refuses_before_it_reads(llama):
+def test_refuses_before_it_reads(engine):
     seen = []
+    watched = Control(lambda done, total: seen.append(done))
 
     def read(n_tokens, policy, budget, **options):
-        llama.read(
-            random_tokens(n_tokens, 1), get_policy(policy), Budget.parse(budget), progress=seen.append, **options
-        )
+        engine.read(random_tokens(n_tokens, 1), get_policy(policy), parse_budget(budget), control=watched, **options)
 
-    with pytest.raises(DapqError, match="reading needs 257 cells: raise -c 256"):
+    with pytest.raises(DapqError, match="reading needs 257 cells: raise n_ctx from 256"):
         read(257, "full", "100%", n_predict=0, n_cells=256)
     with pytest.raises(UsageError, match="always keeps 12 cells"):
         read(100, "dapq", "5")
@@ -76,30 +73,27 @@ def test_refuses_before_it_reads(llama):
     assert seen == []
 
 
-def test_reading_goes_on_after_a_context_that_cannot_be_opened(tiny_model):
-    llama = ReadingLlama(tiny_model(Spec()), n_threads=2, flash_attn="off")
-    llama.context_params.type_v = CACHE_TYPES["q4_0"]
+def test_reading_goes_on_after_a_context_that_cannot_be_opened(engine):
     tokens = random_tokens(100, 1)
     for _ in range(2):
-        with pytest.raises(DapqError, match="cannot open a context"):
-            llama.read(tokens, get_policy("dapq"), Budget.parse("50"))
-    llama.context_params.type_v = CACHE_TYPES["f16"]
-    assert llama.read(tokens, get_policy("dapq"), Budget.parse("50")).cells_kept == 50
-    llama.close()
+        with pytest.raises(DapqError, match="cannot open a context .* lower n_ctx, n_predict or kv_budget"):
+            engine.read(tokens, get_policy("dapq"), parse_budget("50"), n_cells=2**30)
+    assert engine.read(tokens, get_policy("dapq"), parse_budget("50")).cells_kept == 50
 
 
-def test_seed_of_zero(llama):
+def test_seed_of_zero(engine):
     answers = set()
     for _ in range(3):
-        llama.read(random_tokens(100, 1), get_policy("full"), ALL)
-        answers.add("".join(llama.stream(10, temp=2.0)))
+        engine.read(random_tokens(100, 1), get_policy("full"), ALL)
+        answers.add("".join(engine.stream(10, temp=2.0)))
     assert len(answers) == 1
 
 
-def test_prompt_without_template(llama):
+def test_prompt_without_template(engine):
     """Of a base model: the message as text, between BOS and "Answer:"."""
-    tokens = chat_prompt(llama, "  Why? </s>", answer_prefix="Because").tokens
-    assert tokens[0] == llama.token_bos() and tokens.count(llama.token_eos()) == 0
+    tokens = chat_prompt(engine.model, "  Why? </s>", answer_prefix="Because").tokens
+    assert tokens[:1] == engine.model.start_tokens
+    assert not any(map(engine.model.is_end, tokens))
     # the vocabulary of the tiny models has no space, so that SentencePiece's mark for one stays
-    text = llama.detokenize(tokens[1:]).decode().replace("▁", " ")
+    text = engine.model.detokenize(tokens[1:], special=False).decode().replace("▁", " ")
     assert text.split() == ["Why?", "</s>", "Answer:", "Because"]

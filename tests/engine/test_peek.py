@@ -11,9 +11,9 @@ from helpers.gathered import WINDOW_SPEC
 from helpers.tiny import Spec
 from helpers.tokens import random_tokens
 
-from dapq_edge.cache import KVCache
+from dapq_edge.cache.kv_cache import KVCache
 from dapq_edge.errors import DapqError
-from dapq_edge.policies import get_policy
+from dapq_edge.eviction.policies import get_policy
 
 
 def test_peek_leaves_no_trace(tiny_model):
@@ -24,7 +24,8 @@ def test_peek_leaves_no_trace(tiny_model):
             for _ in range(2):
                 before, logits = context.state(), context.logits
                 ahead = cache.peek(20)
-                assert context.state() == before and context.logits.tobytes() == logits.tobytes()
+                assert context.state() == before
+                assert context.logits.tobytes() == logits.tobytes()
                 assert cache.look_ahead(20) == ahead
                 cache.clear()
                 cache.read(TOKENS)
@@ -35,7 +36,7 @@ def test_peek_leaves_no_trace(tiny_model):
 def test_peek_puts_the_window_back(tiny_model, n_ahead):
     """Also when the look-ahead took all cells of the window, and when a state that was loaded has them in disorder."""
     spec, tokens = Spec(arch="gemma2", n_layer=4, window=40), random_tokens(400, 1)
-    options = dict(n_ctx=1024, n_ubatch=32)
+    options = {"n_ctx": 1024, "n_ubatch": 32}
     with Context(tiny_model(spec), **options) as context, Context(tiny_model(spec), **options) as stock:
         cache, expected = KVCache(context.ctx), KVCache(stock.ctx)
         for one in (cache, expected):
@@ -44,8 +45,10 @@ def test_peek_puts_the_window_back(tiny_model, n_ahead):
         assert llama_cpp.llama_state_get_data(context.ctx, state, len(state)) == len(state)
         for _ in range(2):
             logits = context.logits
-            assert cache.peek(n_ahead)[0] == expected.peek(n_ahead)[0] and len(cache.recent) == len(tokens)
-            assert context.logits.tobytes() == logits.tobytes() and cache.n_cells == len(tokens)
+            assert cache.peek(n_ahead)[0] == expected.peek(n_ahead)[0]
+            assert len(cache.recent) == len(tokens)
+            assert context.logits.tobytes() == logits.tobytes()
+            assert cache.n_cells == len(tokens)
             seen = [c.probe(tokens[:32], len(tokens)) for c in (cache, expected)]
             for ours, theirs in zip(*seen, strict=True):
                 np.testing.assert_allclose(ours.attention, theirs.attention, rtol=0.01, atol=1e-4)

@@ -9,12 +9,13 @@ from helpers.profiles import random_profile
 from helpers.tiny import Spec
 from helpers.tokens import random_tokens
 
-from dapq_edge.budgets import Budget
-from dapq_edge.cache import KVCache
+from dapq_edge.cache.kv_cache import KVCache
 from dapq_edge.errors import UnsupportedModelError, UsageError
-from dapq_edge.policies import POLICIES, get_policy
-from dapq_edge.policies.base import Policy, ScoringPolicy
-from dapq_edge.reader import Prompt, Reader, plan
+from dapq_edge.eviction.budget import Cells, parse_budget
+from dapq_edge.eviction.policies import POLICIES, Policy, ScoringPolicy, get_policy
+from dapq_edge.prompt import Prompt
+from dapq_edge.reading.plan import make_plan
+from dapq_edge.reading.strategies import READERS
 
 WINDOW_SPEC = Spec(arch="gemma2", n_layer=4)
 SCORING = [name for name, policy in POLICIES.items() if issubclass(policy, ScoringPolicy)]
@@ -31,7 +32,8 @@ def test_scores_are_the_formula(tiny_model, name):
     with context:
         before, logits = context.state(), context.logits
         scores = np.stack(policy_of(name).scores(cache, 40))
-        assert context.state() == before and KVCache(context.ctx, 1).n_cells == 0
+        assert context.state() == before
+        assert KVCache(context.ctx, 1).n_cells == 0
         assert context.logits.tobytes() == logits.tobytes()
     expected = FORMULAS[name]()
     assert scores.shape == expected.shape
@@ -59,7 +61,7 @@ def test_matrix(tiny_model, name, spec, cache_type, granularity):
                 policy.evict(cache, 40)
             return
         if name in UNEVEN and granularity == "cell":
-            with pytest.raises(UsageError, match="--granularity cell"):
+            with pytest.raises(UsageError, match="granularity cell"):
                 policy.evict(cache, 40)
             return
         keep = policy.keep(cache, 40)
@@ -68,7 +70,9 @@ def test_matrix(tiny_model, name, spec, cache_type, granularity):
         assert all(always <= set(head) for layer in keep for head in layer.tolist())
         before = cache.n_bytes
         policy.evict(cache, 40)
-        assert cache.n_cells <= 40 * policy.max_share and cache.next_position == L and cache.n_bytes < before
+        assert cache.n_cells <= 40 * policy.max_share
+        assert cache.next_position == L
+        assert cache.n_bytes < before
         cache.read(random_tokens(5, 1))
         assert np.isfinite(cache.logits).all()
 
@@ -81,7 +85,8 @@ def test_evicting_nothing_gives_the_stock_logits(tiny_model, name, flash_attn):
     with context, stock:
         for n_keep in (L, 1000000):
             policy_of(name).evict(cache, n_keep)
-        assert context.state() == stock.state() and context.logits.tobytes() == stock.logits.tobytes()
+        assert context.state() == stock.state()
+        assert context.logits.tobytes() == stock.logits.tobytes()
         for each in (cache, stock_cache):
             each.read(FILLER)
         assert context.logits.tobytes() == stock.logits.tobytes()
@@ -93,10 +98,10 @@ def test_budget_below_the_minimum(name):
     n_min = policy.n_sink + policy.n_recent
     if n_min > 1:
         with pytest.raises(UsageError, match=f"always keeps {n_min} cells"):
-            policy.cells_to_keep(Budget.parse(str(n_min - 1)), L)
+            policy.cells_to_keep(parse_budget(str(n_min - 1)), L)
     # a share that comes out below the minimum is raised to it
-    assert policy.cells_to_keep(Budget.parse("1%"), L) == max(n_min, 1)
-    assert policy.cells_to_keep(Budget.parse("11"), 5) == 5
+    assert policy.cells_to_keep(parse_budget("1%"), L) == max(n_min, 1)
+    assert policy.cells_to_keep(parse_budget("11"), 5) == 5
 
 
 @pytest.mark.parametrize("name", sorted(UNEVEN))
@@ -122,16 +127,16 @@ def test_uneven_layers_are_evicted_again(tiny_model, name):
 def test_bounded_reading(tiny_model, name, has_question):
     tokens = random_tokens(1600, 5)
     prompt, policy = Prompt(tokens[:5], tokens[5:1580], tokens[1580:], has_question), policy_of(name)
-    options = dict(n_predict=16, n_ctx_train=8192)
+    options = {"n_predict": 16, "n_ctx_train": 8192}
     if name == "h2o":
-        with pytest.raises(UsageError, match="set --one-shot"):
-            plan(prompt, policy, Budget(100, is_share=False), **options)
+        with pytest.raises(UsageError, match="set one_shot"):
+            make_plan(prompt, policy, Cells(100), **options)
         return
-    made = plan(prompt, policy, Budget(100, is_share=False), **options)
+    made = make_plan(prompt, policy, Cells(100), **options)
     with Context(tiny_model(SPEC), n_ctx=-(-made.n_cells // 256) * 256, n_seq_max=2, kv_unified=True) as context:
-        reader = Reader(KVCache(context.ctx), policy, made, lambda done, total: None)
+        reader = READERS[made.mode](KVCache(context.ctx), policy, made)
         reader.read(prompt)
         # after skimming, positions count what is read
-        is_skimmed = has_question and policy.skims
+        is_skimmed = has_question and policy.sees_attention
         assert reader.cache.next_position <= made.n_positions if is_skimmed else reader.cache.next_position == 1600
         assert reader.cache.n_cells <= (1600 if name == "full" else 100 * policy.max_share)

@@ -9,11 +9,13 @@ from helpers.reading import make_plan, make_prompt
 from helpers.tiny import Spec, forward
 from helpers.tokens import random_tokens
 
-from dapq_edge import native
-from dapq_edge.cache import KVCache
+from dapq_edge.cache.kv_cache import KVCache
+from dapq_edge.cells import CHUNK
 from dapq_edge.errors import NoFreeCellsError
-from dapq_edge.policies import get_policy
-from dapq_edge.reader import CHUNK, MIN_RELEVANCE, N_LOOK_AHEAD, Reader
+from dapq_edge.eviction.policies import get_policy
+from dapq_edge.llamacpp import native
+from dapq_edge.reading.relevance import N_LOOK_AHEAD
+from dapq_edge.reading.strategies import MIN_SHARE, READERS
 
 SPEC = Spec(n_ctx=8192)
 
@@ -22,7 +24,7 @@ def read(path, prompt, policy="dapq", budget="100", heads=None, **options):
     """A context that has read the prompt, its cache, and the reader."""
     made = make_plan(prompt, policy, budget, **options)
     context = Context(path, n_ctx=-(-made.n_cells // 256) * 256)
-    reader = Reader(KVCache(context.ctx), get_policy(policy, heads=heads), made, lambda done, total: None)
+    reader = READERS[made.mode](KVCache(context.ctx), get_policy(policy), made, heads=heads)
     reader.read(prompt)
     return context, reader.cache, reader
 
@@ -32,7 +34,8 @@ def test_prompt_within_the_budget_is_stock(tiny_model):
     context, cache, reader = read(tiny_model(SPEC), prompt, budget="1000")
     with context, Context(tiny_model(SPEC), n_ctx=1024) as stock:
         assert stock.decode(prompt.tokens[:512], 0) == stock.decode(prompt.tokens[512:], 512) == 0
-        assert cache.n_cells == len(prompt) and reader.chunks == []
+        assert cache.n_cells == len(prompt)
+        assert reader.chunks == []
         assert context.logits.tobytes() == stock.logits.tobytes()
         assert context.state() == stock.state()
 
@@ -43,7 +46,9 @@ def test_one_pass(tiny_model, policy):
     context, cache, reader = read(tiny_model(SPEC), prompt, policy, "100")
     with context:
         assert native.n_cells(context.ctx) <= -(-(100 + CHUNK) // 256) * 256
-        assert cache.n_cells == 100 and cache.next_position == len(prompt) and reader.n_done == len(prompt)
+        assert cache.n_cells == 100
+        assert cache.next_position == len(prompt)
+        assert reader.n_done == len(prompt)
         assert cache.positions[:4].tolist() == [0, 1, 2, 3]
         assert cache.positions[-8:].tolist() == list(range(len(prompt) - 8, len(prompt)))
         assert context.decode(random_tokens(5, 1), len(prompt)) == 0
@@ -71,7 +76,7 @@ def test_skim_then_read(tiny_model, budget):
     expected = set(range(start, start + made.n_window))
     for chunk in sorted(chunks, key=lambda chunk: -chunk.relevance):
         more = expected | set(range(chunk.start, chunk.stop))
-        if chunk.relevance >= MIN_RELEVANCE * best.relevance and len(more) <= made.n_body:
+        if chunk.relevance >= MIN_SHARE * best.relevance and len(more) <= made.n_body:
             expected = more
     assert len(expected) > made.n_window or budget != "1600"
     assert [c.is_read for c in chunks] == [bool(expected & set(range(c.start, c.stop))) for c in chunks]
@@ -80,7 +85,8 @@ def test_skim_then_read(tiny_model, budget):
     _, logits = forward(SPEC, tokens, list(range(len(tokens))), "f16", "f16")
     with context:
         np.testing.assert_allclose(context.logits, logits[-1], atol=0.02 * np.abs(logits[-1]).max())
-        assert cache.n_cells == min(int(budget), len(tokens)) and cache.next_position == len(tokens)
+        assert cache.n_cells == min(int(budget), len(tokens))
+        assert cache.next_position == len(tokens)
 
 
 @pytest.mark.parametrize("has_profile", [False, True])
@@ -123,7 +129,8 @@ def test_window_model(tiny_model):
         context, cache, _ = read(path, make_prompt(3000, has_question=has_question))
         with context:
             pos = cache.next_position
-            assert cache.n_cells == 100 and (pos < 600 if has_question else pos == 3025)
+            assert cache.n_cells == 100
+            assert pos < 600 if has_question else pos == 3025
             assert context.decode(random_tokens(5, 1), pos) == 0
 
 
@@ -132,7 +139,7 @@ def test_memory_runs_out_in_the_middle(tiny_model):
     prompt = make_prompt(3000, has_question=False)
     made = make_plan(prompt)
     with Context(tiny_model(SPEC), n_ctx=512) as c:
-        reader = Reader(KVCache(c.ctx), get_policy("dapq"), made, lambda done, total: None)
+        reader = READERS[made.mode](KVCache(c.ctx), get_policy("dapq"), made)
         with pytest.raises(NoFreeCellsError):
             reader.read(prompt)
         reader.cache.clear()

@@ -14,9 +14,9 @@ from helpers.processes import environment, until
 from helpers.tiny import Spec
 from helpers.tokens import random_tokens
 
-from dapq_edge import session
+from dapq_edge.chat import session
+from dapq_edge.chat.session import load_session, save_session
 from dapq_edge.errors import DapqError
-from dapq_edge.session import load_session, save_session
 
 SPEC = Spec(n_ctx=4096)
 Q8 = {"type_k": "q8_0", "flash_attn": True}
@@ -86,7 +86,8 @@ def test_a_session_is_refused(tiny_model, saved, tmp_path, monkeypatch):
         monkeypatch.setattr(session, "PATCH_VERSION", 99)
         refused(llama, data, "patch version", "not 99")
         monkeypatch.undo()
-        assert llama.kept() == kept and answer(llama, random_tokens(30, 2)) == before
+        assert llama.kept() == kept
+        assert answer(llama, random_tokens(30, 2)) == before
     with opened(tiny_model(Spec(n_ctx=4096, n_layer=2))) as llama:
         refused(llama, data, "another model")
     with opened(tiny_model(SPEC), type_k="q8_0", flash_attn=True) as llama:
@@ -96,7 +97,8 @@ def test_a_session_is_refused(tiny_model, saved, tmp_path, monkeypatch):
         assert len(answer(llama, random_tokens(30, 2))) == 12
     with opened(tiny_model(SPEC), n_ctx=512, kv_budget="100%") as llama:
         # a text that is longer than the context makes room for itself
-        assert load_session(llama, path) and llama.n_ctx() >= 911
+        assert load_session(llama, path)
+        assert llama.n_ctx() >= 911
 
 
 def test_too_few_cells(tiny_model, tmp_path):
@@ -104,7 +106,7 @@ def test_too_few_cells(tiny_model, tmp_path):
     with opened(tiny_model(SPEC), kv_budget=1000) as llama:
         answer(llama, random_tokens(990, 1))
         save_session(llama, path, [])
-    with opened(tiny_model(SPEC)) as llama, pytest.raises(DapqError, match="1,001 cells: raise --kv-budget"):
+    with opened(tiny_model(SPEC)) as llama, pytest.raises(DapqError, match="1,001 cells: raise kv_budget"):
         load_session(llama, path)
 
 
@@ -133,7 +135,8 @@ def test_killed_while_it_saves(tiny_model, tmp_path):
                 until(path.exists, process)
                 time.sleep(delay)
                 process.kill()
-            assert load_session(llama, path)[0] >= 0 and llama.usage.n_tokens >= 300
+            assert load_session(llama, path)[0] >= 0
+            assert llama.usage.n_tokens >= 300
 
 
 def test_a_full_disk_leaves_the_old_file(tiny_model, saved):
@@ -145,4 +148,5 @@ def test_a_full_disk_leaves_the_old_file(tiny_model, saved):
             save_session(llama, Path("/dev/full/x"), [])
         with limited(resource.RLIMIT_FSIZE, 1000), pytest.raises(DapqError, match="File too large"):
             save_session(llama, path, [])
-    assert path.read_bytes() == data and len(list(path.parent.iterdir())) == 1
+    assert path.read_bytes() == data
+    assert len(list(path.parent.iterdir())) == 1

@@ -25,7 +25,9 @@ def test_langchain(tiny_model, monkeypatch):
     )
     assert isinstance(model.client, Llama)
     text = model.invoke(LONG)
-    assert text and model.client.usage.n_evictions > 0 and model.client.usage.n_cells <= 768
+    assert text
+    assert model.client.usage.n_evictions > 0
+    assert model.client.usage.n_cells <= 768
     assert "".join(model.stream(LONG)) == text
     model.client.close()
 
@@ -39,7 +41,8 @@ def test_langchain_chat(tiny_model, monkeypatch):
     chat = models.ChatLlamaCpp(
         model_path=str(tiny_model(SPEC)), n_ctx=4096, max_tokens=8, temperature=0, verbose=False, grammar=LETTERS
     )
-    assert chat.invoke([("human", LONG)]).content and chat.client.usage.n_evictions > 0
+    assert chat.invoke([("human", LONG)]).content
+    assert chat.client.usage.n_evictions > 0
     chat.client.close()
 
 
@@ -57,6 +60,7 @@ def test_llama_index(tiny_model):
     )
     ours = Llama(tiny_model(SPEC), n_ctx=4096, kv_budget=100, **OPTIONS)
     model._model = ours
-    assert model.complete(LONG).text is not None and ours.usage.n_evictions > 0
+    assert model.complete(LONG).text is not None
+    assert ours.usage.n_evictions > 0
     assert len(list(model.stream_complete(LONG))) > 0
     ours.close()

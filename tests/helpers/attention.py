@@ -70,7 +70,8 @@ def attention(path: Path, family: Family, prompt: list[int], queries: list[int])
     """What `queries` pay to `prompt` when they are decoded after it: {full layer: [query heads, queries, cells]}."""
     capture = Capture()
     with Context(path, flash_attn=False, on_tensor=capture) as c:
-        assert c.decode(prompt, 0) == 0 and c.decode(queries, len(prompt)) == 0
+        assert c.decode(prompt, 0) == 0
+        assert c.decode(queries, len(prompt)) == 0
     weights = {tensor.name: tensor.data for tensor in gguf.GGUFReader(path).tensors}
     rows = {}
     for il in family.full_layers:

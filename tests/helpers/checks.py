@@ -10,9 +10,9 @@ import llama_cpp
 import numpy as np
 
 from dapq_edge import Llama
-from dapq_edge.cache import KVCache
-from dapq_edge.llama import Usage
-from dapq_edge.native import ProbeType
+from dapq_edge.cache.kv_cache import KVCache
+from dapq_edge.llamacpp.native import ProbeType
+from dapq_edge.reading.stats import Usage
 
 from .attention import attention
 from .context import Context

@@ -111,7 +111,9 @@ def assert_one_line(result: subprocess.CompletedProcess, code: int, *words: str)
 def assert_usage(result: subprocess.CompletedProcess, *words: str) -> None:
     """As argparse reports it: usage, then one line."""
     error = result.stderr.decode()
-    assert result.returncode == 2 and result.stdout == b"" and "Traceback" not in error
+    assert result.returncode == 2
+    assert result.stdout == b""
+    assert "Traceback" not in error
     for word in words:
         assert word in error.splitlines()[-1]
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import llama_cpp
 import psutil
 
-from dapq_edge.devices import gpus
-from dapq_edge.rpc import add_servers
+from dapq_edge.llamacpp.devices import gpus
+from dapq_edge.llamacpp.rpc import add_servers
 
 from .processes import until
 

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from llama_cpp._logger import set_verbose
 
-from dapq_edge import native
 from dapq_edge.errors import DapqError
-from dapq_edge.native import ProbeType
+from dapq_edge.llamacpp import native
+from dapq_edge.llamacpp.native import ProbeType
 
 from .checks import eviction_error, opened
 from .context import Context
@@ -76,7 +76,7 @@ def run(path: Path, n_gpu_layers: int, unified: bool, **options: Any) -> list[np
 
 def check_results(path: Path, arguments: list[str]) -> None:
     type_k, type_v, flash_attn, unified, n_layers = arguments
-    options = dict(type_k=type_k, type_v=type_v, flash_attn=flash_attn == "1", unified=unified == "1")
+    options = {"type_k": type_k, "type_v": type_v, "flash_attn": flash_attn == "1", "unified": unified == "1"}
     tolerance = max(TOLERANCES.get(kind, TOLERANCE_QUANTIZED) for kind in (type_k, type_v))
     for host, device in zip(run(path, 0, **options), run(path, int(n_layers), **options), strict=True):
         error = np.abs(device - host).max() / np.abs(host).max()
@@ -143,7 +143,8 @@ def check_memory(path: Path, device: Tested) -> None:
         before, n_bytes = device.n_used(), native.memory_bytes(c.ctx)
         native.resize(c.ctx, 256)
         n_bytes -= native.memory_bytes(c.ctx)
-        assert soon(lambda: before - device.n_used() >= 0.9 * n_bytes) and n_bytes > 2**27
+        assert soon(lambda: before - device.n_used() >= 0.9 * n_bytes)
+        assert n_bytes > 2**27
         print(f"{n_bytes:,} bytes less, {before - device.n_used():,} given back")
         assert c.decode(PROBE, N_PROMPT) == 0
 

@@ -10,7 +10,7 @@ import gguf
 import llama_cpp
 import numpy as np
 
-from dapq_edge import native
+from dapq_edge.llamacpp.log import captured_log
 
 from .tiny import N_EMBD, finish
 
@@ -120,7 +120,7 @@ DEFAULTS: dict[str, Callable[[Family], Any]] = {
 def write_family(name: str, path: Path) -> Path:
     """Ask llama.cpp for one tensor after the other."""
     family = FAMILIES[name]
-    shapes: dict[str, tuple[int, ...]] = {tensor: (1,) for tensor in family.tensors}
+    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(family.tensors, (1,))
     for _ in range(40 * family.n_layer):
         _write(family, path, shapes)
         message = _load(path)
@@ -140,7 +140,7 @@ def write_family(name: str, path: Path) -> Path:
 
 def _load(path: Path) -> str:
     """Why llama.cpp does not load the model, or nothing."""
-    with native.captured_log() as log:
+    with captured_log() as log:
         model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
     if not model:
         return "\n".join(log)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dapq_edge.cache import KVCache
+from dapq_edge.cache.kv_cache import KVCache
 
 from .context import Context
 from .gathered import Reference

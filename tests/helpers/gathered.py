@@ -9,7 +9,7 @@ from unittest import mock
 import llama_cpp
 import numpy as np
 
-from dapq_edge import native
+from dapq_edge.llamacpp import native
 
 from . import tiny
 from .context import TYPES, Context

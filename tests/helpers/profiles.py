@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dapq_edge.heads import HeadProfile
+from dapq_edge.eviction.heads import HeadProfile
 
 from .tiny import Spec
 

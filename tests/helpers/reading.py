@@ -1,8 +1,9 @@
 """Prompts by chance, and plans of how to read them."""
 
-from dapq_edge.budgets import Budget
-from dapq_edge.policies import get_policy
-from dapq_edge.reader import Prompt, plan
+from dapq_edge.eviction.budget import parse_budget
+from dapq_edge.eviction.policies import get_policy
+from dapq_edge.prompt import Prompt
+from dapq_edge.reading import plan
 
 from .tokens import random_tokens
 
@@ -13,4 +14,6 @@ def make_prompt(n_body: int, n_head: int = 5, n_tail: int = 20, has_question: bo
 
 
 def make_plan(prompt, policy="dapq", budget="100", **options):
-    return plan(prompt, get_policy(policy), Budget.parse(budget), **{"n_predict": 16, "n_ctx_train": 8192, **options})
+    return plan.make_plan(
+        prompt, get_policy(policy), parse_budget(budget), **{"n_predict": 16, "n_ctx_train": 8192, **options}
+    )

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dapq_edge.errors import DapqError
-from dapq_edge.models import find_model
+from dapq_edge.planning.weights import find_model
 
 from .paths import ROOT
 

@@ -66,6 +66,7 @@ def test_operation_is_supported(backend, operation):
 def test_rows_are_moved_as_they_are(backend):
     """As F32, whatever they hold, or as the F16 of a transposed V, which goes through F32 and back."""
     get, put = case(backend, "OP_GET_ROWS"), case(backend, "OP_SET_ROWS")
-    assert "GGML_TYPE_F32" in put and "GGML_TYPE_F16" in put
+    assert "GGML_TYPE_F32" in put
+    assert "GGML_TYPE_F16" in put
     # Metal lists what it cannot read, the others what they can
     assert ("!= GGML_TYPE" in get and "F32" not in get) if backend == "Metal" else "GGML_TYPE_F32" in get

@@ -6,8 +6,9 @@ import sys
 import pytest
 from helpers.paths import ROOT
 
-from dapq_edge import PATCH_VERSION, native
+from dapq_edge import PATCH_VERSION
 from dapq_edge.errors import StockBuildError
+from dapq_edge.llamacpp import native
 
 
 def test_handshake():

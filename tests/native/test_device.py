@@ -11,8 +11,8 @@ from helpers.device import COUNTER
 from helpers.paths import TESTS
 from helpers.processes import environment
 
-from dapq_edge.devices import gpus
-from dapq_edge.rpc import has_rpc
+from dapq_edge.llamacpp.devices import gpus
+from dapq_edge.llamacpp.rpc import has_rpc
 
 # each test starts processes
 pytestmark = pytest.mark.slow

@@ -9,9 +9,9 @@ from helpers.families import FAMILIES, REFUSED
 from helpers.tokens import random_tokens
 
 from dapq_edge import Llama
-from dapq_edge.cache import KVCache
+from dapq_edge.cache.kv_cache import KVCache
 from dapq_edge.errors import UnsupportedModelError
-from dapq_edge.policies import get_policy
+from dapq_edge.eviction.policies import get_policy
 
 PROMPT, QUERIES = random_tokens(75, 1), random_tokens(11, 2)
 
@@ -42,8 +42,10 @@ def test_each_head_loses_its_own_cells(model, name):
 @pytest.mark.parametrize("name", EVICTED)
 def test_a_long_prompt_in_few_cells(model, name):
     n_tokens, usage = read_in_few_cells(model(name), random_tokens(1500, 3), 64)
-    assert n_tokens == 8 and usage.n_evictions == 1
-    assert usage.n_cells_used <= 64 + 8 and usage.n_cells <= 768
+    assert n_tokens == 8
+    assert usage.n_evictions == 1
+    assert usage.n_cells_used <= 64 + 8
+    assert usage.n_cells <= 768
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -93,7 +95,8 @@ def test_scores_leave_everything_as_it_was(model, name, policy):
             cache.read(PROMPT)
         before, logits = c.state(), caches[0].logits.copy()
         get_policy(policy).scores(caches[0], 40)
-        assert c.state() == before and (caches[0].logits == logits).all()
+        assert c.state() == before
+        assert (caches[0].logits == logits).all()
         for cache in caches:
             cache.read(QUERIES)
         assert (caches[0].logits == caches[1].logits).all()
@@ -107,7 +110,8 @@ def test_an_evicted_state_is_saved_and_loaded(model, name):
         get_policy("fused").evict(first, 40)
         state = c.state()
         d.set_state(state)
-        assert d.state() == state and second.n_cells == 40
+        assert d.state() == state
+        assert second.n_cells == 40
         for cache in (first, second):
             cache.read(QUERIES)
         assert (first.logits == second.logits).all()

@@ -10,8 +10,9 @@ from helpers.gathered import Cells, assert_same_cells, assert_same_logits, load,
 from helpers.tiny import Spec
 from helpers.tokens import random_tokens
 
-from dapq_edge import native
 from dapq_edge.errors import DapqError
+from dapq_edge.llamacpp import native
+from dapq_edge.llamacpp.log import captured_log
 
 SPEC = Spec(n_head=2, n_head_kv=2, head_dim=32)
 N_CTX, N_SEQ = 256, 3
@@ -69,7 +70,8 @@ class Fuzzer:
         after = self.cells(seq_id)
         assert after.positions.tolist() == [*before.positions, *range(pos, pos + len(tokens))]
         for new, old in zip(after.data, before.data, strict=True):
-            assert len(new) == len(old) + len(tokens) and new[: len(old)].tobytes() == old.tobytes()
+            assert len(new) == len(old) + len(tokens)
+            assert new[: len(old)].tobytes() == old.tobytes()
         return [seq_id]
 
     def remove(self) -> list:
@@ -124,7 +126,8 @@ class Fuzzer:
         if 0 <= seq_id < N_SEQ and self.rng.random() < 0.8 and self.cells(seq_id).positions.size:
             pos = int(self.cells(seq_id).positions[-1]) + 1
         attention = native.probe(self.c.ctx, seq_id, tokens, pos)
-        assert (attention >= 0).all() and attention.sum(axis=1).max(initial=0) < 1.001
+        assert (attention >= 0).all()
+        assert attention.sum(axis=1).max(initial=0) < 1.001
         return []
 
     def resize(self) -> list:
@@ -161,8 +164,9 @@ class Fuzzer:
         seq_id, c = self.seq_id(wrong=0.3), self.c
         positions, size = native.seq_positions(c.ctx, seq_id), native.seq_bytes(c.ctx, seq_id)
         cells = self.cells(seq_id)
-        assert positions.tolist() == cells.positions.tolist() and size == sum(x.size for x in cells.data)
-        assert native.gather_heads(c.ctx) == {il: SPEC.n_head_kv for il in range(SPEC.n_layer)}
+        assert positions.tolist() == cells.positions.tolist()
+        assert size == sum(x.size for x in cells.data)
+        assert native.gather_heads(c.ctx) == dict.fromkeys(range(SPEC.n_layer), SPEC.n_head_kv)
         return []
 
     def raw(self) -> list:
@@ -228,11 +232,16 @@ CALLS = {  # and how often
     "unified, flash_attn, cache_type", [(True, True, "q8_0"), (True, False, "f16"), (False, True, "f16")]
 )
 def test_random_calls(tiny_model, pytestconfig, unified, flash_attn, cache_type):
-    options = dict(n_ctx=N_CTX * (1 if unified else N_SEQ), n_seq_max=N_SEQ, kv_unified=unified, flash_attn=flash_attn)
-    options |= dict(type_k=cache_type, type_v=cache_type)
+    options = {
+        "n_ctx": N_CTX * (1 if unified else N_SEQ),
+        "n_seq_max": N_SEQ,
+        "kv_unified": unified,
+        "flash_attn": flash_attn,
+    }
+    options |= {"type_k": cache_type, "type_v": cache_type}
     path, prompt, n_calls = tiny_model(SPEC), random_tokens(N_CTX, 3), pytestconfig.getoption("fuzz_calls")
     ended = Counter()
-    with Context(path, **options) as c, Context(path, **options) as fresh, native.captured_log():
+    with Context(path, **options) as c, Context(path, **options) as fresh, captured_log():
         llama_cpp.llama_set_n_threads(c.ctx, 1, 1)
         fuzzer = Fuzzer(c, unified, seed=1)
         for _ in range(n_calls):

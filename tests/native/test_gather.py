@@ -25,9 +25,9 @@ from helpers.gathered import (
 from helpers.tiny import Spec, forward
 from helpers.tokens import HEADS, N_PROMPT, PROBE, PROMPT, random_tokens
 
-from dapq_edge import native
 from dapq_edge.errors import DapqError, NoFreeCellsError, UnsupportedModelError
-from dapq_edge.native import ProbeType
+from dapq_edge.llamacpp import native
+from dapq_edge.llamacpp.native import ProbeType
 
 
 @pytest.mark.parametrize("unified", [False, True])
@@ -39,7 +39,14 @@ def test_moves_the_bytes_of_each_head(tiny_model, heads, cache, unified, dst):
     """From scattered cells, next to another sequence."""
     (n_head, n_head_kv), (type_k, type_v, flash_attn) = HEADS[heads], cache
     spec = Spec(n_head=n_head, n_head_kv=n_head_kv)
-    options = dict(n_seq_max=3, kv_unified=unified, n_ctx=768, type_k=type_k, type_v=type_v, flash_attn=flash_attn)
+    options = {
+        "n_seq_max": 3,
+        "kv_unified": unified,
+        "n_ctx": 768,
+        "type_k": type_k,
+        "type_v": type_v,
+        "flash_attn": flash_attn,
+    }
     with Context(tiny_model(spec), **options) as c:
         for first in (0, 25, 50):
             assert c.decode(PROMPT[first : first + 25], first) == 0
@@ -50,7 +57,8 @@ def test_moves_the_bytes_of_each_head(tiny_model, heads, cache, unified, dst):
         keep = random_keep(c, N_KEEP)
         native.seq_gather(c.ctx, 0, dst, keep)
         (after,) = cells_of(c, dst, n_head_kv)
-        assert c.state(1) == states[1] and c.logits.tobytes() == logits
+        assert c.state(1) == states[1]
+        assert c.logits.tobytes() == logits
         assert (c.state(0) == states[0]) == (dst != 0)
         expected = before.positions[np.concatenate(keep)].max(axis=0)
         expected[-1] = N_PROMPT - 1
@@ -78,8 +86,10 @@ def test_moves_the_bytes_of_uneven_layers(tiny_model, cache, name):
             keep = random_keep(c, n_keep, seed, missing=missing)
             native.seq_gather(c.ctx, 0, 0, keep)
             (after,) = cells_of(c, 0)
-            assert after.positions.size == max(heads.shape[1] for heads in keep) and after.last_gathered == pos - 1
-            assert (np.diff(after.positions) > 0).all() and after.positions[-1] == pos - 1
+            assert after.positions.size == max(heads.shape[1] for heads in keep)
+            assert after.last_gathered == pos - 1
+            assert (np.diff(after.positions) > 0).all()
+            assert after.positions[-1] == pos - 1
             for actual, stored, kept, first in zip(after.data, before.data, keep * 2, missing * 2, strict=True):
                 assert (actual == np.take_along_axis(stored, (kept - first).T[..., None], axis=0)).all()
             assert native.seq_bytes(c.ctx, 0) == sum(x.size for x in after.data)
@@ -94,7 +104,7 @@ def test_moves_the_bytes_of_uneven_layers(tiny_model, cache, name):
 @pytest.mark.parametrize("unified", [False, True])
 @pytest.mark.parametrize("dst", [0, 1])
 def test_keeping_all_gives_the_stock_logits(tiny_model, arch, flash_attn, unified, dst):
-    options = dict(n_seq_max=2, kv_unified=unified, flash_attn=flash_attn)
+    options = {"n_seq_max": 2, "kv_unified": unified, "flash_attn": flash_attn}
     path = tiny_model(ARCHS[arch])
     with Context(path, **options) as c, Context(path, **options) as stock:
         for context in (c, stock):
@@ -150,7 +160,7 @@ def test_heads_see_only_what_they_kept(tiny_model, spec, flash_attn, name, dst):
 @pytest.mark.parametrize("flash_attn", [False, True])
 @pytest.mark.parametrize("unified", [False, True])
 def test_branch_leaves_its_parent_alone(tiny_model, arch, flash_attn, unified):
-    options = dict(n_seq_max=2, kv_unified=unified, flash_attn=flash_attn)
+    options = {"n_seq_max": 2, "kv_unified": unified, "flash_attn": flash_attn}
     path = tiny_model(ARCHS[arch])
     with Context(path, **options) as c, Context(path, **options) as stock:
         for context in (c, stock):
@@ -185,7 +195,11 @@ def test_the_window_layers_keep_their_rows(tiny_model, unified, dst):
 
 def test_branch_when_the_window_cache_is_full(tiny_model):
     """What has left the window is not shared: both sequences go on, and see what they do with room to spare."""
-    prompt, more, options = random_tokens(400, 1), random_tokens(40, 2), dict(n_ctx=1024, n_seq_max=2, kv_unified=True)
+    prompt, more, options = (
+        random_tokens(400, 1),
+        random_tokens(40, 2),
+        {"n_ctx": 1024, "n_seq_max": 2, "kv_unified": True},
+    )
     path = tiny_model(Spec(arch="gemma2", n_layer=4, window=40))
     with Context(path, n_ubatch=32, **options) as c, Context(path, n_ubatch=512, **options) as roomy:
         for context in (c, roomy):
@@ -207,7 +221,9 @@ def test_cycles_in_a_context_that_is_just_large_enough(tiny_model, n_keep, resiz
             native.seq_gather(c.ctx, 0, 0, random_keep(c, n_keep, cycle, missing=missing))
             missing = [206 - n for n in n_keep]
             positions = native.seq_positions(c.ctx, 0)
-            assert positions.size == 206 and positions[-1] == pos - 1 and (np.diff(positions) > 0).all()
+            assert positions.size == 206
+            assert positions[-1] == pos - 1
+            assert (np.diff(positions) > 0).all()
             if resize:
                 native.resize(c.ctx, 206)
                 assert native.memory_bytes(c.ctx) < 0.6 * size
@@ -275,7 +291,8 @@ def test_invalid_gathers_change_nothing(tiny_model):
                 native.seq_gather(c.ctx, seq_id, seq_id, good)
         assert c.state(1) == before[1]
         native.seq_gather(c.ctx, 1, 3, good)
-        assert c.state(1) == before[1] and native.seq_positions(c.ctx, 3).size == 20
+        assert c.state(1) == before[1]
+        assert native.seq_positions(c.ctx, 3).size == 20
 
 
 def test_no_free_cells_for_a_copy(tiny_model):
@@ -283,16 +300,19 @@ def test_no_free_cells_for_a_copy(tiny_model):
         assert c.decode(random_tokens(200, 8), 0) == 0
         before = c.state()
         for n_keep in (57, 200):
-            with pytest.raises(NoFreeCellsError, match="raise -c"):
+            with pytest.raises(NoFreeCellsError, match="raise n_ctx"):
                 native.seq_gather(c.ctx, 0, 1, random_keep(c, n_keep))
-        assert c.state() == before and native.seq_positions(c.ctx, 1).size == 0
+        assert c.state() == before
+        assert native.seq_positions(c.ctx, 1).size == 0
         native.seq_gather(c.ctx, 0, 1, random_keep(c, 56))
-        assert c.decode(PROBE, 200) == 1 and remove(c, 1) and c.decode(PROBE, 200) == 0
+        assert c.decode(PROBE, 200) == 1
+        assert remove(c, 1)
+        assert c.decode(PROBE, 200) == 0
 
 
 def test_copy_into_a_sequence_that_has_only_a_window(tiny_model):
     """`seq_remove` leaves the window of a sequence: it is not empty, or its window is replaced."""
-    options = dict(n_seq_max=2, kv_unified=True)
+    options = {"n_seq_max": 2, "kv_unified": True}
     with Context(tiny_model(WINDOW_SPEC), **options) as c, Context(tiny_model(WINDOW_SPEC), **options) as stock:
         for context in (c, stock):
             assert context.decode(PROMPT, 0) == 0
@@ -321,4 +341,5 @@ def test_unsupported_models(tiny_model, recurrent_model):
                     native.n_cells(c.ctx)
                 with pytest.raises(UnsupportedModelError):
                     native.resize(c.ctx, 100)
-            assert c.state() == before and native.memory_bytes(c.ctx) > 0
+            assert c.state() == before
+            assert native.memory_bytes(c.ctx) > 0

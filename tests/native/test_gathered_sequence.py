@@ -16,8 +16,8 @@ from helpers.gathered import (
 from helpers.tiny import Spec
 from helpers.tokens import N_PROMPT, PROBE, PROMPT
 
-from dapq_edge import native
 from dapq_edge.errors import DapqError
+from dapq_edge.llamacpp import native
 
 
 @pytest.mark.parametrize("unified", [False, True])
@@ -48,10 +48,12 @@ def test_only_all_gathered_cells_are_removed(tiny_model, unified):
         assert c.state(0) == before
         assert remove(c, -1, N_PROMPT)
         assert native.seq_positions(c.ctx, 1).size == N_PROMPT
-        assert remove(c, 0) and native.seq_positions(c.ctx, 0).size == 0
+        assert remove(c, 0)
+        assert native.seq_positions(c.ctx, 0).size == 0
         assert c.decode(PROMPT, 0) == 0
         assert cells_of(c, 0)[0].last_gathered is None
-        assert remove(c, 0, 10, 20) and native.seq_remove(c.ctx, 0, [5]) == 1
+        assert remove(c, 0, 10, 20)
+        assert native.seq_remove(c.ctx, 0, [5]) == 1
 
 
 @pytest.mark.parametrize("how", ["seq_keep", "clear", "seq_rm"])
@@ -66,7 +68,8 @@ def test_every_removal_ends_the_gathered_part(tiny_model, how):
         else:
             assert remove(c, -1)
         assert c.decode(PROMPT, 0) == 0
-        assert cells_of(c, 0)[0].last_gathered is None and remove(c, 0, 10, 20)
+        assert cells_of(c, 0)[0].last_gathered is None
+        assert remove(c, 0, 10, 20)
 
 
 @pytest.mark.parametrize("unified, n_keep", [(False, N_KEEP), (True, N_KEEP), (True, UNEVEN)])
@@ -85,10 +88,13 @@ def test_copy_of_a_gathered_sequence(tiny_model, unified, n_keep):
         for seq_id in (0, 1):
             assert c.decode(PROBE, N_PROMPT, seq_id) == 0
             logits.append(c.logits)
-            assert not remove(c, seq_id, 20) and remove(c, seq_id, N_PROMPT)
+            assert not remove(c, seq_id, 20)
+            assert remove(c, seq_id, N_PROMPT)
         assert_same_logits(*logits)
         assert_same_cells(cells_of(c, 1)[0], before)
-        assert remove(c, 0) and not remove(c, 1, 20) and remove(c, 1)
+        assert remove(c, 0)
+        assert not remove(c, 1, 20)
+        assert remove(c, 1)
 
 
 @pytest.mark.parametrize("flash_attn", [False, True])
@@ -109,7 +115,8 @@ def test_shift_of_a_gathered_sequence(tiny_model, flash_attn, n_keep):
         assert remove(c, 0, N_PROMPT)
         llama_cpp.llama_memory_seq_add(c.memory, 0, -1, -1, 100)
         assert native.seq_positions(c.ctx, 0).tolist() == (positions + 100).tolist()
-        assert not remove(c, 0, N_PROMPT + 99) and not remove(c, 0, N_PROMPT, 120)
+        assert not remove(c, 0, N_PROMPT + 99)
+        assert not remove(c, 0, N_PROMPT, 120)
         assert c.decode(PROBE, N_PROMPT + 100) == 0
         assert_same_logits(c.logits, expected, 0.01)
         llama_cpp.llama_memory_seq_add(c.memory, 0, N_PROMPT + 100, -1, 3)

@@ -8,8 +8,8 @@ from helpers.processes import run
 from helpers.tiny import Spec
 from helpers.tokens import PROMPT
 
-from dapq_edge import native
-from dapq_edge.memory import MIB
+from dapq_edge.llamacpp import native
+from dapq_edge.planning.ram import MIB
 
 N_CELLS = 2**16
 

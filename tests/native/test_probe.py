@@ -7,10 +7,11 @@ from helpers.context import Context
 from helpers.tiny import N_VOCAB, Spec, forward
 from helpers.tokens import HEADS, N_PROBE, N_PROMPT, PROBE, PROMPT, random_tokens
 
-from dapq_edge import native
-from dapq_edge.cache import KVCache
+from dapq_edge.cache.kv_cache import KVCache
 from dapq_edge.errors import DapqError, NoFreeCellsError
-from dapq_edge.native import ProbeType
+from dapq_edge.llamacpp import native
+from dapq_edge.llamacpp.log import captured_log
+from dapq_edge.llamacpp.native import ProbeType
 
 # the largest difference of an attention weight, relative to the largest: in the first layer only Q is rounded in
 # another way than in the reference, in the layers after it the differences of what was stored add up
@@ -111,7 +112,7 @@ def test_reductions_of_any_number_of_tokens(tiny_model, n_tokens):
 def test_leaves_memory_and_logits_alone(tiny_model, arch, flash_attn, unified, offset):
     """Byte for byte, also where a probe has to write over hidden cells or cells that left the window."""
     path, prompt = tiny_model(Spec(arch=arch, n_layer=4)), random_tokens(600, 4)
-    options = dict(n_seq_max=2, kv_unified=unified, flash_attn=flash_attn, n_ctx=2048, n_ubatch=32)
+    options = {"n_seq_max": 2, "kv_unified": unified, "flash_attn": flash_attn, "n_ctx": 2048, "n_ubatch": 32}
     with Context(path, **options) as c, Context(path, **options) as stock:
         for context in (c, stock):
             assert context.decode(prompt[:300], 0, seq_id=1) == 0
@@ -171,7 +172,7 @@ def test_full_context(tiny_model):
         prompt = random_tokens(250, 5)
         assert c.decode(prompt, 0) == 0
         before = c.state()
-        with pytest.raises(NoFreeCellsError, match="raise -c"):
+        with pytest.raises(NoFreeCellsError, match="raise n_ctx"):
             native.probe(c.ctx, 0, PROBE, 250)
         native.probe(c.ctx, 0, PROBE, 239)
         assert c.state() == before
@@ -237,10 +238,11 @@ def test_log_is_captured(tiny_model, capfd):
     """The innermost capture gets what llama.cpp reports; nothing is printed."""
     with Context(tiny_model(Spec())) as c:
         assert c.decode(PROMPT, 0) == 0
-        with native.captured_log() as outer:
-            with native.captured_log() as inner, pytest.raises(DapqError):
+        with captured_log() as outer:
+            with captured_log() as inner, pytest.raises(DapqError):
                 native.probe(c.ctx, 0, PROBE, -1)
-            assert (len(inner), len(outer)) == (1, 0) and "invalid pos" in inner[0]
+            assert (len(inner), len(outer)) == (1, 0)
+            assert "invalid pos" in inner[0]
             with pytest.raises(DapqError):
                 native.probe(c.ctx, 0, PROBE, -1)
             assert len(outer) == 1

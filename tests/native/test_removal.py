@@ -6,8 +6,8 @@ from helpers.context import Context
 from helpers.tiny import Spec
 from helpers.tokens import N_PROMPT, PROBE, PROMPT
 
-from dapq_edge import native
 from dapq_edge.errors import DapqError
+from dapq_edge.llamacpp import native
 
 HOLES = [3, 4, 5, 9, 17, 18, 40, 41, 42, 60]
 
@@ -15,7 +15,7 @@ HOLES = [3, 4, 5, 9, 17, 18, 40, 41, 42, 60]
 @pytest.mark.parametrize("unified", [False, True])
 @pytest.mark.parametrize("flash_attn", [False, True])
 def test_removal_is_repeated_stock_removal(tiny_model, unified, flash_attn):
-    options = dict(n_seq_max=2, kv_unified=unified, flash_attn=flash_attn)
+    options = {"n_seq_max": 2, "kv_unified": unified, "flash_attn": flash_attn}
     with Context(tiny_model(Spec()), **options) as c, Context(tiny_model(Spec()), **options) as stock:
         for context in (c, stock):
             assert context.decode(PROMPT, 0, seq_id=1) == 0

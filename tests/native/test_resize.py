@@ -10,8 +10,8 @@ from helpers.limits import limited
 from helpers.tiny import Spec
 from helpers.tokens import N_PROMPT, PROBE, PROMPT, random_tokens
 
-from dapq_edge import native
 from dapq_edge.errors import DapqError
+from dapq_edge.llamacpp import native
 
 
 @pytest.mark.parametrize("arch", ARCHS)
@@ -19,7 +19,7 @@ from dapq_edge.errors import DapqError
 @pytest.mark.parametrize("name, unified", [("even", False), ("even", True), ("uneven", True), ("mixed", True)])
 def test_resize_after_a_gather(tiny_model, arch, flash_attn, name, unified):
     """Down to what is used and up again: only the memory changes."""
-    spec, options = ARCHS[arch], dict(n_seq_max=2, kv_unified=unified, flash_attn=flash_attn)
+    spec, options = ARCHS[arch], {"n_seq_max": 2, "kv_unified": unified, "flash_attn": flash_attn}
     n_keep, pos = steps(spec, name)[0], N_PROMPT + len(PROBE)
     with Context(tiny_model(spec), **options) as c, Context(tiny_model(spec), **options) as stock:
         for context in (c, stock):
@@ -61,16 +61,18 @@ def test_resize_after_a_gather(tiny_model, arch, flash_attn, name, unified):
 def test_resize_of_an_empty_context(tiny_model, arch, flash_attn):
     """Up to more cells than at first, and after layers were uneven."""
     path, tokens = tiny_model(ARCHS[arch]), random_tokens(300, 13)
-    options = dict(flash_attn=flash_attn, n_ubatch=64)
+    options = {"flash_attn": flash_attn, "n_ubatch": 64}
     with Context(path, n_ctx=512, **options) as stock, Context(path, n_ctx=512, **options) as c:
         assert stock.decode(tokens, 0) == 0
         native.resize(c.ctx, 100)
-        assert c.decode(tokens[:100], 0) == 0 and c.decode(tokens[100:], 100) == 1
+        assert c.decode(tokens[:100], 0) == 0
+        assert c.decode(tokens[100:], 100) == 1
         native.seq_gather(c.ctx, 0, 0, random_keep(c, steps(ARCHS[arch], "uneven")[0]))
         native.resize(c.ctx, 50)
         assert remove(c, 0)
         native.resize(c.ctx, 300)
-        assert c.decode(tokens, 0) == 0 and c.decode(tokens[:1], 300) == 1
+        assert c.decode(tokens, 0) == 0
+        assert c.decode(tokens[:1], 300) == 1
         assert_same_logits(c.logits, stock.logits)
 
 

@@ -6,9 +6,9 @@ import pytest
 from helpers.processes import run
 from helpers.shapes import SPECS, open_context
 
-from dapq_edge import native
-from dapq_edge.cache import KVCache
-from dapq_edge.shape import Layer, read_shape
+from dapq_edge.cache.kv_cache import KVCache
+from dapq_edge.llamacpp import native
+from dapq_edge.planning.gguf_shape import Layer, read_shape
 
 
 @pytest.mark.parametrize("types", [("f16", "f16"), ("q8_0", "q8_0"), ("q8_0", "q4_0"), ("f16", "q5_0")])
@@ -39,7 +39,8 @@ def test_bytes_of_a_cell(tiny_model, name, types):
 def test_recurrent_model(recurrent_model):
     """It has no cells, and a state for each of two sequences."""
     shape = read_shape(recurrent_model)
-    assert shape.layers == (Layer(0, 64, 64),) and shape.bytes_per_cell("f16", "f16") == 0
+    assert shape.layers == (Layer(0, 64, 64),)
+    assert shape.bytes_per_cell("f16", "f16") == 0
     with open_context(recurrent_model, 512, 512, "f16", "f16") as c:
         assert shape.kv_bytes(512, "f16", "f16", 512) == native.memory_bytes(c.ctx) == 2 * 4 * (128 * 8 + 3 * 128)
 

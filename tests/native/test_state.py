@@ -22,7 +22,7 @@ from helpers.gathered import (
 from helpers.tiny import Spec
 from helpers.tokens import N_PROMPT, PROBE, PROMPT, random_tokens
 
-from dapq_edge import native
+from dapq_edge.llamacpp import native
 
 
 @pytest.mark.parametrize("arch", ARCHS)
@@ -30,7 +30,7 @@ from dapq_edge import native
 @pytest.mark.parametrize("unified", [False, True])
 def test_save_and_load(tiny_model, arch, flash_attn, unified):
     """One sequence and all of them, into a fresh context; what was gathered stays so."""
-    options = dict(n_seq_max=2, kv_unified=unified, flash_attn=flash_attn)
+    options = {"n_seq_max": 2, "kv_unified": unified, "flash_attn": flash_attn}
     path = tiny_model(ARCHS[arch])
     with Context(path, **options) as c, Context(path, **options) as fresh:
         assert c.decode(PROMPT[::-1], 0, seq_id=1) == 0
@@ -48,10 +48,12 @@ def test_save_and_load(tiny_model, arch, flash_attn, unified):
                 assert_same_cells(actual, stored)
             assert fresh.decode(PROBE, N_PROMPT, seq_id) == 0
             assert_same_logits(fresh.logits, expected)
-        assert load(c, state) == len(state) and c.decode(PROBE, N_PROMPT) == 0
+        assert load(c, state) == len(state)
+        assert c.decode(PROBE, N_PROMPT) == 0
         assert_same_logits(c.logits, expected)
         assert load_whole(fresh, everything) == len(everything)
-        assert not remove(fresh, 0, 20) and remove(fresh, 1, 20)
+        assert not remove(fresh, 0, 20)
+        assert remove(fresh, 1, 20)
         assert fresh.decode(PROBE, N_PROMPT) == 0
         assert_same_logits(fresh.logits, expected)
 
@@ -74,13 +76,14 @@ def test_broken_states_are_refused(tiny_model, n_keep):
         for context in (c, fresh):
             assert context.decode(random_tokens(256, 3), 0) == 0
         assert c.logits.tobytes() == fresh.logits.tobytes()
-        assert load(c, state) == len(state) and c.state() == state
+        assert load(c, state) == len(state)
+        assert c.state() == state
 
 
 @pytest.mark.parametrize("flash_attn", [False, True])
 def test_save_and_load_uneven_layers(tiny_model, flash_attn):
     """Into the same context, into an empty one and as a whole; without the first cells it is refused."""
-    options, path = dict(n_seq_max=2, kv_unified=True, flash_attn=flash_attn), tiny_model(Spec())
+    options, path = {"n_seq_max": 2, "kv_unified": True, "flash_attn": flash_attn}, tiny_model(Spec())
     with Context(path, **options) as c, Context(path, **options) as fresh:
         assert c.decode(PROMPT, 0) == 0
         assert c.decode(PROMPT[::-1], 0, seq_id=1) == 0
@@ -96,9 +99,12 @@ def test_save_and_load_uneven_layers(tiny_model, flash_attn):
             assert context.decode(PROBE, N_PROMPT, seq_id) == 0
             assert_same_logits(context.logits, expected)
         before = fresh.state(1)
-        assert load(fresh, state, 0) == 0 and fresh.state(1) == before and native.seq_positions(fresh.ctx, 0).size == 0
+        assert load(fresh, state, 0) == 0
+        assert fresh.state(1) == before
+        assert native.seq_positions(fresh.ctx, 0).size == 0
         assert load_whole(fresh, everything) == len(everything)
-        assert not remove(fresh, 0, 20) and remove(fresh, 1, 20)
+        assert not remove(fresh, 0, 20)
+        assert remove(fresh, 1, 20)
         assert fresh.decode(PROBE, N_PROMPT) == 0
         assert_same_logits(fresh.logits, expected)
 

@@ -8,8 +8,8 @@ from helpers.gathered import N_KEEP, UNEVEN, Reference, assert_same_logits, rand
 from helpers.tiny import Spec
 from helpers.tokens import N_PROMPT, PROBE, PROMPT, random_tokens
 
-from dapq_edge import native
 from dapq_edge.errors import DapqError
+from dapq_edge.llamacpp import native
 
 
 def test_uneven_gathers_that_are_refused(tiny_model):
@@ -52,7 +52,8 @@ def test_uneven_layers_next_to_another_sequence(tiny_model, flash_attn):
         native.seq_gather(c.ctx, 1, 1, random_keep(c, N_KEEP, seq_id=1))
         native.seq_gather(c.ctx, 1, 2, random_keep(c, 10, seq_id=1))
         assert c.state() == before
-        assert remove(c, 1) and remove(c, 2)
+        assert remove(c, 1)
+        assert remove(c, 2)
         assert c.state() == before
         reference.decode(PROBE, N_PROMPT)
         assert c.decode(PROBE, N_PROMPT) == 0

@@ -3,20 +3,20 @@
 import pytest
 from helpers.real import find
 
-from dapq_edge.reading import ReadingLlama
+from dapq_edge import open_model
 
 
 @pytest.fixture(scope="session")
-def llama():
+def engine():
     """SmolLM2 135M."""
-    llama = ReadingLlama(find("smollm2-135m"), n_threads=2)
-    yield llama
-    llama.close()
+    engine = open_model(find("smollm2-135m"), n_threads=2)
+    yield engine
+    engine.close()
 
 
 @pytest.fixture(scope="session")
 def gemma():
     """Gemma 3 270M, a base model with sliding windows."""
-    llama = ReadingLlama(find("gemma3-270m"), n_threads=2)
-    yield llama
-    llama.close()
+    engine = open_model(find("gemma3-270m"), n_threads=2)
+    yield engine
+    engine.close()

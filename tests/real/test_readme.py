@@ -12,8 +12,8 @@ from helpers.real import find, needs_build
 from helpers.tiny import Spec
 from helpers.tokens import random_tokens
 
-from dapq_edge import policies
-from dapq_edge.cache import KVCache
+from dapq_edge.cache.kv_cache import KVCache
+from dapq_edge.eviction import policies
 
 README = (ROOT / "README.md").read_text()
 CODE = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
@@ -68,9 +68,11 @@ def test_policy_of_the_readme(tiny_model):
     exec(compile(code, "README.md", "exec"), module)
     (name,) = re.findall(r"^class (\w+)", code, re.MULTILINE)
     policy = module[name]()
-    assert isinstance(policy, policies.Policy) and policy.name not in policies.POLICIES
+    assert isinstance(policy, policies.Policy)
+    assert policy.name not in policies.POLICIES
     with Context(tiny_model(Spec()), n_seq_max=2, kv_unified=True) as context:
         cache = KVCache(context.ctx)
         cache.read(random_tokens(90, 1))
         policy.evict(cache, 40)
-        assert cache.n_cells == 40 and cache.next_position == 90
+        assert cache.n_cells == 40
+        assert cache.next_position == 90

@@ -1,20 +1,18 @@
 """A real model on real text: what is read is found again after eviction."""
 
-import re
-
 import pytest
-from helpers.paths import ROOT
 from helpers.real import LLAMA_CPP, SHARED, needs_build, needs_shared
 
-from dapq_edge.budgets import Budget
-from dapq_edge.evaluation.needle import Needle, needle_cases, read_haystack, read_needles
+from dapq_edge import Engine
+from dapq_edge.calibration.needles import Needle, read_haystack, read_needles
+from dapq_edge.evaluation.needle import needle_cases
 from dapq_edge.evaluation.results import Results
 from dapq_edge.evaluation.runner import Job, evaluate, jobs_of
 from dapq_edge.evaluation.summary import group_by, of_full
-from dapq_edge.policies import get_policy
-from dapq_edge.prompts import chat_prompt
-from dapq_edge.reader import Way
-from dapq_edge.reading import ReadingLlama
+from dapq_edge.eviction.budget import parse_budget
+from dapq_edge.eviction.policies import get_policy
+from dapq_edge.prompt.chat_template import chat_prompt
+from dapq_edge.reading.plan import ReadMode
 
 pytestmark = pytest.mark.slow
 
@@ -44,12 +42,12 @@ NEEDLES = [
 
 
 def found(
-    llama: ReadingLlama, needles: list[Needle], haystack: str, jobs: list[Job], depths: list[float]
+    engine: Engine, needles: list[Needle], haystack: str, jobs: list[Job], depths: list[float]
 ) -> dict[str, float]:
     """How many of the needles in 2,048 tokens the full cache finds, and the share of those that each job does."""
     options = {"lengths": [2048], "depths": depths, "n_offsets": 1, "seed": 0, "n_predict": 12}
     results = Results()
-    evaluate(llama, needle_cases(needles, haystack, **options), jobs, results, progress=lambda done, total: None)
+    evaluate(engine, needle_cases(needles, haystack, **options), jobs, results)
     full = sum(row["score"] for row in results.rows if row["policy"] == "full")
     shares = {
         key: of_full(results.rows, rows).mean for key, rows in group_by(results.rows, ("policy", "budget")).items()
@@ -67,49 +65,41 @@ def docs() -> str:
 
 
 @needs_build
-def test_needles_in_the_docs_of_llama_cpp(llama, docs):
+def test_needles_in_the_docs_of_llama_cpp(engine, docs):
     """The gate: what the full cache finds, fused finds with 3% of it; the simplest policy does not."""
     wanted = [*jobs(["64", "128", "256"]), *jobs_of([get_policy("streaming")], ["256"])[1:]]
-    share = found(llama, NEEDLES, docs, wanted, [0.1, 0.35, 0.6, 0.85])
+    share = found(engine, NEEDLES, docs, wanted, [0.1, 0.35, 0.6, 0.85])
     assert share["full"] >= 11, share
     assert share["fused 64"] >= 0.95 and share["fused 128"] >= 0.995 and share["fused 256"] == 1, share
     assert share["streaming 256"] < 0.5, share
 
 
 @needs_build
-def test_needles_in_bounded_memory(llama, docs):
+def test_needles_in_bounded_memory(engine, docs):
     """With an eighth of the prompt resident, and no head profile."""
-    share = found(llama, NEEDLES, docs, jobs(["256"], True), [0.25, 0.75])
+    share = found(engine, NEEDLES, docs, jobs(["256"], True), [0.25, 0.75])
     assert share["full"] >= 5 and share["fused 256"] >= 0.9, share
 
 
 @needs_shared
-def test_needles_in_essays(llama):
+def test_needles_in_essays(engine):
     needles = read_needles(SHARED / "needles.jsonl")
-    share = found(llama, needles, read_haystack(sorted(SHARED.glob("*.txt"))), jobs(["64"]), [0.5])
+    share = found(engine, needles, read_haystack(sorted(SHARED.glob("*.txt"))), jobs(["64"]), [0.5])
     assert share["full"] >= 4 and share["fused 64"] >= 0.95, share
 
 
 @needs_build
-def test_answer_of_the_demo(llama):
+def test_answer_of_the_demo(engine):
     document = (LLAMA_CPP / "CONTRIBUTING.md").read_text()
-    prompt = chat_prompt(llama, document, "What should enum values always be written in?", "Enum values are always in")
-    stats = llama.read(prompt, get_policy("fused"), Budget.parse("50%"))
+    prompt = chat_prompt(
+        engine.model, document, "What should enum values always be written in?", "Enum values are always in"
+    )
+    stats = engine.read(prompt, get_policy("fused"), parse_budget("50%"))
     # "upper case" or "uppercase": the CPUs differ
-    assert "uppercase" in "".join(llama.stream(16)).replace(" ", "")
-    assert stats.way == Way.SKIM and stats.cells_kept <= len(prompt) // 2 and stats.cells_peak <= len(prompt) * 0.7
-
-
-@needs_build
-def test_python_of_the_readme(llama, capsys, monkeypatch):
-    """The example runs, and prints what the comment beside it says; its end may differ on another CPU."""
-    monkeypatch.chdir(ROOT)
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    (code,) = [block for block in blocks if "llama.stream" in block]
-    exec(compile(code, "README.md", "exec"), {})
-    (said,) = re.findall(r"llama.stream.*# (.*)", code)
-    answer, way = capsys.readouterr().out.splitlines()
-    assert answer.replace(" ", "")[:12] == said.replace(" ", "")[:12] and way.startswith("skim, then read")
+    assert "uppercase" in "".join(engine.stream(16)).replace(" ", "")
+    assert stats.mode == ReadMode.SKIM
+    assert stats.cells_kept <= len(prompt) // 2
+    assert stats.cells_peak <= len(prompt) * 0.7
 
 
 @needs_build
@@ -117,17 +107,18 @@ def test_python_of_the_readme(llama, capsys, monkeypatch):
 def test_window_model_reads_and_answers(gemma, question):
     """What it writes after reading in bounded memory is text, and no longer than asked."""
     document = (LLAMA_CPP / HOWTO).read_text()[:9000]
-    prompt = chat_prompt(gemma, document, question, "The first step is to")
-    stats = gemma.read(prompt, get_policy("fused"), Budget.parse("300"), n_predict=20)
-    assert stats.way == (Way.SKIM if question else Way.ONE_PASS)
-    assert stats.cells_kept == 300 and stats.cells_peak == 1024
+    prompt = chat_prompt(gemma.model, document, question, "The first step is to")
+    stats = gemma.read(prompt, get_policy("fused"), parse_budget("300"), n_predict=20)
+    assert stats.mode == (ReadMode.SKIM if question else ReadMode.CHUNKED)
+    assert stats.cells_kept == 300
+    assert stats.cells_peak == 1024
     answer = "".join(gemma.stream(20))
     assert sum(character.isalpha() for character in answer) > len(answer) / 2 > 10
 
 
-def test_control_tokens_of_a_document_are_text(llama):
+def test_control_tokens_of_a_document_are_text(engine):
     """A document that quotes the chat template cannot end the message."""
-    plain, quoting = chat_prompt(llama, "a b").tokens, chat_prompt(llama, "a <|im_end|> b").tokens
-    end = llama.tokenize(b"<|im_end|>", add_bos=False, special=True)
+    plain, quoting = chat_prompt(engine.model, "a b").tokens, chat_prompt(engine.model, "a <|im_end|> b").tokens
+    end = engine.model.tokenize("<|im_end|>", special=True)
     assert len(end) == 1
     assert quoting.count(end[0]) == plain.count(end[0]) > 0

@@ -4,8 +4,8 @@ import pytest
 from helpers.real import find
 from helpers.shapes import open_context
 
-from dapq_edge import native
-from dapq_edge.shape import read_shape
+from dapq_edge.llamacpp import native
+from dapq_edge.planning.gguf_shape import read_shape
 
 
 @pytest.mark.slow

@@ -10,9 +10,16 @@ def test_openai_client(server):
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
     assert [model.id for model in client.models.list()] == ["tiny"]
     messages = [{"role": "user", "content": "a b c d"}]
-    options = dict(model="tiny", messages=messages, max_tokens=12, temperature=0, extra_body={"grammar": LETTERS})
+    options = {
+        "model": "tiny",
+        "messages": messages,
+        "max_tokens": 12,
+        "temperature": 0,
+        "extra_body": {"grammar": LETTERS},
+    }
     answer = client.chat.completions.create(**options)
-    assert answer.usage.completion_tokens == 12 and answer.choices[0].finish_reason == "length"
+    assert answer.usage.completion_tokens == 12
+    assert answer.choices[0].finish_reason == "length"
     stream = client.chat.completions.create(**options, stream=True)
     assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == answer.choices[0].message.content
     text = (
@@ -35,13 +42,14 @@ def test_a_long_prompt_is_evicted(server):
     before = metric(server, "dapq_evictions_total")
     assert server.chat(LONG).status_code == 200
     usage = server.client.get("/api/usage").json()
-    assert usage["n_tokens"] > 1300 and usage["n_cells_used"] <= 207 and usage["n_cells"] == 768
-    assert (
-        metric(server, "dapq_kv_cells_used") == usage["n_cells_used"]
-        and metric(server, "dapq_evictions_total") > before
-    )
+    assert usage["n_tokens"] > 1300
+    assert usage["n_cells_used"] <= 207
+    assert usage["n_cells"] == 768
+    assert metric(server, "dapq_kv_cells_used") == usage["n_cells_used"]
+    assert metric(server, "dapq_evictions_total") > before
     pieces = server.client.get("/api/kept").json()["pieces"]
-    assert "abc" in "".join(text for text, _ in pieces) and sum(share < 1 for _, share in pieces) > 0
+    assert "abc" in "".join(text for text, _ in pieces)
+    assert sum(share < 1 for _, share in pieces) > 0
     assert server.chat(LONG, kv_budget="10%", policy="dapq").status_code == 200
     assert server.client.get("/api/usage").json()["n_cells_used"] <= 417
     assert server.chat(LONG, kv_budget=64).status_code == 200
@@ -73,6 +81,8 @@ def test_tokens_are_counted(server, stream):
 
 def test_documents_and_page(server):
     page = server.client.get("/")
-    assert page.status_code == 200 and "default-src 'none'" in page.headers["content-security-policy"]
+    assert page.status_code == 200
+    assert "default-src 'none'" in page.headers["content-security-policy"]
     answer = server.client.post("/api/document?name=a.html", content=b"<html><p>a <b>b</b></p></html>").json()
-    assert answer["text"].split() == ["a", "b"] and answer["n_tokens"] > 1
+    assert answer["text"].split() == ["a", "b"]
+    assert answer["n_tokens"] > 1

@@ -94,10 +94,12 @@ def test_names_of_other_machines(server, host):
     """A page whose name was made to point here."""
     for path in ("/", "/health", "/v1/models"):
         response = server.client.get(path, headers={"host": host})
-        assert response.status_code == 403 and "localhost" in response.json()["error"]["message"]
+        assert response.status_code == 403
+        assert "localhost" in response.json()["error"]["message"]
 
 
 def test_far_too_many_tools(server):
     tool = {"type": "function", "function": {"name": "f", "description": "word " * 100_000, "parameters": {}}}
     response = server.chat(tools=[tool])
-    assert response.status_code == 400 and response.json()["error"]["code"] == "context_length_exceeded"
+    assert response.status_code == 400
+    assert response.json()["error"]["code"] == "context_length_exceeded"

@@ -9,8 +9,8 @@ from helpers.shapes import GIB
 from helpers.tiny import Spec
 
 from dapq_edge.errors import DapqError
-from dapq_edge.planner import choose
-from dapq_edge.shape import read_shape
+from dapq_edge.planning.gguf_shape import read_shape
+from dapq_edge.planning.planner import choose
 
 
 @pytest.fixture

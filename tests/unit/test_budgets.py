@@ -3,14 +3,15 @@
 import numpy as np
 import pytest
 
-from dapq_edge.budgets import STEP, Budget, by_error, in_steps, pyramid
 from dapq_edge.errors import UsageError
+from dapq_edge.eviction.budget import STEP, Auto, Cells, Share, by_error, in_steps, parse_budget, pyramid
 
 
 def test_pyramid():
     assert pyramid(100, 5, 12, 1000) == [188, 144, 100, 56, 12]
     assert pyramid(100, 3, 1, 1000) == [195, 100, 5]
-    assert pyramid(12, 3, 12, 1000) == [12, 12, 12] and pyramid(40, 1, 12, 1000) == [40]
+    assert pyramid(12, 3, 12, 1000) == [12, 12, 12]
+    assert pyramid(40, 1, 12, 1000) == [40]
     # a layer cannot keep more than there is
     assert pyramid(80, 5, 12, 100) == [100, 90, 80, 70, 60]
 
@@ -33,7 +34,8 @@ def test_steps_keep_their_bounds(is_uneven):
         n_keep = rng.integers(n_min, n_min + 300, n_layer)
         wanted, kept = np.minimum(n_keep, has), np.array(in_steps(n_keep.tolist(), has.tolist(), n_min))
         assert ((kept - kept[0]) % STEP == 0).all()
-        assert (kept >= n_min).all() and (kept <= has).all()
+        assert (kept >= n_min).all()
+        assert (kept <= has).all()
         assert is_uneven or kept.max() == wanted.max() or abs(kept.mean() - wanted.mean()) <= 1
 
 
@@ -42,15 +44,38 @@ def test_steps_keep_their_bounds(is_uneven):
     [("256", 1000, 256), ("256", 100, 100), ("25%", 1000, 250), ("12.5%", 100, 13), ("100%", 77, 77), (" 5% ", 20, 1)],
 )
 def test_budget(text, n_prompt, expected):
-    assert Budget.parse(text).cells(n_prompt) == expected
+    assert parse_budget(text).n_keep(n_prompt) == expected
 
 
 @pytest.mark.parametrize(
     "text", ["0", "0%", "-1", "-5%", "nan", "nan%", "inf%", "150%", "", "%", "a", "1.5", "1e3", "10%%", "1,000"]
 )
 def test_bad_budget(text):
-    with pytest.raises(UsageError, match="--kv-budget"):
-        Budget.parse(text)
+    with pytest.raises(UsageError, match="^kv_budget "):
+        parse_budget(text)
+
+
+def test_what_memory_has_room_for():
+    """A short prompt is kept whole; a longer one from `n_start` cells on, and up to `n_limit` where it would hurt."""
+    budget = Auto(2000, 3584)
+    assert [budget.n_keep(n) for n in (3584, 3585, 100)] == [3584, 2000, 100]
+    assert [budget.n_most(n) for n in (100, 3585, 9000)] == [100, 3584, 3584]
+
+
+@pytest.mark.parametrize(
+    ("budget", "expected"),
+    [(256, Cells(256)), ("256", Cells(256)), ("25%", Share(25)), ("auto", Auto()), (Share(3), Share(3))],
+)
+def test_budgets_are_values(budget, expected):
+    assert parse_budget(budget) == expected
+    assert parse_budget(str(expected)) == expected
+
+
+def test_wrong_budgets_name_their_parameter():
+    for wrong in (lambda: Cells(0), lambda: Share(0), lambda: Share(101), lambda: parse_budget("x")):
+        with pytest.raises(UsageError) as caught:
+            wrong()
+        assert caught.value.param == "kv_budget"
 
 
 def test_budgets_by_error():
@@ -59,7 +84,9 @@ def test_budgets_by_error():
     assert by_error(100, [0.9, 1.0, 1.1], 12, 10_000, 0.5, 1.6) == [90, 100, 110]
     assert by_error(100, [0, 0, 5, 5], 12, 10_000, 0.5, 1.6) == [50, 50, 150, 150]
     uneven = by_error(1000, [0.01, 0.1, 0.2, 0.9, 5], 12, 10_000, 0.5, 1.6)
-    assert min(uneven) == 500 and max(uneven) == 1600 and abs(np.mean(uneven) - 1000) <= 1
+    assert min(uneven) == 500
+    assert max(uneven) == 1600
+    assert abs(np.mean(uneven) - 1000) <= 1
     # bounds that leave little to share
     assert by_error(13, [1, 2, 100], 12, 10_000, 0.5, 1.6) == [12, 12, 15]
     assert by_error(80, [0.1, 0.2, 0.9], 12, 100, 0.5, 1.6) == [47, 93, 100]

@@ -6,7 +6,7 @@ import zlib
 
 import pytest
 
-from dapq_edge.documents import read_document
+from dapq_edge.documents.text import read_document
 from dapq_edge.errors import DapqError
 
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from helpers.limits import limited
 
+from dapq_edge.calibration.calibrate import BUILT_IN
+from dapq_edge.calibration.needles import read_needles
 from dapq_edge.errors import DapqError
 from dapq_edge.evaluation import ruler
-from dapq_edge.evaluation.calibration import BUILT_IN
-from dapq_edge.evaluation.needle import read_needles
 from dapq_edge.evaluation.report import write_report
-from dapq_edge.evaluation.results import Results
+from dapq_edge.evaluation.results import Results, Row
 from dapq_edge.evaluation.summary import group_by, mean, of_full, summaries, wilson
 
 
@@ -39,7 +39,9 @@ def test_own_paraphrases():
     for needle in read_needles(BUILT_IN / "needles.jsonl"):
         words = set(needle.needle.lower().replace(".", "").split()) - subjects - empty
         asked = f"{needle.paraphrase} {needle.paraphrase_prefix}".lower().replace("?", "").replace(",", "").split()
-        assert needle.paraphrase and needle.paraphrase_prefix and not words & set(asked)
+        assert needle.paraphrase
+        assert needle.paraphrase_prefix
+        assert not words & set(asked)
 
 
 KEY = {"task": "t", "policy": "p", "budget": "64"}
@@ -55,7 +57,8 @@ def test_full_disk_loses_no_row(tmp_path):
         pytest.raises(DapqError, match="cannot write.*the rows before are kept"),
     ):
         results.add({**KEY, "row": 2}, {"score": 1.0, "answer": "x" * 100})
-    assert path.stat().st_size == size and Results(path).rows == [{**KEY, "score": 1.0}]
+    assert path.stat().st_size == size
+    assert Results(path).rows == [{**KEY, "score": 1.0}]
 
 
 @pytest.mark.parametrize("end", ["\n", ""])
@@ -95,18 +98,35 @@ def test_variable_tracking_is_solvable():
 
 def test_score_of_full():
     """Prompts that the full cache does not answer do not count."""
-    rows = [{"task": "t", "row": i, "policy": "full", "score": full} for i, full in enumerate([1, 1, 0, 0.5])]
-    rows += [{"task": "t", "row": i, "policy": "x", "score": score} for i, score in enumerate([1, 0, 1, 0.5])]
+    def row(i, policy, score):
+        return Row({"task": "t", "row": i, "policy": policy}, {"score": score})
+
+    rows = [row(i, "full", full) for i, full in enumerate([1, 1, 0, 0.5])]
+    rows += [row(i, "x", score) for i, score in enumerate([1, 0, 1, 0.5])]
     estimate = of_full(rows, group_by(rows, ["policy"])[("x",)])
-    assert estimate.mean == pytest.approx(2 / 3) and 0 < estimate.low < estimate.mean < estimate.high < 1
+    assert estimate.mean == pytest.approx(2 / 3)
+    assert 0 < estimate.low < estimate.mean < estimate.high < 1
     assert of_full([], rows) is None
 
 
+def test_whatever_a_task_calls_its_prompts_tells_them_apart():
+    """Rows are paired with the full cache's by all fields of their key but those of the job."""
+    rows = []
+    for language, full, score in (("de", 1.0, 1.0), ("fr", 0.0, 1.0)):
+        key = {"task": "t", "language": language, "budget": "64"}
+        rows += [Row(key | {"policy": "full"}, {"score": full}), Row(key | {"policy": "x"}, {"score": score})]
+    x = [row for row in rows if row["policy"] == "x"]
+    assert rows[0].prompt == rows[1].prompt != rows[2].prompt
+    assert of_full(rows, x) == wilson(1.0, 1)
+
+
 def test_intervals():
-    assert wilson(1.0, 10).high == 1 and wilson(1.0, 10).low == pytest.approx(0.722, abs=1e-3)
+    assert wilson(1.0, 10).high == 1
+    assert wilson(1.0, 10).low == pytest.approx(0.722, abs=1e-3)
     assert wilson(0.5, 100).low == pytest.approx(0.404, abs=1e-3)
     estimate = mean([1, 2, 3])
-    assert estimate.mean == 2 and estimate.high - 2 == pytest.approx(1.96 / np.sqrt(3))
+    assert estimate.mean == 2
+    assert estimate.high - 2 == pytest.approx(1.96 / np.sqrt(3))
     assert mean([1]).high == np.inf
 
 
@@ -114,7 +134,7 @@ def rows_of(task, budgets, **metrics):
     jobs = [("full", "100%"), *((policy, budget) for policy in ("fused", "dapq") for budget in budgets)]
     for (policy, budget), row in itertools.product(jobs, range(3)):
         job = {"policy": policy, "granularity": "head", "budget": budget}
-        yield {"task": task, "length": 512, "depth": row / 2, "row": row, **job, **metrics}
+        yield Row({"task": task, "length": 512, "depth": row / 2, "row": row, **job}, metrics)
 
 
 def test_report(tmp_path):
@@ -129,13 +149,17 @@ def test_report(tmp_path):
     assert len(pictures) == 3
     for picture in pictures:
         assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
-    assert "| dapq |" in page and "100.0% (44% to 100%)" in page and "0.250 ± 0.000" in page
+    assert "| dapq |" in page
+    assert "100.0% (44% to 100%)" in page
+    assert "0.250 ± 0.000" in page
     with pytest.raises(DapqError, match="no results"):
         write_report(tmp_path / "nowhere")
 
 
 def test_summary_is_a_table():
     (summary,) = summaries(list(rows_of("needle", ["64"], score=1.0)))
-    assert summary.title == "needle, 512 tokens" and len(summary.rows) == 3
+    assert summary.title == "needle, 512 tokens"
+    assert len(summary.rows) == 3
     assert all(len(line) == len(summary.headings) for line in summary.rows)
-    assert len(summary.markdown.splitlines()) == 2 + 3 and summary.table.row_count == 3
+    assert len(summary.markdown.splitlines()) == 2 + 3
+    assert summary.table.row_count == 3

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dapq_edge.evaluation.fidelity import kl_divergence, recall, rouge_l
+from dapq_edge.evaluation.fidelity import kl_divergence, oracle_recall, rouge_l
 
 
 def test_kl_divergence():
@@ -15,9 +15,9 @@ def test_kl_divergence():
 def test_recall():
     """Of what the oracle would choose for each head, without what is always kept."""
     scores = [np.array([[0, 9, 8, 1, 2, 0], [0, 1, 2, 8, 9, 0]], dtype=np.float32)]
-    assert recall([np.array([[0, 1, 2, 5], [0, 3, 4, 5]])], scores, 1, 1) == 1
-    assert recall([np.array([[0, 1, 4, 5], [0, 1, 2, 5]])], scores, 1, 1) == 0.25
-    assert recall([np.array([[0, 5], [0, 5]])], scores, 1, 1) == 1
+    assert oracle_recall([np.array([[0, 1, 2, 5], [0, 3, 4, 5]])], scores, 1, 1) == 1
+    assert oracle_recall([np.array([[0, 1, 4, 5], [0, 1, 2, 5]])], scores, 1, 1) == 0.25
+    assert oracle_recall([np.array([[0, 5], [0, 5]])], scores, 1, 1) == 1
 
 
 def test_rouge_l():

