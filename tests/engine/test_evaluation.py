@@ -22,7 +22,7 @@ OPTIONS = {"lengths": [300], "depths": [0.1, 0.9], "n_offsets": 2, "seed": 0, "n
 
 
 @pytest.fixture
-def llama(tiny_model):
+def engine(tiny_model):
     engine = open_model(tiny_model(Spec(n_ctx=8192)), n_threads=2)
     yield engine
     engine.close()

@@ -17,7 +17,7 @@ ALL = parse_budget("100%")
 
 
 @pytest.fixture
-def llama(tiny_model):
+def engine(tiny_model):
     engine = open_model(tiny_model(Spec(n_ctx=2048)), n_threads=2, seed=0)
     yield engine
     engine.close()
