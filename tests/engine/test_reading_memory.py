@@ -18,7 +18,7 @@ from dapq_edge.reading import ReadingLlama
 from dapq_edge.policies import get_policy
 from helpers.reading import make_prompt
 
-llama = ReadingLlama(sys.argv[1], n_threads=2)
+llama = ReadingLlama(sys.argv[1], n_threads=1)
 prompt = make_prompt(int(sys.argv[2]), has_question=sys.argv[3] == "skim")
 stats = llama.read(prompt, get_policy("fused"), Budget.parse("256"), n_predict=16, allow_overflow=True)
 print(stats.cells_peak, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
