@@ -20,7 +20,8 @@ def doc(tmp_path):
 
 
 def chat(model, lines, *args, **kwargs):
-    return dapq_edge("chat", "-m", model, "-n", 8, "--kv-budget", 200, *args, stdin="\n".join(lines).encode(), **kwargs)
+    options = ["-m", model, "-n", 8, "-t", 1, "--kv-budget", 200]
+    return dapq_edge("chat", *options, *args, stdin="\n".join(lines).encode(), **kwargs)
 
 
 def test_chat_in_a_pipe(model, doc, tmp_path):

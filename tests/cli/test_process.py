@@ -121,8 +121,8 @@ sys.exit(cli.main())
 def test_interrupted_eval_resumes(model, data, tmp_path):
     """Ctrl-C keeps the rows that are done, and the next run measures the others only."""
     out = tmp_path / "out.jsonl"
-    args = ["eval", "needle", "-m", model, *data, "--lengths", 300, "-n", 4, "--budgets", 64, "25%", "--json", out]
-    args += ["--offsets", 5]
+    args = ["eval", "needle", "-m", model, *data, "--lengths", 300, "-n", 4, "-t", 1, "--budgets", 64, "25%"]
+    args += ["--offsets", 5, "--json", out]
     n_rows = len(NEEDLES) * 5 * 5 * 3
     with started(*args) as running:
         while running.poll() is None and not (out.exists() and out.read_bytes().count(b"\n") >= 3):

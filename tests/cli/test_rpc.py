@@ -52,6 +52,7 @@ def doc(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 @needs_rpc
 @pytest.mark.parametrize("policy", ["fused", "laq", "snapkv"])
 def test_two_servers_answer_as_one_machine(model, doc, servers, policy):
@@ -67,6 +68,7 @@ def test_two_servers_answer_as_one_machine(model, doc, servers, policy):
     assert results[0]["kv_bytes_kept"] > 0
 
 
+@pytest.mark.slow
 @needs_rpc
 def test_serve_over_two_servers(model, servers):
     """The same answer to a prompt beyond the budget as from this machine."""

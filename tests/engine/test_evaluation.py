@@ -23,7 +23,7 @@ OPTIONS = {"lengths": [300], "depths": [0.1, 0.9], "n_offsets": 2, "seed": 0, "n
 
 @pytest.fixture
 def engine(tiny_model):
-    engine = open_model(tiny_model(Spec(n_ctx=8192)), n_threads=2)
+    engine = open_model(tiny_model(Spec(n_ctx=8192)), n_threads=1)
     yield engine
     engine.close()
 
@@ -130,7 +130,7 @@ def test_a_rerun_resumes(engine, tmp_path, monkeypatch, bounded):
 @pytest.mark.parametrize("options", [{}, {"arch": "gemma2", "n_layer": 4}], ids=["llama", "windows"])
 def test_snapshot(tiny_model, options):
     """What was evicted and decoded comes back, also the cells that have left a window."""
-    engine = open_model(tiny_model(Spec(n_ctx=2048, **options)), n_threads=2)
+    engine = open_model(tiny_model(Spec(n_ctx=2048, **options)), n_threads=1)
     engine.read(random_tokens(300, 1), get_policy("full"), parse_budget("100%"), n_predict=20)
     cache, state = engine.cache, engine.cache.state(of_context=True)
     seen = cache.probe(random_tokens(8, 2), 292), cache.logits.copy(), cache.peek(10)[0]

@@ -16,7 +16,7 @@ from dapq_edge.eviction.policies import get_policy
 
 def test_evicting_nothing_has_no_divergence(tiny_model):
     """And evicting something has: the same tokens are read after both caches."""
-    engine = open_model(tiny_model(Spec(n_ctx=2048)), n_threads=2)
+    engine = open_model(tiny_model(Spec(n_ctx=2048)), n_threads=1)
     engine.read(random_tokens(300, 1), get_policy("full"), parse_budget("100%"), n_predict=64)
     state = engine.cache.state(of_context=True)
     tokens, _ = engine.cache.look_ahead(10)
@@ -35,7 +35,7 @@ def test_evicting_nothing_has_no_divergence(tiny_model):
 def test_rows(tmp_path, tiny_model):
     path = tmp_path / "news.jsonl"
     path.write_text(json.dumps({"context": "word " * 200}) + "\n{}\n")
-    engine = open_model(tiny_model(Spec(n_ctx=2048)), n_threads=2)
+    engine = open_model(tiny_model(Spec(n_ctx=2048)), n_threads=1)
     cases = fidelity_cases(path, 5, 600, 8, engine.model)
     prompt = next(cases).prompt(engine)
     assert len(prompt) == 600

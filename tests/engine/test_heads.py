@@ -57,7 +57,7 @@ class PlantedSpec(Spec):
 @pytest.fixture(scope="module")
 def planted(tiny_model):
     path = tiny_model(PlantedSpec())
-    engine = open_model(path, n_threads=2)
+    engine = open_model(path, n_threads=1)
     yield path, calibrate(engine, [HAYSTACK], [NEEDLE], 500)
     engine.close()
 
@@ -72,7 +72,7 @@ def test_calibration_finds_planted_heads(planted):
 
 
 def test_calibration_of_text_that_is_too_short(planted):
-    engine = open_model(planted[0], n_threads=2)
+    engine = open_model(planted[0], n_threads=1)
     with pytest.raises(DapqError, match="too short"):
         calibrate(engine, ["short text"], [NEEDLE], 500)
     engine.close()

@@ -17,7 +17,7 @@ from dapq_edge.eviction.budget import parse_budget
 from dapq_edge.eviction.policies import get_policy
 from helpers.reading import make_prompt
 
-engine = open_model(sys.argv[1], n_threads=2)
+engine = open_model(sys.argv[1], n_threads=1)
 prompt = make_prompt(int(sys.argv[2]), has_question=sys.argv[3] == "skim")
 stats = engine.read(prompt, get_policy("fused"), parse_budget("256"), n_predict=16, allow_overflow=True)
 print(stats.cells_peak, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

@@ -1,4 +1,4 @@
-"""Sessions and conversations: saved whole or not at all, refused where they do not fit, and bounded."""
+"""Sessions: saved whole or not at all, and refused where they do not fit."""
 
 import resource
 import subprocess
@@ -19,7 +19,6 @@ from dapq_edge.chat.session import load_session, save_session
 from dapq_edge.errors import DapqError
 
 SPEC = Spec(n_ctx=4096)
-Q8 = {"type_k": "q8_0", "flash_attn": True}
 WINDOW_SPEC = Spec(arch="gemma2", n_layer=4, window=40, n_ctx=4096)
 
 

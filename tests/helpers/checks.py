@@ -18,7 +18,7 @@ from .attention import attention
 from .context import Context
 from .families import Family
 
-OPTIONS = {"n_threads": 2, "n_threads_batch": 2, "verbose": False}
+OPTIONS = {"n_threads": 1, "n_threads_batch": 1, "verbose": False}
 
 
 @contextmanager

@@ -16,7 +16,6 @@ from dapq_edge.cli import main
 
 TEXT = "The quick brown fox jumps over the lazy dog. " * 6
 
-
 # a shell that runs the tests in the background has its children ignore Ctrl-C
 START = """
 import signal, sys
@@ -119,4 +118,4 @@ def assert_usage(result: subprocess.CompletedProcess, *words: str) -> None:
 
 
 def ask(model, doc, *args, **kwargs):
-    return dapq_edge("ask", "-m", model, "--doc", doc, "What jumps?", "-n", 4, "--json", *args, **kwargs)
+    return dapq_edge("ask", "-m", model, "--doc", doc, "What jumps?", "-n", 4, "-t", 1, "--json", *args, **kwargs)

@@ -125,7 +125,7 @@ def check_copies(path: Path, device: Tested) -> None:
 
 def soon(holds: Callable[[], bool]) -> bool:
     """Whether it comes to hold: a server frees memory after it has answered."""
-    for _ in range(50):
+    for _ in range(300):
         if holds():
             return True
         time.sleep(0.1)

@@ -7,7 +7,7 @@ import llama_cpp
 
 from dapq_edge import Llama
 
-OPTIONS = {"n_threads": 2, "n_threads_batch": 2, "verbose": False}
+OPTIONS = {"n_threads": 1, "n_threads_batch": 1, "verbose": False}
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Gather, probe and resize on a device: a GPU if there is one, and llama.cpp's RPC backend.
 
-See helpers/device_job.py."""
+See helpers/device_job.py.
+"""
 
 import shutil
 import subprocess

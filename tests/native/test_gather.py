@@ -47,7 +47,7 @@ def test_moves_the_bytes_of_each_head(tiny_model, heads, cache, unified, dst):
         "type_v": type_v,
         "flash_attn": flash_attn,
     }
-    with Context(tiny_model(spec), **options) as c:
+    with Context(tiny_model(spec), n_threads=2, **options) as c:
         for first in (0, 25, 50):
             assert c.decode(PROMPT[first : first + 25], first) == 0
             assert c.decode(PROMPT[::-1][first : first + 20], first // 25 * 20, seq_id=1) == 0

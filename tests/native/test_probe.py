@@ -98,7 +98,7 @@ def test_any_position(tiny_model, pos, flash_attn):
 @pytest.mark.parametrize("n_tokens", [1, 2, 3, 31, 32, 33, 127, 512])
 def test_reductions_of_any_number_of_tokens(tiny_model, n_tokens):
     tokens = random_tokens(n_tokens, 3)
-    with Context(tiny_model(Spec()), n_ctx=1024) as c:
+    with Context(tiny_model(Spec()), n_ctx=1024, n_threads=2) as c:
         assert c.decode(PROMPT, 0) == 0
         attention = native.probe(c.ctx, 0, tokens, N_PROMPT, ProbeType.NONE)
         for reduce, expected in ((ProbeType.MEAN, attention.mean(axis=1)), (ProbeType.MAX, attention.max(axis=1))):

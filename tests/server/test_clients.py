@@ -10,6 +10,7 @@ from helpers.serving import LETTERS, LONG, assert_error, metric, serving
 from helpers.tiny import Spec
 
 
+@pytest.mark.slow
 def test_the_queue_has_a_bound(server):
     """What is beyond it is told to come again; nothing that was accepted is lost."""
     body = {"prompt": "a b", "max_tokens": 1000, "temperature": 0, "grammar": LETTERS}

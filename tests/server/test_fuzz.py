@@ -22,7 +22,7 @@ SETTINGS = settings(
 @pytest.fixture(scope="module")
 def server(tiny_model):
     # an answer has no end before the context has
-    with serving(tiny_model(Spec(n_ctx=256)), "--kv-budget", "100", "--timeout", "20") as running:
+    with serving(tiny_model(Spec(n_ctx=256)), "--kv-budget", "100", "--timeout", "120") as running:
         yield running
 
 

@@ -60,7 +60,7 @@ def test_ask_about_a_file(browser, server, tmp_path, width):
     page.locator("#count").filter(has_text="tokens").wait_for()
     page.get_by_role("textbox", name="Question").fill("What is the name of the ferry?")
     page.get_by_role("button", name="Ask").click()
-    page.locator("#text span").nth(100).wait_for(state="attached", timeout=60000)
+    page.locator("#text span").nth(100).wait_for(state="attached", timeout=300_000)
     assert page.text_content("#error") == ""
     assert "ferry" in page.text_content("#text")
     shades = page.eval_on_selector_all("#text span", "spans => spans.map(span => span.style.background)")
@@ -87,6 +87,6 @@ def test_what_is_wrong_is_said(browser, server):
     page.locator("#error").filter(has_text="--kv-budget").wait_for()
     page.get_by_label("Cells to keep").fill("64")
     page.get_by_role("button", name="Ask").click()
-    page.locator("#text span").first.wait_for(state="attached", timeout=60000)
+    page.locator("#text span").first.wait_for(state="attached", timeout=300_000)
     assert page.text_content("#error") == ""
     page.close()
