@@ -2,6 +2,10 @@
 
 import functools
 import itertools
+import os
+
+# threads of llama.cpp that spin while they wait make tests six times slower beside another process
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import pytest
 from llama_cpp._logger import set_verbose

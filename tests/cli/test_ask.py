@@ -23,7 +23,7 @@ def test_json(model, doc):
         "kv_cells_kept",
         "kv_bytes_peak",
         "kv_bytes_kept",
-        "attention_held",
+        "attention_kept",
         "evict_s",
         "ttft_s",
         "decode_tps",
@@ -31,7 +31,7 @@ def test_json(model, doc):
     ]
     spec = Spec()
     cell = spec.n_layer * 2 * spec.n_head_kv * spec.head_dim * 2
-    assert (data["policy"], data["reading"], data["positions"], data["chunks"]) == ("fused", "all", "true", [])
+    assert (data["policy"], data["reading"], data["positions"], data["chunks"]) == ("fused", "full", "true", [])
     assert data["prompt_tokens"] == data["tokens_evaluated"] > 280
     assert data["kv_cells_kept"] == -(-data["prompt_tokens"] // 2)
     assert data["kv_bytes_peak"] == cell * data["kv_cells_peak"]
@@ -46,7 +46,7 @@ def test_long_document(model, tmp_path):
     path.write_text(TEXT * 20)
     data = json.loads(ask(model, path, "--kv-budget", 200).stdout)
     assert data["prompt_tokens"] > 4096
-    assert (data["reading"], data["positions"]) == ("skim, then read", "compact")
+    assert (data["reading"], data["positions"]) == ("skim", "compact")
     assert data["kv_cells_peak"] == 768
     assert data["kv_cells_kept"] == 200
     assert 0 < sum(chunk["is_read"] for chunk in data["chunks"]) < len(data["chunks"])
@@ -59,7 +59,7 @@ def test_long_document(model, tmp_path):
         refused = ask(model, path, "--kv-budget", 200, *args)
         assert_one_line(refused, 1, "the model was trained for 2,048", "--allow-overflow")
         data = json.loads(ask(model, path, "--kv-budget", 200, "--allow-overflow", *args).stdout)
-        assert data["reading"] == {"--policy": "one pass", "--one-shot": "all"}[args[0]]
+        assert data["reading"] == {"--policy": "chunked", "--one-shot": "full"}[args[0]]
         assert data["kv_cells_kept"] == 200
 
 
@@ -130,6 +130,6 @@ def test_batches_smaller_than_a_probe(model, doc):
 def test_auto_budget(model, doc):
     result = dapq_edge("ask", "-m", model, "--doc", doc, "--kv-budget", "auto", "-n", 2, "--json", "What jumps?")
     data = json.loads(result.stdout)
-    assert data["reading"] == "all"
+    assert data["reading"] == "full"
     assert data["kv_cells_kept"] == data["prompt_tokens"]
-    assert data["attention_held"] is None
+    assert data["attention_kept"] is None

@@ -47,7 +47,7 @@ def test_chat_in_a_pipe(model, doc, tmp_path):
     assert int(n_tokens.replace(",", "")) > 1500
     assert int(n_used) <= 208
     assert "quick brown fox" in result.stdout.decode().replace("\n", " ").replace("▁", " ")
-    assert saved.read_bytes()[:8] == (tmp_path / "b").read_bytes()[:8] == b"DAPQSES1"
+    assert saved.read_bytes()[:8] == (tmp_path / "b").read_bytes()[:8] == b"DAPQSES2"
     result = chat(model, ["/stats", "Why?", "/reset", "/stats"], "--session", saved)
     error = result.stderr.decode()
     assert result.returncode == 0
@@ -77,7 +77,7 @@ def test_chat_reads_a_document_once(model, doc, tmp_path):
 
 def test_chat_refuses(model, doc, tmp_path):
     bad = tmp_path / "bad.session"
-    bad.write_bytes(b"DAPQSES1" + bytes(100))
+    bad.write_bytes(b"DAPQSES2" + bytes(100))
     assert_one_line(chat(model, ["hi"], "--session", bad), 1, "damaged")
     assert_one_line(chat(model, ["/nope"]), 2, "no command /nope")
     assert_one_line(chat(model, ["/doc"]), 2, "/doc needs a file")

@@ -62,7 +62,7 @@ def test_two_servers_answer_as_one_machine(model, doc, servers, policy):
         result = run(*question, "w3?", OMP_NUM_THREADS="1", **env)
         assert result.returncode == 0, result.stderr.decode()
         results.append(json.loads(result.stdout))
-    for name in ("answer", "reading", "chunks", "kv_cells_kept", "kv_bytes_kept", "attention_held"):
+    for name in ("answer", "reading", "chunks", "kv_cells_kept", "kv_bytes_kept", "attention_kept"):
         assert results[0][name] == results[1][name]
     # nothing of it is here
     assert results[0]["kv_bytes_kept"] > 0

@@ -56,7 +56,7 @@ def test_nothing_is_evicted(tiny_model, options):
 def test_auto_counts_the_memory_before_the_model_is_loaded(tiny_model, monkeypatch):
     path = tiny_model(SPEC)
     needed = read_shape(path).total_bytes(1024, "f16", "f16", 512)
-    monkeypatch.setattr("dapq_edge.reading.free_memory", lambda n_gpu_layers: int(needed / 0.9) + 2)
+    monkeypatch.setattr("dapq_edge.llama.memory_before_loading", lambda n_gpu_layers: int(needed / 0.9) + 2)
     # whoever asks later sees nothing
     monkeypatch.setattr("dapq_edge.planning.ram.psutil.virtual_memory", lambda: argparse.Namespace(available=0))
     with opened(path, kv_budget="auto") as llama:

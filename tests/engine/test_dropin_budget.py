@@ -6,6 +6,7 @@ from helpers.llamas import Evaluated, answer, opened, set_decode
 from helpers.tiny import Spec
 from helpers.tokens import random_tokens
 
+from dapq_edge import Control
 from dapq_edge.errors import AbortedError, TooLongError, UsageError
 from dapq_edge.prompt.request import N_SHORT
 
@@ -21,7 +22,7 @@ def test_a_long_prompt_is_evicted(tiny_model, policy):
         assert usage.n_cells_used == (111 if policy != "pyramid" else 196)
         assert usage.n_cells <= 1024
         assert usage.n_evictions > 0
-        assert llama.kv_cache.share_of_heads().sum() == pytest.approx(111, abs=0.5)
+        assert llama.kv_cache.sequence.coverage().sum() == pytest.approx(111, abs=0.5)
         text = llama.detokenize(llama._input_ids.tolist(), special=True).decode("utf-8", "replace")
         assert "".join(piece for piece, _ in llama.kept()) == text
 
@@ -71,26 +72,25 @@ def test_memory_is_bounded_for_any_number_of_turns(tiny_model):
         assert cells == {768}
 
 
-def test_a_turn_that_fits_a_chunk_reads_nothing_again(tiny_model, monkeypatch):
-    with opened(tiny_model(Spec(n_ctx=8192)), n_ctx=8192) as llama:
+def test_a_turn_that_fits_a_chunk_reads_nothing_again(tiny_model):
+    # what random tokens ask for is nowhere
+    with opened(tiny_model(Spec(n_ctx=8192)), n_ctx=8192, serves=lambda *_: True) as llama:
         text = random_tokens(900, 0)
         text += answer(llama, text, 40)
-        # what random tokens ask for is nowhere
-        monkeypatch.setattr(llama, "_serves", lambda question: True)
-        monkeypatch.setattr(llama, "_read_again", None)
+        first = llama.engine.last_read
         for turn in range(1, 16):
             # the first one leaves more than the budget behind, the second one then needs an eviction first
             text += random_tokens(100 if turn % 2 else 350, turn)
             text += answer(llama, text, 100)
         assert len(text) > 5000
         assert llama.usage.n_evictions > 5
+        assert llama.engine.last_read is first
 
 
-def test_a_remark_needs_no_document(tiny_model, monkeypatch):
-    with opened(tiny_model(Spec(n_ctx=8192)), n_ctx=8192) as llama:
+def test_a_remark_needs_no_document(tiny_model):
+    with opened(tiny_model(Spec(n_ctx=8192)), n_ctx=8192, serves=lambda *_: False) as llama:
         text = random_tokens(900, 0)
         text += answer(llama, text, 20)
-        monkeypatch.setattr(llama, "_serves", lambda question: False)
         for n_tokens, n_rereads in ((N_SHORT - 1, 0), (N_SHORT, 1)):
             # the last token of an answer was not evaluated
             text += random_tokens(n_tokens - 1, 1)
@@ -148,10 +148,10 @@ def test_set_eviction(tiny_model):
 def test_reading_can_be_stopped(tiny_model):
     with opened(tiny_model(SPEC)) as llama:
         calls = []
-        llama.set_abort(lambda: calls.append(1) or len(calls) == 3)
+        llama.control = Control(should_abort=lambda: calls.append(1) or len(calls) == 3)
         with pytest.raises(AbortedError):
             answer(llama, random_tokens(3000, 1))
-        llama.set_abort(None)
+        llama.control = Control()
         assert llama.usage.n_tokens == 0
         assert len(answer(llama, random_tokens(3000, 1))) == 12
 

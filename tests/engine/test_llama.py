@@ -77,7 +77,7 @@ def test_reading_goes_on_after_a_context_that_cannot_be_opened(engine):
     tokens = random_tokens(100, 1)
     for _ in range(2):
         with pytest.raises(DapqError, match="cannot open a context .* lower n_ctx, n_predict or kv_budget"):
-            engine.read(tokens, get_policy("dapq"), parse_budget("50"), n_cells=2**30)
+            engine.read(tokens, get_policy("dapq"), parse_budget("50"), n_cells=2**28)
     assert engine.read(tokens, get_policy("dapq"), parse_budget("50")).cells_kept == 50
 
 

@@ -1,8 +1,5 @@
 """Looking ahead and branching: what they see, and that nothing is left of them."""
 
-import ctypes
-
-import llama_cpp
 import numpy as np
 import pytest
 from helpers.context import Context
@@ -41,20 +38,17 @@ def test_peek_puts_the_window_back(tiny_model, n_ahead):
         cache, expected = KVCache(context.ctx), KVCache(stock.ctx)
         for one in (cache, expected):
             one.read(tokens)
-        state = (ctypes.c_uint8 * llama_cpp.llama_state_get_size(context.ctx))()
-        assert llama_cpp.llama_state_get_data(context.ctx, state, len(state)) == len(state)
+        state = cache.state(of_context=True)
         for _ in range(2):
             logits = context.logits
             assert cache.peek(n_ahead)[0] == expected.peek(n_ahead)[0]
-            assert len(cache.recent) == len(tokens)
+            assert cache.sequence.recent.tolist() == tokens
             assert context.logits.tobytes() == logits.tobytes()
             assert cache.n_cells == len(tokens)
             seen = [c.probe(tokens[:32], len(tokens)) for c in (cache, expected)]
             for ours, theirs in zip(*seen, strict=True):
                 np.testing.assert_allclose(ours.attention, theirs.attention, rtol=0.01, atol=1e-4)
-            assert llama_cpp.llama_state_set_data(context.ctx, state, len(state)) > 0
-            cache.tokens = list(tokens)
-            cache.logits[:] = logits
+            cache.restore(state)
         with Context(tiny_model(spec), n_ctx=1024) as roomy:
             KVCache(roomy.ctx).read(tokens)
             reference = KVCache(roomy.ctx).probe(tokens[:32], len(tokens))

@@ -14,6 +14,7 @@ from helpers.processes import environment, until
 from helpers.tiny import Spec
 from helpers.tokens import random_tokens
 
+from dapq_edge.cache.state import MAGIC
 from dapq_edge.chat import session
 from dapq_edge.chat.session import load_session, save_session
 from dapq_edge.errors import DapqError
@@ -79,7 +80,7 @@ def test_a_session_is_refused(tiny_model, saved, tmp_path, monkeypatch):
             flipped[i] ^= 1 << int(rng.integers(8))
             refused(llama, bytes(flipped), "session" if i < 8 else "damaged")
         refused(llama, data + b"x", "damaged")
-        refused(llama, b"DAPQSES1" + __import__("hashlib").sha256(b"x").digest() + b"x", "damaged")
+        refused(llama, MAGIC + __import__("hashlib").sha256(b"x").digest() + b"x", "damaged")
         with pytest.raises(DapqError, match="cannot read .*missing: No such file"):
             load_session(llama, tmp_path / "missing")
         monkeypatch.setattr(session, "PATCH_VERSION", 99)
@@ -113,7 +114,7 @@ SAVE = """
 import sys
 from pathlib import Path
 from dapq_edge import Llama
-from dapq_edge.session import save_session
+from dapq_edge.chat.session import save_session
 llama = Llama(sys.argv[1], kv_budget=100, n_ctx=4096, n_threads=1, verbose=False)
 next(llama.generate([5] * 300, temp=0))
 print("ready", flush=True)

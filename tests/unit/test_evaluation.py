@@ -98,6 +98,7 @@ def test_variable_tracking_is_solvable():
 
 def test_score_of_full():
     """Prompts that the full cache does not answer do not count."""
+
     def row(i, policy, score):
         return Row({"task": "t", "row": i, "policy": policy}, {"score": score})
 
