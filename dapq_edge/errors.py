@@ -7,7 +7,8 @@ from collections.abc import Callable
 class DapqError(Exception):
     """Something from outside is wrong: a model, a document, the machine. The message says what, and what to do.
 
-    A parameter in it is written as `n_ctx` in backticks, so that the command line can name its option instead.
+    A parameter in it is written in backticks, as `n_ctx`, or as `n_ctx=512` with a value, so that the command line can
+    name its option instead.
 
     Args:
         message: One line.
@@ -18,14 +19,14 @@ class DapqError(Exception):
         super().__init__(message)
         self.param = param
 
-    def say(self, name: Callable[[str], str]) -> str:
-        """Return the message with each parameter as `name` calls it."""
+    def say(self, name: Callable[[str], str], equals: str) -> str:
+        """Return the message with each parameter as `name` calls it, and `equals` before a value."""
         message = str(self.args[0]) if self.args else ""
         text = f"`{self.param}` {message}" if self.param else message
-        return re.sub(r"`([a-z_]+)`", lambda match: name(match[1]), text)
+        return re.sub(r"`([a-z_]+)(=?)(\w*)`", lambda part: name(part[1]) + (equals if part[2] else "") + part[3], text)
 
     def __str__(self) -> str:
-        return self.say(str)
+        return self.say(str, "=")
 
 
 class UsageError(DapqError, ValueError):

@@ -37,7 +37,7 @@ def load_session(llama: Llama, path: Path) -> Any:
         raise DapqError(f"{path} is a session of another model")
     if tuple(header["types"]) != llama.cache_types:
         type_k, type_v = header["types"]
-        raise DapqError(f"{path} was saved with `type_k` {type_k} and `type_v` {type_v}")
+        raise DapqError(f"{path} was saved with `type_k={type_k}` `type_v={type_v}`")
     llama.extend(state.sequence.n_tokens + 1)
     if state.sequence.n_cells > llama.usage.n_cells:
         raise DapqError(f"{path} has {state.sequence.n_cells:,} cells: raise `kv_budget` or `n_ctx`")

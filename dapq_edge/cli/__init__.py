@@ -8,7 +8,7 @@ import threading
 from collections.abc import Sequence
 
 from ..errors import DapqError, UsageError
-from .names import flag_of
+from .names import message_of
 from .parser import build_parser
 
 EXIT_ERROR = 1
@@ -31,9 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except UsageError as error:
-        return _fail(error.say(flag_of), EXIT_USAGE)
+        return _fail(message_of(error), EXIT_USAGE)
     except DapqError as error:
-        return _fail(error.say(flag_of), EXIT_ERROR)
+        return _fail(message_of(error), EXIT_ERROR)
     except MemoryError:
         return _fail("not enough memory: lower --kv-budget, -c or -b", EXIT_ERROR)
     except KeyboardInterrupt:

@@ -1,5 +1,7 @@
 """Names of options, for messages that speak of parameters."""
 
+from ..errors import DapqError
+
 # parameters whose option is not their name with two dashes
 FLAGS = {
     "flash_attn": "-fa",
@@ -17,3 +19,8 @@ FLAGS = {
 def flag_of(param: str) -> str:
     """Return the option that sets a parameter."""
     return FLAGS.get(param, f"--{param.replace('_', '-')}")
+
+
+def message_of(error: DapqError) -> str:
+    """Return the message of an error, with options for the parameters that it names."""
+    return error.say(flag_of, " ")

@@ -18,7 +18,7 @@ from ..llamacpp.log import captured_log
 from ..planning.ram import MIB
 from ..render.shading import to_terminal
 from .chat import Options
-from .names import flag_of
+from .names import message_of
 from .running import check_budget, check_model, open_llama, progress_bar
 
 HELP = """\
@@ -85,7 +85,7 @@ class _Terminal:
             except DapqError as error:
                 if not sys.stdin.isatty():
                     raise
-                self._say(f"dapq-edge: {error.say(flag_of)}")
+                self._say(f"dapq-edge: {message_of(error)}")
         return 0
 
     def _read_line(self) -> str:
@@ -102,7 +102,8 @@ class _Terminal:
         if not line:
             return
         start, first = time.perf_counter(), None
-        with contextlib.ExitStack() as bar, self._controlled(self._progress(bar)):
+        with self._stopped_by_ctrl_c(), contextlib.ExitStack() as bar:
+            self.llama.control = Control(self._progress(bar), lambda: self.is_stopped)
             try:
                 for piece in self.chat.ask(line):
                     first = first or time.perf_counter()
@@ -122,14 +123,13 @@ class _Terminal:
             self._save(str(self.session))
 
     @contextlib.contextmanager
-    def _controlled(self, progress: Progress) -> Iterator[None]:
+    def _stopped_by_ctrl_c(self) -> Iterator[None]:
         """Stop the model, not the program, when Ctrl-C is pressed."""
 
         def stop(*_: object) -> None:
             self.is_stopped = True
 
         self.is_stopped = False
-        self.llama.control = Control(progress, lambda: self.is_stopped)
         before = signal.signal(signal.SIGINT, stop)
         try:
             yield

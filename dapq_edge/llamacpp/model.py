@@ -112,7 +112,7 @@ class Model:
             except ValueError as error:
                 cause = _cause(log, error)
                 if "alloc" in cause:
-                    remedy = "lower `n_ctx`, `n_predict` or `kv_budget`, or set `type_k` and `type_v` to q8_0"
+                    remedy = "lower `n_ctx`, `n_predict` or `kv_budget`, or set `type_k=q8_0` `type_v=q8_0`"
                     cause = f"not enough memory ({cause}): {remedy}"
                 # the next prompt may need less
                 small = llama_cpp.llama_context_default_params()

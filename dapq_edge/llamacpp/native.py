@@ -20,8 +20,8 @@ from .._version import PATCH_VERSION
 from ..errors import DapqError, NoFreeCellsError, StockBuildError, UnsupportedModelError
 from . import compat
 
-NO_PROBE = "this model cannot be probed: set `policy` to full or streaming"
-NO_EVICTION = "the memory of this model cannot be evicted: set `policy` to full"
+NO_PROBE = "this model cannot be probed: use `policy=full` or `policy=streaming`"
+NO_EVICTION = "the memory of this model cannot be evicted: use `policy=full`"
 
 # what llama.cpp fails for is nearly always this
 LOWER = "not enough memory? lower `kv_budget`, `n_ctx` or `n_batch`"

@@ -177,7 +177,7 @@ def check_eviction(path: Path) -> None:
     with contextlib.suppress(ModelError):
         obstacle = read_shape(path).obstacle
         if obstacle:
-            raise UnsupportedModelError(f"{path.name} cannot be evicted: {obstacle}: set `policy` to full")
+            raise UnsupportedModelError(f"{path.name} cannot be evicted: {obstacle}: use `policy=full`")
 
 
 def _parts(path: Path) -> list[Path]:

@@ -57,6 +57,6 @@ def most_cells(shape: ModelShape, ram: int, type_k: str, type_v: str, n_batch: i
         raise DapqError(
             f"{n_least} cells need {needed(n_least // N_CTX_PAD) / MIB:,.0f} MiB, and there are {room / MIB:,.0f} "
             f"({1 - MARGIN:.0%} of {ram / MIB:,.0f}): take a smaller model, lower `n_batch`, "
-            "or set `type_k` and `type_v` to q8_0"
+            "or set `type_k=q8_0` `type_v=q8_0`"
         )
     return n_cells

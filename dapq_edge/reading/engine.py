@@ -351,7 +351,7 @@ class Engine:
             allow_overflow=allow_overflow,
         )
         if 0 < n_cells < plan.n_cells:
-            raise DapqError(f"reading needs {plan.n_cells:,} cells: raise `n_ctx` from {n_cells:,} or leave it out")
+            raise DapqError(f"reading needs {plan.n_cells:,} cells: raise `n_ctx={n_cells}` or leave it out")
         self._open(max(n_cells, plan.n_cells))
         self._keep_all(max(pad(max(n_cells, plan.n_cells)), len(prompt) + plan.n_predict))
         stats = self.last_read = self._read(prompt, policy, plan, control)

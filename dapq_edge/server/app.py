@@ -195,9 +195,12 @@ def _is_token(chunk: dict[str, Any]) -> bool:
 
 
 async def _one(worker: Worker, request: Request, task: Task) -> Any:
-    """The only result of a task."""
+    """Return the only result of a task."""
     async with contextlib.aclosing(worker.results(task)) as results:
-        return await _while_connected(request, anext(results))
+        result = await _while_connected(request, anext(results))
+        # the worker counts cells when the task has ended
+        await anext(results, None)
+        return result
 
 
 async def _while_connected(request: Request, work: Awaitable[T]) -> T:

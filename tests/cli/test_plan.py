@@ -1,6 +1,5 @@
 """`dapq-edge plan`: what a model takes."""
 
-import argparse
 import json
 from pathlib import Path
 
@@ -10,17 +9,16 @@ from helpers.shapes import write_header
 from helpers.tiny import Spec
 
 from dapq_edge.cli import plan
+from dapq_edge.cli.options import PlannedModel
 from dapq_edge.errors import DapqError, UsageError
 from dapq_edge.planning.gguf_shape import read_shape
 from dapq_edge.planning.planner import most_cells
 from dapq_edge.planning.ram import MIB
 
-PLANNED = {"cache_type_k": "f16", "cache_type_v": "f16", "json": False, "n_gpu_layers": -1, "rpc": ""}
-
-
-def arguments(path: Path, **options: object) -> argparse.Namespace:
-    defaults = {"model": str(path), "hf_repo": None, "offline": False, "ram": "4G", "ctx_size": 0, "batch_size": 512}
-    return argparse.Namespace(**defaults | PLANNED | options)
+def arguments(path: Path, *, ram: str = "4G", json: bool = False, **options: object) -> plan.Options:
+    model = {"cache_type_k": "f16", "cache_type_v": "f16", "n_gpu_layers": -1, "rpc": "", "ctx_size": 0}
+    model |= {"model": str(path), "hf_repo": None, "offline": False, "batch_size": 512}
+    return plan.Options(ram=ram, json=json, model=PlannedModel(**model | options))
 
 
 def test_plan_as_json(tiny_model, capsys):
@@ -86,9 +84,9 @@ def test_plan_of_a_model_that_cannot_be_evicted(tmp_path, capsys):
 
 def test_plan_refuses(tiny_model):
     path = tiny_model(Spec())
-    with pytest.raises(UsageError, match="--ram '4 apples'"):
+    with pytest.raises(UsageError, match="ram '4 apples'"):
         plan.run(arguments(path, ram="4 apples"))
-    with pytest.raises(UsageError, match="-ctv q9: choose one of"):
+    with pytest.raises(UsageError, match="type_v q9: choose one of"):
         plan.run(arguments(path, cache_type_v="q9"))
     with pytest.raises(DapqError, match="512 cells need .* there are 0 .*: take a smaller model"):
         plan.run(arguments(path, ram="10"))

@@ -46,7 +46,7 @@ def test_recurrent_model_is_refused(recurrent_model):
         assert c.decode(PROMPT, 0) == 0
         cache = KVCache(c.ctx)
         for name in set(POLICIES) - {"full"}:
-            with pytest.raises(UnsupportedModelError, match="set policy to full"):
+            with pytest.raises(UnsupportedModelError, match="use policy=full"):
                 get_policy(name).evict(cache, 20)
         with pytest.raises(UnsupportedModelError):
             cache.probe(PROBE, N_PROMPT)

@@ -19,6 +19,7 @@ from dapq_edge.errors import DapqError, UsageError
 from dapq_edge.eviction.budget import by_error, in_steps
 from dapq_edge.eviction.heads import find_profile, load_profile, model_hash, profile_path
 from dapq_edge.eviction.policies import CompressKV, get_policy
+from dapq_edge.eviction.policies.parts import HeadsOfLayer
 
 RARE = "XQ7Z"
 
@@ -131,7 +132,7 @@ def test_compresskv_needs_a_profile_of_its_model(tiny_model):
 def test_compresskv_scores_with_some_heads(tiny_model):
     """Only the attention of the best heads counts, and the layers share the budget by their errors."""
     tokens, profile = random_tokens(90, 1), random_profile(Spec())
-    policy = CompressKV(heads=profile, n_heads=2)
+    policy = CompressKV(heads=profile, score=HeadsOfLayer(width=5, n_heads=2))
     with Context(tiny_model(Spec())) as context:
         cache = KVCache(context.ctx)
         cache.read(tokens)

@@ -91,9 +91,9 @@ def test_a_session_is_refused(tiny_model, saved, tmp_path, monkeypatch):
     with opened(tiny_model(Spec(n_ctx=4096, n_layer=2))) as llama:
         refused(llama, data, "another model")
     with opened(tiny_model(SPEC), type_k="q8_0", flash_attn=True) as llama:
-        refused(llama, data, "-ctk f16 -ctv f16")
+        refused(llama, data, "type_k=f16 type_v=f16")
     with opened(tiny_model(SPEC), flash_attn=True) as llama:
-        refused(llama, data, "another -fa")
+        refused(llama, data, "another flash_attn")
         assert len(answer(llama, random_tokens(30, 2))) == 12
     with opened(tiny_model(SPEC), n_ctx=512, kv_budget="100%") as llama:
         # a text that is longer than the context makes room for itself

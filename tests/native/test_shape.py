@@ -50,8 +50,8 @@ import sys
 from pathlib import Path
 import dapq_edge.llama
 from helpers.context import Context
-from dapq_edge.cache import KVCache
-from dapq_edge.policies import get_policy
+from dapq_edge.cache.kv_cache import KVCache
+from dapq_edge.eviction.policies import get_policy
 from llama_cpp._logger import set_verbose
 
 set_verbose(False)

@@ -9,11 +9,11 @@ JSON = {"content-type": "application/json"}
 
 def test_wrong_requests(server):
     for options, *words in (
-        ({"kv_budget": -1}, "--kv-budget"),
-        ({"kv_budget": "no"}, "--kv-budget"),
-        ({"kv_budget": 0}, "--kv-budget"),
-        ({"policy": "no"}, "--policy"),
-        ({"policy": "h2o"}, "--policy"),
+        ({"kv_budget": -1}, "kv_budget"),
+        ({"kv_budget": "no"}, "kv_budget"),
+        ({"kv_budget": 0}, "kv_budget"),
+        ({"policy": "no"}, "policy"),
+        ({"policy": "h2o"}, "policy"),
         ({"temperature": -1}, "temperature"),
         ({"n": 2}, "n"),
         ({"max_tokens": -1}, "max_tokens"),
@@ -42,6 +42,29 @@ def test_wrong_requests(server):
     assert_error(server.client.get("/v1/chat/completions"), 405)
     assert_error(server.client.post("/api/document", content=b"a\0b"), 400, "binary")
     assert server.chat().status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("options", "param"),
+    [
+        ({"kv_budget": 5}, "kv_budget"),
+        ({"policy": "no"}, "policy"),
+        ({"policy": "h2o"}, "policy"),
+        ({"grammar": "root ::= ("}, "grammar"),
+        ({"temperature": -1}, "temperature"),
+    ],
+)
+def test_the_wrong_parameter_is_named(server, options, param):
+    """As OpenAI's API does; and no option of our command line is."""
+    error = server.chat(**options).json()["error"]
+    assert error["param"] == param
+    assert "--" not in error["message"]
+
+
+def test_a_refused_policy_leaves_what_was_there(server):
+    """Without a head profile compresskv is refused, and the next long prompt is read as before."""
+    assert_error(server.chat("a b " * 400, policy="compresskv"), 400, "dapq-edge heads calibrate")
+    assert server.chat("a b c " * 400).status_code == 200
 
 
 SCHEMA_OF_QUOTES = {"type": "object", "properties": {'a"\n]b': {"const": "x"}}, "required": ['a"\n]b']}
