@@ -84,7 +84,7 @@ def test_serve_over_two_servers(model, servers):
             response = server.client.post("/v1/completions", json=body)
             assert response.status_code == 200, response.text
             answers.append(response.json()["choices"][0]["text"])
-            assert server.client.get("/api/usage").json()["n_evictions"] > 0
+            assert server.usage()["n_evictions"] > 0
     assert answers[0] == answers[1] and answers[0]
 
 

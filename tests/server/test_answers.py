@@ -34,7 +34,7 @@ def test_a_long_prompt_is_evicted(server):
     """To the server's budget or to that of the request; a prompt that goes on is not read again."""
     before = metric(server, "dapq_evictions_total")
     assert server.chat(LONG).status_code == 200
-    usage = server.client.get("/api/usage").json()
+    usage = server.usage()
     assert usage["n_tokens"] > 1300 and usage["n_cells_used"] <= 207 and usage["n_cells"] == 768
     assert (
         metric(server, "dapq_kv_cells_used") == usage["n_cells_used"]
@@ -43,9 +43,9 @@ def test_a_long_prompt_is_evicted(server):
     pieces = server.client.get("/api/kept").json()["pieces"]
     assert "abc" in "".join(text for text, _ in pieces) and sum(share < 1 for _, share in pieces) > 0
     assert server.chat(LONG, kv_budget="10%", policy="dapq").status_code == 200
-    assert server.client.get("/api/usage").json()["n_cells_used"] <= 417
+    assert server.usage()["n_cells_used"] <= 417
     assert server.chat(LONG, kv_budget=64).status_code == 200
-    assert server.client.get("/api/usage").json()["n_cells_used"] <= 71
+    assert server.usage()["n_cells_used"] <= 71
 
 
 def test_json_and_tools(server):
