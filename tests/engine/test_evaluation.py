@@ -24,7 +24,7 @@ OPTIONS = {"lengths": [300], "depths": [0.1, 0.9], "n_offsets": 2, "seed": 0, "n
 
 @pytest.fixture
 def llama(tiny_model):
-    llama = ReadingLlama(tiny_model(Spec(n_ctx=8192)), n_threads=1)
+    llama = ReadingLlama(tiny_model(Spec(n_ctx=8192)), n_threads=1, n_threads_batch=1)
     yield llama
     llama.close()
 
@@ -127,7 +127,7 @@ def test_a_rerun_resumes(llama, tmp_path, monkeypatch, bounded):
 @pytest.mark.parametrize("options", [{}, {"arch": "gemma2", "n_layer": 4}], ids=["llama", "windows"])
 def test_snapshot(tiny_model, options):
     """What was evicted and decoded comes back, also the cells that have left a window."""
-    llama = ReadingLlama(tiny_model(Spec(n_ctx=2048, **options)), n_threads=1)
+    llama = ReadingLlama(tiny_model(Spec(n_ctx=2048, **options)), n_threads=1, n_threads_batch=1)
     llama.read(random_tokens(300, 1), get_policy("full"), Budget.parse("100%"), n_predict=20)
     cache, snapshot = llama.kv_cache, Snapshot(llama)
     seen = cache.probe(random_tokens(8, 2), 292), cache.logits.copy(), cache.peek(10)[0]

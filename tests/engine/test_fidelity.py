@@ -17,7 +17,7 @@ from dapq_edge.reading import ReadingLlama
 
 def test_evicting_nothing_has_no_divergence(tiny_model):
     """And evicting something has: the same tokens are read after both caches."""
-    llama = ReadingLlama(tiny_model(Spec(n_ctx=2048)), n_threads=1)
+    llama = ReadingLlama(tiny_model(Spec(n_ctx=2048)), n_threads=1, n_threads_batch=1)
     llama.read(random_tokens(300, 1), get_policy("full"), Budget.parse("100%"), n_predict=64)
     snapshot = Snapshot(llama)
     tokens, _ = llama.kv_cache.look_ahead(10)
@@ -36,7 +36,7 @@ def test_evicting_nothing_has_no_divergence(tiny_model):
 def test_rows(tmp_path, tiny_model):
     path = tmp_path / "news.jsonl"
     path.write_text(json.dumps({"context": "word " * 200}) + "\n{}\n")
-    llama = ReadingLlama(tiny_model(Spec(n_ctx=2048)), n_threads=1)
+    llama = ReadingLlama(tiny_model(Spec(n_ctx=2048)), n_threads=1, n_threads_batch=1)
     cases = fidelity_cases(path, 5, 600, 8, llama)
     prompt = next(cases).prompt(llama)
     assert len(prompt) == 600 and prompt.has_question

@@ -58,7 +58,7 @@ class PlantedSpec(Spec):
 @pytest.fixture(scope="module")
 def planted(tiny_model):
     path = tiny_model(PlantedSpec())
-    llama = ReadingLlama(path, n_threads=1)
+    llama = ReadingLlama(path, n_threads=1, n_threads_batch=1)
     yield path, calibrate(llama, [HAYSTACK], [NEEDLE], 500)
     llama.close()
 
@@ -73,7 +73,7 @@ def test_calibration_finds_planted_heads(planted):
 
 
 def test_calibration_of_text_that_is_too_short(planted):
-    llama = ReadingLlama(planted[0], n_threads=1)
+    llama = ReadingLlama(planted[0], n_threads=1, n_threads_batch=1)
     with pytest.raises(DapqError, match="too short"):
         calibrate(llama, ["short text"], [NEEDLE], 500)
     llama.close()
