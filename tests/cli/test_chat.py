@@ -20,8 +20,7 @@ def doc(tmp_path):
 
 
 def chat(model, lines, *args, **kwargs):
-    options = ["-m", model, "-n", 8, "-t", 1, "--kv-budget", 200]
-    return dapq_edge("chat", *options, *args, stdin="\n".join(lines).encode(), **kwargs)
+    return dapq_edge("chat", "-m", model, "-n", 8, "--kv-budget", 200, *args, stdin="\n".join(lines).encode(), **kwargs)
 
 
 def test_chat_in_a_pipe(model, doc, tmp_path):

@@ -14,7 +14,7 @@ def model(tiny_model):
 
 
 def needle(model, data, *args):
-    return dapq_edge("eval", "needle", "-m", model, *data, "--lengths", 300, "--depths", 0.5, "-n", 4, "-t", 1, *args)
+    return dapq_edge("eval", "needle", "-m", model, *data, "--lengths", 300, "--depths", 0.5, "-n", 4, *args)
 
 
 def test_eval_prints_a_table_and_resumes(model, data, tmp_path):

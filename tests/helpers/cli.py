@@ -53,6 +53,8 @@ def dapq_edge(*args: object, stdin: bytes = b"", **env: str) -> subprocess.Compl
         streams[0].write(stdin)
         streams[0].seek(0)
         stack.enter_context(mock.patch.dict(os.environ, env))
+        # one thread: two that wait for one another take minutes beside another process
+        stack.enter_context(mock.patch("psutil.cpu_count", return_value=1))
         with _redirected(*streams), _restored():
             try:
                 code = main(argv)
@@ -118,4 +120,4 @@ def assert_usage(result: subprocess.CompletedProcess, *words: str) -> None:
 
 
 def ask(model, doc, *args, **kwargs):
-    return dapq_edge("ask", "-m", model, "--doc", doc, "What jumps?", "-n", 4, "-t", 1, "--json", *args, **kwargs)
+    return dapq_edge("ask", "-m", model, "--doc", doc, "What jumps?", "-n", 4, "--json", *args, **kwargs)

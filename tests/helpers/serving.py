@@ -34,6 +34,11 @@ class Running:
         body = {"messages": [{"role": "user", "content": content}], "max_tokens": 8, "grammar": LETTERS, **options}
         return self.client.post("/v1/chat/completions", json=body)
 
+    def usage(self):
+        """What the server holds after the last answer: it looks when all of it was sent, and before the next job."""
+        self.client.get("/api/kept")
+        return self.client.get("/api/usage").json()
+
     def stop(self):
         """The exit code, when it has ended."""
         self.process.send_signal(signal.SIGTERM)

@@ -51,9 +51,9 @@ def test_a_long_prompt_is_evicted(server):
     assert "abc" in "".join(text for text, _ in pieces)
     assert sum(share < 1 for _, share in pieces) > 0
     assert server.chat(LONG, kv_budget="10%", policy="dapq").status_code == 200
-    assert server.client.get("/api/usage").json()["n_cells_used"] <= 417
+    assert server.usage()["n_cells_used"] <= 417
     assert server.chat(LONG, kv_budget=64).status_code == 200
-    assert server.client.get("/api/usage").json()["n_cells_used"] <= 71
+    assert server.usage()["n_cells_used"] <= 71
 
 
 def test_json_and_tools(server):

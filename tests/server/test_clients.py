@@ -47,7 +47,7 @@ def test_a_client_that_leaves_stops_its_answer(patient, stream):
         list(pool.map(leave, (0.8, 0.4)))
     # this one waits for what still runs; nothing is there if the last answer ended before its first token
     assert patient.client.get("/api/kept").status_code in (200, 400)
-    assert patient.client.get("/api/usage").json()["n_tokens"] < 45_000
+    assert patient.usage()["n_tokens"] < 45_000
     assert metric(patient, "dapq_queue_waiting") == 0
     assert "Traceback" not in patient.log()
     assert patient.chat().status_code == 200
