@@ -21,7 +21,7 @@ def write_report(folder: Path) -> Path:
         results.load(path)
     rows = results.rows
     if not rows:
-        raise DapqError(f"no results (*.jsonl) in {folder}: make some with dapq-edge eval --json")
+        raise DapqError(f"no results (*.jsonl) in {folder}: make some with the `json` of dapq-edge eval")
     lines = ["# Results of dapq-edge eval", ""]
     # prompts of several lengths share a picture
     for group in group_by(rows, [field for field in SETTING if field != "length"]).values():

@@ -15,6 +15,7 @@ from dapq_edge.planning.gguf_shape import read_shape
 from dapq_edge.planning.planner import most_cells
 from dapq_edge.planning.ram import MIB
 
+
 def arguments(path: Path, *, ram: str = "4G", json: bool = False, **options: object) -> plan.Options:
     model = {"cache_type_k": "f16", "cache_type_v": "f16", "n_gpu_layers": -1, "rpc": "", "ctx_size": 0}
     model |= {"model": str(path), "hf_repo": None, "offline": False, "batch_size": 512}

@@ -25,7 +25,7 @@ def uncached(monkeypatch):
 
 
 def test_stock_build_says_how_to_build(uncached):
-    uncached.setattr(native, "_llama", object())
+    uncached.setattr(native.compat, "lib", object())
     assert native.patch_version() is None
     with pytest.raises(StockBuildError, match=r"is a stock build: run \./scripts/setup\.sh") as caught:
         native.require()

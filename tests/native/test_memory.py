@@ -35,7 +35,7 @@ def test_memory_is_given_back(tiny_model, flash_attn):
 PEAK = """
 import resource, sys
 from pathlib import Path
-from dapq_edge import native
+from dapq_edge.llamacpp import native
 from helpers.context import Context
 from helpers.gathered import keep_last
 from helpers.tokens import PROMPT
