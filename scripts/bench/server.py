@@ -1,6 +1,6 @@
 """A server under load: many clients at once, a short queue, and clients that come again when they are told to.
 
-.venv/bin/python scripts/bench_server.py --seconds 120
+.venv/bin/python scripts/bench/server.py --seconds 120
 
 Every second request of a client streams. A request is lost if it gets neither its whole answer nor a 429.
 """
