@@ -7,7 +7,7 @@ set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export CMAKE_ARGS="-DGGML_${GPU_BACKEND:-CUDA}=on ${CMAKE_ARGS:-}"
-EXTRAS=test ./scripts/setup.sh
+EXTRAS="test" ./scripts/setup.sh
 
 # tests without a GPU would only skip
 .venv/bin/python - << 'EOF'

@@ -4,7 +4,7 @@
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-EXTRAS=test ./scripts/setup.sh
+EXTRAS="test" ./scripts/setup.sh
 source=$(ls -d .build/llama_cpp_python-*/vendor/llama.cpp)
 build=.build/sanitizers
 
