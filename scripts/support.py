@@ -25,7 +25,6 @@ from helpers.families import FAMILIES, REFUSED, Family, write_family  # noqa: E4
 from helpers.tokens import random_tokens  # noqa: E402
 
 from dapq_edge import Llama, UnsupportedModelError, find_model  # noqa: E402
-from dapq_edge.files import write_atomically  # noqa: E402
 from dapq_edge.llamacpp.log import captured_log  # noqa: E402
 
 # models of the package index with real text, and their full-attention layers
@@ -33,7 +32,8 @@ REAL = {
     "smollm2-135m": Family("llama", full_layers=tuple(range(30)), scale=64**-0.5),
     "gemma3-270m": Family("gemma3", full_layers=(5, 11, 17), scale=1.0),
 }
-TEXT, N_TOKENS = ROOT / "README.md", 1500
+# unlike the README, it stays as it is, and the figures with it
+TEXT, N_TOKENS = ROOT / "dapq_edge" / "calibration" / "texts" / "harbour.txt", 1500
 
 HEADINGS = ("family", "loads", "probe against numpy", "per-head eviction", "reading", "unchanged within the budget")
 
@@ -71,9 +71,9 @@ def measured(name: str) -> list[str]:
 
 def write(lines: Sequence[str]) -> None:
     """Put the table between the marks of the page."""
-    before, _, rest = PAGE.read_text().partition(START)
-    _, _, after = rest.partition(END)
-    write_atomically(PAGE, f"{before}{START}{chr(10).join(lines)}\n{END}{after}".encode())
+    text = PAGE.read_text()
+    start, stop = text.index(START) + len(START), text.index(END)
+    PAGE.write_text(text[:start] + "".join(f"{line}\n" for line in lines) + text[stop:])
 
 
 def row_of(name: str) -> list[str]:
