@@ -23,4 +23,4 @@ export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:quarantine_size_m
 export LLAMA_CPP_LIB_PATH=$build/bin
 exec .venv/bin/python -m pytest -p no:cacheprovider --capture=sys \
     tests/native/test_{probe,gather,gathered_sequence,removal,uneven_layers,state,resize,fuzz}.py \
-    tests/engine/test_{eviction,reader,peek}.py "$@"
+    tests/engine/test_{eviction,reader}.py "$@"

@@ -28,7 +28,7 @@ N_BLOCK, BLOCK = 32, np.dtype([("scale", "<f2"), ("weights", "u1", 16)])
 
 @dataclass(frozen=True)
 class Shape:
-    """Of a Llama model."""
+    """Shape of a Llama model."""
 
     n_layer: int
     n_embd: int
@@ -101,7 +101,7 @@ def write_model(shape: Shape, path: Path) -> Path:
 
 
 def random_blocks(rng: np.random.Generator, dims: tuple[int, ...]) -> np.ndarray:
-    """Weights as large as keep what goes through them as large: uint8 [rows, bytes]."""
+    """Return weights that keep what goes through them as large: uint8 [rows, bytes]."""
     n_blocks = dims[1] // N_BLOCK
     blocks = np.empty((dims[0], n_blocks), BLOCK)
     blocks["scale"] = 1 / (4.6 * np.sqrt(dims[1]))
@@ -110,7 +110,7 @@ def random_blocks(rng: np.random.Generator, dims: tuple[int, ...]) -> np.ndarray
 
 
 def add_vocabulary(writer: gguf.GGUFWriter, n_vocab: int) -> None:
-    """Bytes, and words that no text has."""
+    """Add bytes, and words that no text has."""
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
     kinds = [gguf.TokenType.UNKNOWN, *2 * [gguf.TokenType.CONTROL], *256 * [gguf.TokenType.BYTE]]
     n_words = n_vocab - len(tokens)

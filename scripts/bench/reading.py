@@ -118,7 +118,7 @@ def measure(model: str, kind: Kind, n_tokens: int, n_predict: int, n_threads: in
 
 
 def measure_apart(args: argparse.Namespace, kind: Kind, n_tokens: int) -> Measurement:
-    """`measure` in a process of its own."""
+    """Run `measure` in a process of its own."""
     job = {"model": args.model, "n_tokens": n_tokens, "n_predict": args.predict, "n_threads": args.threads}
     job |= {"n_gpu_layers": args.n_gpu_layers, "kind": asdict(kind)}
     command = [sys.executable, __file__, "--job", json.dumps(job)]
@@ -129,7 +129,7 @@ def measure_apart(args: argparse.Namespace, kind: Kind, n_tokens: int) -> Measur
 
 
 def kinds_at(args: argparse.Namespace, n_tokens: int, round_number: int) -> list[Kind]:
-    """What is measured in a round; slow kinds are left out beyond a length or a round."""
+    """Return what is measured in a round; slow kinds are left out beyond a length or a round."""
     stock = STOCK if n_tokens <= args.quantized_up_to else STOCK[:1]
     kinds = stock if round_number < max(args.rounds_stock, 1) else []
     return kinds + [kind for kind in bounded(args.budgets) if not kind.one_shot or n_tokens <= args.one_shot_up_to]
@@ -225,7 +225,7 @@ def plot(rows: list[Measurement], path: Path) -> None:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What is measured, and where it is written."""
+    """Add what is measured, and where it is written."""
     parser.add_argument("-t", "--threads", type=int, default=2)
     parser.add_argument("-n", "--predict", type=int, default=128, help="tokens of the answer")
     parser.add_argument("--lengths", type=int, nargs="+", default=[2048, 8192, 16384, 32768])

@@ -47,7 +47,7 @@ class Document:
 
 
 def make_document(llama: Llama, haystack: str, needles: Sequence[Needle], n_tokens: int, seed: int) -> Document:
-    """About `n_tokens` tokens, the facts at random places at least a quarter of the text apart."""
+    """Make about `n_tokens` tokens, the facts at random places at least a quarter of the text apart."""
     rng = np.random.default_rng(seed)
     first, second = (needles[i] for i in rng.choice(len(needles), 2, replace=False))
     depth = rng.uniform(0.05, 0.65)
@@ -64,7 +64,7 @@ def make_document(llama: Llama, haystack: str, needles: Sequence[Needle], n_toke
 
 
 def ask(llama: Llama, document: Document, n_predict: int) -> tuple[list[bool], list[bool]]:
-    """Which of the three answers are right, and for which questions the text was read again."""
+    """Return which of the three answers are right, and for which questions the text was read again."""
     llama.reset()
     chat = Chat(llama, n_predict=n_predict, temperature=0)
     chat.add_document(document.text)
