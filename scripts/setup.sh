@@ -38,8 +38,9 @@ check_machine() {
 }
 
 check_compiler() {
-    command -v "${CC:-cc}" > /dev/null && command -v "${CXX:-c++}" > /dev/null ||
+    if ! command -v "${CC:-cc}" > /dev/null || ! command -v "${CXX:-c++}" > /dev/null; then
         die "no C and C++ compiler: install one (Debian, Ubuntu: apt install build-essential; macOS: xcode-select --install)"
+    fi
     command -v cmake > /dev/null || [ -x "$venv/bin/cmake" ] || "$venv/bin/pip" install -q cmake ||
         die "no CMake: install CMake 3.21 or newer (Debian, Ubuntu: apt install cmake; macOS: brew install cmake)"
 }

@@ -4,5 +4,5 @@
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-EXTRAS=test ./scripts/setup.sh
+EXTRAS="test" ./scripts/setup.sh
 exec .venv/bin/python -m pytest "$@"

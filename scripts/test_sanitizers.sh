@@ -4,7 +4,7 @@
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-EXTRAS=test ./scripts/setup.sh
+EXTRAS="test" ./scripts/setup.sh
 source=$(ls -d .build/llama_cpp_python-*/vendor/llama.cpp)
 build=.build/sanitizers
 
@@ -22,5 +22,5 @@ export LD_PRELOAD
 export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:quarantine_size_mb=1:thread_local_quarantine_size_kb=64 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 export LLAMA_CPP_LIB_PATH=$build/bin
 exec .venv/bin/python -m pytest -p no:cacheprovider --capture=sys \
-    tests/test_probe.py tests/test_eviction.py tests/test_gather.py tests/test_gathered_sequence.py \
-    tests/test_uneven_layers.py tests/test_state.py tests/test_resize.py tests/test_fuzz.py tests/test_reader.py "$@"
+    tests/native/test_{probe,gather,gathered_sequence,removal,uneven_layers,state,resize,fuzz}.py \
+    tests/engine/test_{eviction,reader}.py "$@"

@@ -1,8 +1,8 @@
 """What daily use costs: memory over many turns, sessions, and the drop-in against `llama_cpp.Llama`.
 
-.venv/bin/python scripts/bench_chat.py turns --text ESSAYS.txt --plot turns.png
-.venv/bin/python scripts/bench_chat.py session --text ESSAYS.txt
-.venv/bin/python scripts/bench_chat.py overhead
+.venv/bin/python scripts/bench/chat.py turns --text ESSAYS.txt --plot turns.png
+.venv/bin/python scripts/bench/chat.py session --text ESSAYS.txt
+.venv/bin/python scripts/bench/chat.py overhead
 """
 
 import argparse
@@ -16,13 +16,11 @@ from typing import Any
 import llama_cpp
 import psutil
 
-from dapq_edge.llamacpp.log import captured_log
-from dapq_edge import Llama
-from dapq_edge.llamacpp import native
+from dapq_edge import Llama, find_model
 from dapq_edge.chat.conversation import Chat
-from dapq_edge.planning.weights import find_model
-from dapq_edge.render.pictures import require_matplotlib, save
 from dapq_edge.chat.session import load_session, save_session
+from dapq_edge.llamacpp.log import captured_log
+from dapq_edge.render.pictures import require_matplotlib, save
 
 MIB = 2**20
 

@@ -1,6 +1,6 @@
 """Decoding after a long prompt: the full cache, evicted ones, and a fresh context as large as these.
 
-.venv/bin/python scripts/bench_decode.py
+.venv/bin/python scripts/bench/decode.py
 
 All contexts are open at once and decode some tokens in turn, so that the speed of the machine is the same for all.
 """
@@ -9,17 +9,15 @@ import argparse
 import statistics
 import sys
 import time
+from itertools import islice
 
 import numpy as np
+from greedy import answer
 from rich.console import Console
 from rich.table import Table
 
+from dapq_edge import Cells, find_model, get_policy, open_model
 from dapq_edge.llamacpp.log import captured_log
-from dapq_edge.llamacpp import native
-from dapq_edge.eviction.budget import Budget
-from dapq_edge.planning.weights import find_model
-from dapq_edge.eviction.policies import get_policy
-from dapq_edge import open_model
 
 N_TOKENS = 32
 
@@ -41,17 +39,17 @@ def main() -> int:
     }
     answers = {}
     for kind, (length, policy, one_shot) in kinds.items():
-        llama = open_model(find_model(args.model), n_threads=args.threads)
-        tokens = np.random.default_rng(0).integers(100, llama.n_vocab(), length).tolist()
-        budget, n_predict = Budget(args.budget, is_share=False), (1 + args.rounds) * N_TOKENS
-        llama.read(tokens, get_policy(policy), budget, n_predict=n_predict, one_shot=one_shot, allow_overflow=True)
-        answers[kind] = llama.generate([], reset=False, temp=0)
+        engine = open_model(find_model(args.model), n_threads=args.threads)
+        tokens = np.random.default_rng(0).integers(100, engine.model.n_vocab, length).tolist()
+        budget, n_predict = Cells(args.budget), (1 + args.rounds) * N_TOKENS
+        engine.read(tokens, get_policy(policy), budget, n_predict=n_predict, one_shot=one_shot, allow_overflow=True)
+        answers[kind] = answer(engine)
 
     speeds = {kind: [] for kind in kinds}
     for _ in range(1 + args.rounds):
-        for kind, answer in answers.items():
+        for kind, tokens in answers.items():
             start = time.perf_counter()
-            for _, _ in zip(range(N_TOKENS), answer, strict=False):
+            for _ in islice(tokens, N_TOKENS):
                 pass
             speeds[kind].append(N_TOKENS / (time.perf_counter() - start))
 

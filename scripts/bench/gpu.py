@@ -1,10 +1,10 @@
 """Long prompts on a GPU: stock, one-shot eviction, and both ways of reading in bounded memory.
 
-    GPU_BACKEND=CUDA ./scripts/test_gpu.sh && .venv/bin/python scripts/bench_gpu.py --json gpu.json
+    GPU_BACKEND=CUDA ./scripts/test_gpu.sh && .venv/bin/python scripts/bench/gpu.py --json gpu.json
 
 The models have the shapes of Llama 3.2 1B and Llama 3.1 8B and random weights in q4_0, written on the spot: 0.8 GB and
-4.5 GB in --folder. Speed and memory do not depend on the weights. `bench_reading.py` measures; --json gets a file for
-each shape.
+4.5 GB in --folder. Speed and memory do not depend on the weights. `reading.py` measures; --json gets a file for each
+shape.
 """
 
 import argparse
@@ -13,13 +13,12 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import bench_reading
 import gguf
 import numpy as np
+import reading
 
-from dapq_edge.llamacpp.log import captured_log
-from dapq_edge.llamacpp import native
 from dapq_edge.llamacpp.devices import gpus
+from dapq_edge.llamacpp.log import captured_log
 
 Q4_0 = gguf.GGMLQuantizationType.Q4_0
 
@@ -29,7 +28,7 @@ N_BLOCK, BLOCK = 32, np.dtype([("scale", "<f2"), ("weights", "u1", 16)])
 
 @dataclass(frozen=True)
 class Shape:
-    """Of a Llama model."""
+    """Shape of a Llama model."""
 
     n_layer: int
     n_embd: int
@@ -102,7 +101,7 @@ def write_model(shape: Shape, path: Path) -> Path:
 
 
 def random_blocks(rng: np.random.Generator, dims: tuple[int, ...]) -> np.ndarray:
-    """Weights as large as keep what goes through them as large: uint8 [rows, bytes]."""
+    """Return weights that keep what goes through them as large: uint8 [rows, bytes]."""
     n_blocks = dims[1] // N_BLOCK
     blocks = np.empty((dims[0], n_blocks), BLOCK)
     blocks["scale"] = 1 / (4.6 * np.sqrt(dims[1]))
@@ -111,7 +110,7 @@ def random_blocks(rng: np.random.Generator, dims: tuple[int, ...]) -> np.ndarray
 
 
 def add_vocabulary(writer: gguf.GGUFWriter, n_vocab: int) -> None:
-    """Bytes, and words that no text has."""
+    """Add bytes, and words that no text has."""
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
     kinds = [gguf.TokenType.UNKNOWN, *2 * [gguf.TokenType.CONTROL], *256 * [gguf.TokenType.BYTE]]
     n_words = n_vocab - len(tokens)
@@ -129,7 +128,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["1b", "8b"])
     parser.add_argument("--folder", type=Path, help="keep the models here (default: a temporary folder)")
-    bench_reading.add_options(parser)
+    reading.add_options(parser)
     parser.set_defaults(n_gpu_layers=-1, budgets=[1024], lengths=[8192, 32768, 131072], rounds=1)
     parser.set_defaults(quantized_up_to=0, one_shot_up_to=2**20)
     args = parser.parse_args()
@@ -141,7 +140,7 @@ def main() -> None:
             if not path.exists():
                 write_model(SHAPES[name], path)
             args.model, args.json = str(path), json_path and json_path.with_stem(f"{json_path.stem}-{name}")
-            bench_reading.print_table(bench_reading.medians(bench_reading.run(args)), f"{name}: ")
+            reading.print_table(reading.medians(reading.run(args)), f"{name}: ")
             if not args.folder:
                 path.unlink()
 

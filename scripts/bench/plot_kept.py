@@ -1,7 +1,7 @@
 """Draw which cells of a document each policy keeps, and what the model then answers: the picture of the README.
 
     .venv/bin/pip install matplotlib
-    .venv/bin/python scripts/plot_kept.py --doc FILE --out kept.png
+    .venv/bin/python scripts/bench/plot_kept.py --doc FILE --out kept.png
 
 A needle is put into the document, so that the place of the answer is known.
 """
@@ -16,17 +16,12 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from dapq_edge.llamacpp.log import captured_log
-from dapq_edge.llamacpp import native
+from dapq_edge import Full, Share, find_model, get_policy, open_model
+from dapq_edge.calibration.needles import Needle, find_span, needle_prompt, read_haystack
 from dapq_edge.eviction.budget import parse_budget
-from dapq_edge.cache.sequence import Keep
-from dapq_edge.calibration.needles import Needle, needle_prompt, read_haystack
-from dapq_edge.planning.weights import find_model
-from dapq_edge.eviction.policies import ScoringPolicy, get_policy
-from dapq_edge import open_model
+from dapq_edge.llamacpp.log import captured_log
 
 COLORS = {"full": "#8a8f98", "streaming": "#c2703d", "dapq": "#8b5fa8", "fused": "#1f6f8b"}
-
 
 NEEDLE = Needle(
     " The registered name of the ferry in the bay is Marlow Quinn. ",
@@ -34,21 +29,6 @@ NEEDLE = Needle(
     "The registered name of the ferry in the bay is",
     "Marlow Quinn",
 )
-
-
-def answer_cells(llama: Engine, tokens: list[int], answer: str) -> tuple[int, int]:
-    """First and last cell of the first place where the answer stands in the prompt."""
-    for end in range(1, len(tokens)):
-        text = llama.detokenize(tokens[max(0, end - 16) : end]).decode("utf-8", "replace")
-        if answer in text:
-            return end - len(llama.tokenize(answer.encode(), add_bos=False)), end
-    raise ValueError("the answer is not in the prompt")
-
-
-def share_of_heads(keep: Keep, n_cells: int) -> np.ndarray:
-    """For each cell, the share of the KV heads of all layers that keep it: [cells]."""
-    heads = np.concatenate(keep)
-    return np.bincount(heads.ravel(), minlength=n_cells) / len(heads)
 
 
 def main() -> int:
@@ -60,24 +40,23 @@ def main() -> int:
     parser.add_argument("--out", required=True)
     args = parser.parse_args()
 
-    llama = open_model(find_model("smollm2-135m"), n_threads=2)
-    prompt = needle_prompt(llama, [NEEDLE], read_haystack([args.doc]), args.length, [args.depth])
-    n_prompt, n_keep = len(prompt), parse_budget(args.budget).cells(len(prompt))
-    first, last = answer_cells(llama, prompt.tokens, NEEDLE.answer)
-    llama.read(prompt, get_policy("full"), parse_budget("100%"))
-    snapshot = Snapshot(llama)
+    engine = open_model(find_model("smollm2-135m"), n_threads=2)
+    prompt = needle_prompt(engine.model, [NEEDLE], read_haystack([args.doc]), args.length, [args.depth])
+    n_prompt, n_keep = len(prompt), parse_budget(args.budget).n_keep(len(prompt))
+    answer_cells = find_span(engine.model, prompt.tokens, NEEDLE.answer)
+    engine.read(prompt, Full(), Share(100))
+    state = engine.cache.state(of_context=True)
 
     figure, axes = plt.subplots(len(COLORS), 1, figsize=(10, 4.2), sharex=True)
     for axis, (name, color) in zip(axes, COLORS.items(), strict=True):
-        snapshot.restore()
-        policy, kept = get_policy(name), np.ones(n_prompt)
-        if isinstance(policy, ScoringPolicy):
-            kept = share_of_heads(policy.keep(llama.kv_cache, n_keep), n_prompt)
-        policy.evict(llama.kv_cache, n_keep)
-        mib = llama.kv_cache.n_bytes / 2**20
-        answer = "".join(llama.stream(12)).split("\n")[0].strip()
+        engine.cache.restore(state)
+        get_policy(name).evict(engine.cache, n_keep)
+        kept, mib = engine.cache.sequence.coverage(), engine.cache.n_bytes / 2**20
+        answer = "".join(engine.stream(12)).split("\n")[0].strip()
         axis.fill_between(np.arange(n_prompt), kept, step="mid", color=color, linewidth=0)
-        axis.plot([(first + last) / 2], [1.15], "v", color="#b3202c", markersize=7, clip_on=False)
+        axis.plot(
+            [(answer_cells.start + answer_cells.stop) / 2], [1.15], "v", color="#b3202c", markersize=7, clip_on=False
+        )
         axis.set(ylim=(0, 1), yticks=[], xlim=(0, n_prompt))
         axis.set_title(f"{name}, {mib:.0f} MiB", loc="left", fontsize=10, fontweight="bold", color=color)
         axis.set_title(f"“… is {answer}”", loc="right", fontsize=9, family="monospace")

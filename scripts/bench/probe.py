@@ -1,6 +1,6 @@
 """Time of a probe against a plain decode of the same 32 tokens, alternating in one run: medians and their ratio.
 
-.venv/bin/python scripts/bench_probe.py
+.venv/bin/python scripts/bench/probe.py
 """
 
 import argparse
@@ -12,11 +12,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from dapq_edge.llamacpp.log import captured_log
-from dapq_edge.llamacpp import native
-from dapq_edge.planning.weights import find_model
+from dapq_edge import Full, ProbeType, find_model, open_model
 from dapq_edge.llamacpp.context import FLASH_ATTN
-from dapq_edge import open_model
+from dapq_edge.llamacpp.log import captured_log
 
 N_PROBE = 32
 
@@ -36,23 +34,23 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
 
-    llama = open_model(find_model(args.model), n_threads=args.threads, flash_attn=args.flash_attn)
-    llama.open_context(max(args.lengths) + N_PROBE)
+    engine = open_model(find_model(args.model), n_threads=args.threads, flash_attn=args.flash_attn)
+    engine.configure(Full(), None, n_ctx=max(args.lengths) + N_PROBE)
     rng = np.random.default_rng(0)
-    probe = rng.integers(100, llama.n_vocab(), N_PROBE).tolist()
+    probe = rng.integers(100, engine.model.n_vocab, N_PROBE).tolist()
     table = Table(title=f"probe and decode of {N_PROBE} tokens, flash attention {args.flash_attn}, medians")
     for heading in ("cells", "prefill s", "probe s", "decode s", "probe / decode", "probe / prefill"):
         table.add_column(heading, justify="right")
     prefill = 0.0
-    cache = llama.kv_cache
+    cache = engine.cache
     for length in sorted(args.lengths):
-        tokens = rng.integers(100, llama.n_vocab(), length - cache.n_cells).tolist()
+        tokens = rng.integers(100, engine.model.n_vocab, length - cache.n_cells).tolist()
         prefill += seconds(lambda tokens=tokens: cache.read(tokens))
         probes, decodes = [], []
         for _ in range(args.rounds):
-            probes.append(seconds(lambda length=length: cache.probe(probe, length, native.ProbeType.MAX)))
+            probes.append(seconds(lambda length=length: cache.probe(probe, length, ProbeType.MAX)))
             decodes.append(seconds(lambda: (cache.read(probe), cache.logits)))
-            native.seq_remove(llama._ctx.ctx, 0, range(length, length + N_PROBE))
+            cache.truncate(length)
         p, d = statistics.median(probes), statistics.median(decodes)
         table.add_row(str(length), f"{prefill:.1f}", f"{p:.3f}", f"{d:.3f}", f"{p / d:.2f}", f"{p / prefill:.1%}")
     Console().print(table)

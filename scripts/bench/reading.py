@@ -1,7 +1,7 @@
 """Time and memory of reading long prompts: stock caches, one-shot eviction, and both ways of reading in bounded memory.
 
     .venv/bin/pip install matplotlib
-    .venv/bin/python scripts/bench_reading.py --json reading.json --plot reading.png
+    .venv/bin/python scripts/bench/reading.py --json reading.json --plot reading.png
 
 Each measurement is a process of its own, so that its peak memory is its own. The kinds alternate in each round, and the
 table has medians. Prompts are random tokens: speed does not depend on the text.
@@ -17,21 +17,18 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from greedy import answer
 from rich.console import Console
 from rich.table import Table
 
-from dapq_edge.llamacpp.log import captured_log
-from dapq_edge.llamacpp import native
-from dapq_edge.eviction.budget import Budget
+from dapq_edge import Cells, Control, Prompt, find_model, get_policy, open_model
 from dapq_edge.llamacpp.devices import gpus
+from dapq_edge.llamacpp.log import captured_log
 from dapq_edge.planning.ram import MIB
-from dapq_edge.planning.weights import find_model
-from dapq_edge.eviction.policies import get_policy
-from dapq_edge.prompt import Prompt
-from dapq_edge import open_model
 
 N_HEAD, N_TAIL = 4, 40
 
@@ -92,21 +89,20 @@ def free_on_gpus() -> int:
 def measure(model: str, kind: Kind, n_tokens: int, n_predict: int, n_threads: int, n_gpu_layers: int) -> Measurement:
     free = [free_on_gpus()]
     options = {"n_threads": n_threads, "n_gpu_layers": n_gpu_layers}
-    llama = open_model(find_model(model), type_k=kind.cache_type, type_v=kind.cache_type, **options)
-    tokens = np.random.default_rng(0).integers(100, llama.n_vocab(), n_tokens).tolist()
+    engine = open_model(find_model(model), type_k=kind.cache_type, type_v=kind.cache_type, **options)
+    tokens = np.random.default_rng(0).integers(100, engine.model.n_vocab, n_tokens).tolist()
     prompt = Prompt(tokens[:N_HEAD], tokens[N_HEAD:-N_TAIL], tokens[-N_TAIL:], kind.has_question)
     start = time.perf_counter()
-    stats = llama.read(
+    stats = engine.read(
         prompt,
         get_policy(kind.policy),
-        Budget(kind.budget, is_share=False),
+        Cells(kind.budget),
         n_predict=n_predict,
         one_shot=kind.one_shot,
         allow_overflow=True,
-        progress=lambda done, total: free.append(free_on_gpus()),
+        control=Control(lambda done, total: free.append(free_on_gpus())),
     )
-    answer = llama.generate([], reset=False, temp=0)
-    times = [time.perf_counter() for _, _ in zip(answer, range(n_predict), strict=False)]
+    times = [time.perf_counter() for _ in islice(answer(engine), n_predict)]
     free.append(free_on_gpus())
     return Measurement(
         kind.name,
@@ -122,7 +118,7 @@ def measure(model: str, kind: Kind, n_tokens: int, n_predict: int, n_threads: in
 
 
 def measure_apart(args: argparse.Namespace, kind: Kind, n_tokens: int) -> Measurement:
-    """`measure` in a process of its own."""
+    """Run `measure` in a process of its own."""
     job = {"model": args.model, "n_tokens": n_tokens, "n_predict": args.predict, "n_threads": args.threads}
     job |= {"n_gpu_layers": args.n_gpu_layers, "kind": asdict(kind)}
     command = [sys.executable, __file__, "--job", json.dumps(job)]
@@ -133,7 +129,7 @@ def measure_apart(args: argparse.Namespace, kind: Kind, n_tokens: int) -> Measur
 
 
 def kinds_at(args: argparse.Namespace, n_tokens: int, round_number: int) -> list[Kind]:
-    """What is measured in a round; slow kinds are left out beyond a length or a round."""
+    """Return what is measured in a round; slow kinds are left out beyond a length or a round."""
     stock = STOCK if n_tokens <= args.quantized_up_to else STOCK[:1]
     kinds = stock if round_number < max(args.rounds_stock, 1) else []
     return kinds + [kind for kind in bounded(args.budgets) if not kind.one_shot or n_tokens <= args.one_shot_up_to]
@@ -229,7 +225,7 @@ def plot(rows: list[Measurement], path: Path) -> None:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What is measured, and where it is written."""
+    """Add what is measured, and where it is written."""
     parser.add_argument("-t", "--threads", type=int, default=2)
     parser.add_argument("-n", "--predict", type=int, default=128, help="tokens of the answer")
     parser.add_argument("--lengths", type=int, nargs="+", default=[2048, 8192, 16384, 32768])

@@ -1,6 +1,6 @@
 """What goes over the wire when the layers are on two other machines, and what it takes, against local.
 
-.venv/bin/python scripts/bench_rpc.py
+.venv/bin/python scripts/bench/rpc.py
 
 The servers are processes on loopback, each behind a proxy that counts bytes.
 """
@@ -9,31 +9,29 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from itertools import cycle, islice
 from pathlib import Path
 
 import llama_cpp
 from rich.console import Console
 from rich.table import Table
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from device import Proxy, rpc_proxies  # noqa: E402
+from helpers.device import Proxy, rpc_proxies  # noqa: E402
 
-from dapq_edge.llamacpp.log import captured_log
-from dapq_edge.llamacpp import native  # noqa: E402
-from dapq_edge.cache.kv_cache import KVCache  # noqa: E402
-from dapq_edge.planning.ram import MIB  # noqa: E402
-from dapq_edge.planning.weights import find_model  # noqa: E402
-from dapq_edge.eviction.policies import get_policy  # noqa: E402
-from dapq_edge import open_model  # noqa: E402
+from dapq_edge import Engine, Full, find_model, get_policy, open_model  # noqa: E402
+from dapq_edge.llamacpp.log import captured_log  # noqa: E402
 from dapq_edge.llamacpp.rpc import add_servers  # noqa: E402
+from dapq_edge.planning.ram import MIB  # noqa: E402
 
 TEXT = ROOT / "README.md"
 
 
-def measure(llama: Engine, tokens: list[int], n_keep: int, proxies: list[Proxy]) -> dict[str, tuple[float, int]]:
-    """Seconds and bytes of each step."""
+def measure(engine: Engine, tokens: list[int], n_keep: int, proxies: list[Proxy]) -> dict[str, tuple[float, int]]:
+    """Return seconds and bytes of each step."""
+    cache, policy = engine.cache, get_policy("dapq")
     rows: dict[str, tuple[float, int]] = {}
 
     def n_bytes() -> int:
@@ -43,10 +41,9 @@ def measure(llama: Engine, tokens: list[int], n_keep: int, proxies: list[Proxy])
         start, before = time.perf_counter(), n_bytes()
         work()
         # servers still compute when llama.cpp has returned
-        llama_cpp.llama_synchronize(llama.ctx)
+        llama_cpp.llama_synchronize(cache.ctx)
         rows[name] = time.perf_counter() - start, n_bytes() - before
 
-    cache, policy = KVCache(llama._ctx.ctx), get_policy("dapq")
     step(f"prefill of {len(tokens):,} tokens", lambda: cache.read(tokens))
     step("probe of 32 tokens", lambda: policy.probe(cache, n_keep))
     step(f"probe and eviction to {n_keep} cells", lambda: policy.evict(cache, n_keep))
@@ -62,12 +59,12 @@ def main() -> None:
     args = parser.parse_args()
 
     def run(n_gpu_layers: int, proxies: list[Proxy]) -> dict[str, tuple[float, int]]:
-        options = {"n_gpu_layers": n_gpu_layers, "n_threads": 2, "n_threads_batch": 2, "flash_attn": "on"}
-        llama = open_model(find_model(args.model), **options)
-        llama.open_context(args.length + 512)
-        tokens = (llama.tokenize(TEXT.read_bytes()) * 4)[: args.length]
-        rows = measure(llama, tokens, args.kv_budget, proxies)
-        llama.close()
+        engine = open_model(find_model(args.model), n_gpu_layers=n_gpu_layers, n_threads=2, flash_attn="on")
+        engine.configure(Full(), None, n_ctx=args.length + 512)
+        text = engine.model.tokenize(TEXT.read_text())
+        tokens = list(islice(cycle(text), args.length))
+        rows = measure(engine, tokens, args.kv_budget, proxies)
+        engine.close()
         return rows
 
     with captured_log():

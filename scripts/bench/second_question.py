@@ -1,6 +1,6 @@
 """The second question about a document: is it answered when the first one decided what is kept?
 
-    .venv/bin/python scripts/bench_second_question.py --haystack DIR --needles FILE
+    .venv/bin/python scripts/bench/second_question.py --haystack DIR --needles FILE
 
 Each document has two facts. Asked are the first one, the second one, and the first one again, in one conversation, with
 the full cache, with one-shot eviction and with reading in bounded memory, without and with re-reading.
@@ -10,59 +10,30 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from dapq_edge.llamacpp.log import captured_log
-from dapq_edge import Llama
-from dapq_edge.llamacpp import native
-from dapq_edge.chat.conversation import Chat
+from dapq_edge import Llama, find_model
 from dapq_edge.calibration.needles import Needle, read_haystack, read_needles
-from dapq_edge.planning.weights import find_model
-from dapq_edge.eviction.policies import Policy
-from dapq_edge.prompt import Prompt
-from dapq_edge.reading.plan import make_plan
+from dapq_edge.chat.conversation import Chat
+from dapq_edge.llamacpp.log import captured_log
 
 
-class KeepsFirst(Llama):
-    """Never reads again for a question."""
-
-    def _serves(self, question: list[int]) -> bool:
-        return True
+def always(*_: object) -> bool:
+    """Say that the kept cells serve the question, so that nothing is read again."""
+    return True
 
 
-class OneShot(Llama):
-    """Reads everything, then evicts."""
-
-    def _n_needed(self) -> int:
-        return self._n_text + self._policy.n_probe
-
-    def _evict(self, policy: Policy) -> None:
-        self._has_document = True
-        super()._evict(policy)
-
-    def _read_again(self, tokens: list[int]) -> None:
-        self.reset()
-        prompt = Prompt([], tokens, [], has_question=False)
-        options = {"n_predict": 256, "n_ctx_train": self.n_ctx_train, "one_shot": True}
-        plan = make_plan(prompt, self._policy, self._budget, **options)
-        self._held = self._read(prompt, self._policy, plan, self._report).held
-        self._logits = self.kv_cache.logits.copy()
-        self._n_evictions += 1
-
-
-class OneShotKeepsFirst(OneShot, KeepsFirst):
-    """Both."""
-
-
-WAYS = {
-    "full cache": (Llama, False),
-    "one-shot": (OneShotKeepsFirst, True),
-    "one-shot, re-reading": (OneShot, True),
-    "bounded": (KeepsFirst, True),
-    "bounded, re-reading": (Llama, True),
+# how a model is opened, beside the budget
+WAYS: dict[str, dict[str, Any]] = {
+    "full cache": {"kv_budget": None},
+    "one-shot": {"one_shot": True, "serves": always},
+    "one-shot, re-reading": {"one_shot": True},
+    "bounded": {"serves": always},
+    "bounded, re-reading": {},
 }
 
 
@@ -76,7 +47,7 @@ class Document:
 
 
 def make_document(llama: Llama, haystack: str, needles: Sequence[Needle], n_tokens: int, seed: int) -> Document:
-    """About `n_tokens` tokens, the facts at random places at least a quarter of the text apart."""
+    """Make about `n_tokens` tokens, the facts at random places at least a quarter of the text apart."""
     rng = np.random.default_rng(seed)
     first, second = (needles[i] for i in rng.choice(len(needles), 2, replace=False))
     depth = rng.uniform(0.05, 0.65)
@@ -93,7 +64,7 @@ def make_document(llama: Llama, haystack: str, needles: Sequence[Needle], n_toke
 
 
 def ask(llama: Llama, document: Document, n_predict: int) -> tuple[list[bool], list[bool]]:
-    """Which of the three answers are right, and for which questions the text was read again."""
+    """Return which of the three answers are right, and for which questions the text was read again."""
     llama.reset()
     chat = Chat(llama, n_predict=n_predict, temperature=0)
     chat.add_document(document.text)
@@ -121,10 +92,10 @@ def main() -> None:
     table = Table(title=f"{args.documents} documents of {args.length:,} tokens, {args.kv_budget} cells: answers found")
     for heading in ("", "first", "second", "first again", "re-read for the second", "for the first again"):
         table.add_column(heading, justify="left" if not heading else "right")
-    for name, (kind, is_evicted) in WAYS.items():
-        budget = args.kv_budget if is_evicted else None
-        options = {"n_threads": args.threads, "n_threads_batch": args.threads, "flash_attn": True, "verbose": False}
-        llama = kind(find_model(args.model), n_ctx=2 * args.length, kv_budget=budget, **options)
+    options = {"n_threads": args.threads, "n_threads_batch": args.threads, "flash_attn": True, "verbose": False}
+    options |= {"n_ctx": 2 * args.length, "kv_budget": args.kv_budget}
+    for name, way in WAYS.items():
+        llama = Llama(find_model(args.model), **options | way)
         documents = [make_document(llama, haystack, needles, args.length, args.seed + i) for i in range(args.documents)]
         results = []
         for i, document in enumerate(documents, start=1):

@@ -1,6 +1,6 @@
 """A server under load: many clients at once, a short queue, and clients that come again when they are told to.
 
-.venv/bin/python scripts/bench_server.py --seconds 120
+.venv/bin/python scripts/bench/server.py --seconds 120
 
 Every second request of a client streams. A request is lost if it gets neither its whole answer nor a 429.
 """
@@ -55,7 +55,7 @@ def main() -> int:
 
 @contextlib.contextmanager
 def serving(model: str, n_waiting: int) -> Iterator[str]:
-    """The address of a server in a process of its own."""
+    """Yield the address of a server in a process of its own."""
     command = [sys.executable, "-m", "dapq_edge", "serve", "-m", model, "--port", "0", "-c", "2048"]
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen([*command, "--queue", str(n_waiting)], stderr=log)
@@ -77,7 +77,7 @@ def serving(model: str, n_waiting: int) -> Iterator[str]:
 
 
 async def load(url: str, args: argparse.Namespace) -> tuple[Counts, int]:
-    """What the clients saw, and how many answers the server counted."""
+    """Return what the clients saw, and how many answers the server counted."""
     counts = Counts()
     limits = httpx.Limits(max_connections=args.clients)
     async with httpx.AsyncClient(base_url=url, timeout=PATIENCE, limits=limits) as client:
@@ -103,7 +103,7 @@ async def one_client(client: httpx.AsyncClient, number: int, stop: float, n_pred
 
 
 async def attempt(client: httpx.AsyncClient, body: dict, start: float, counts: Counts) -> float | None:
-    """Seconds after which to come again, or None if there is an answer. Raises ValueError if it is not whole."""
+    """Return the seconds after which to come again, or None if there is an answer. Raises ValueError if it is not whole."""
     begin = time.monotonic()
     async with client.stream("POST", "/v1/chat/completions", json=body) as response:
         if response.status_code == 429:
@@ -122,7 +122,7 @@ async def attempt(client: httpx.AsyncClient, body: dict, start: float, counts: C
 
 
 async def last_reason(response: httpx.Response, counts: Counts, begin: float, start: float) -> str | None:
-    """Why a stream ends."""
+    """Return why a stream ends."""
     reason, is_done, is_first = None, False, True
     async for line in response.aiter_lines():
         if not line.startswith("data: "):
