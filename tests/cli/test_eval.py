@@ -42,7 +42,8 @@ def test_other_data_and_cache_types_are_not_taken_for_the_same(model, data, tmp_
     assert needle(model, data, *args).returncode == 0
     assert out.read_text().count("\n") == n_rows
     result = needle(model, data, *args, "-ctk", "q8_0")
-    assert out.read_text().count("\n") == 2 * n_rows and b"K/V q8_0/f16" in result.stdout, result.stderr.decode()
+    assert out.read_text().count("\n") == 2 * n_rows, result.stderr.decode()
+    assert b"K/V q8_0/f16" in result.stdout, result.stderr.decode()
     (tmp_path / "text.txt").write_text("Another beginning. " + HAYSTACK)
     assert needle(model, data, *args).returncode == 0
     assert out.read_text().count("\n") == 3 * n_rows
@@ -61,9 +62,11 @@ def test_eval_plots_and_reports(model, data, tmp_path):
     picture = tmp_path / "out.png"
     args = ["--budgets", 64, "--policies", "streaming", "--json", folder / "out.jsonl", "--plot", picture]
     result = needle(model, data, *args, "--facts", 2)
-    assert result.returncode == 0 and picture.read_bytes().startswith(b"\x89PNG"), result.stderr.decode()
+    assert result.returncode == 0, result.stderr.decode()
+    assert picture.read_bytes().startswith(b"\x89PNG"), result.stderr.decode()
     result = dapq_edge("eval", "report", folder)
-    assert result.returncode == 0 and "2 facts" in (folder / "report.md").read_text(), result.stderr.decode()
+    assert result.returncode == 0, result.stderr.decode()
+    assert "2 facts" in (folder / "report.md").read_text(), result.stderr.decode()
     (folder / "other.jsonl").write_text("{}\n")
     assert_one_line(dapq_edge("eval", "report", folder), 1, "other.jsonl, line 1")
 
@@ -72,7 +75,8 @@ def test_eval_of_generated_ruler(model):
     result = dapq_edge(
         *("eval", "ruler", "-m", model, "--tasks", "single", "--lengths", 600, "--rows", 1, "--budgets", 64, "-n", 4)
     )
-    assert result.returncode == 0 and b"ruler single" in result.stdout, result.stderr.decode()
+    assert result.returncode == 0, result.stderr.decode()
+    assert b"ruler single" in result.stdout, result.stderr.decode()
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def test_plan_refuses(tiny_model):
         plan.run(arguments(path, ram="4 apples"))
     with pytest.raises(UsageError, match="type_v q9: choose one of"):
         plan.run(arguments(path, cache_type_v="q9"))
-    with pytest.raises(DapqError, match="512 cells need .* there are 0 .*: take a smaller model"):
+    with pytest.raises(DapqError, match=r"512 cells need .* there are 0 .*: take a smaller model"):
         plan.run(arguments(path, ram="10"))
 
 

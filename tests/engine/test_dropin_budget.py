@@ -108,7 +108,7 @@ def test_an_answer_may_be_longer_than_the_cells(tiny_model):
 
 
 def test_what_is_too_long_is_said_in_tokens_of_the_text(tiny_model):
-    with opened(tiny_model(SPEC), n_ctx=1024) as llama, pytest.raises(TooLongError, match="1100.* exceed .* 1024$"):
+    with opened(tiny_model(SPEC), n_ctx=1024) as llama, pytest.raises(TooLongError, match=r"1100.* exceed .* 1024$"):
         llama.create_completion(random_tokens(1100, 1))
     with opened(tiny_model(Spec(n_ctx=1024)), n_ctx=4096, policy="streaming") as llama:
         with pytest.raises(TooLongError, match="2,000 tokens are read at once, but the model was trained for 1,024"):
@@ -172,9 +172,10 @@ def test_interrupted_in_the_middle(tiny_model, monkeypatch):
                 return code
 
             llama.reset()
-            with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            with monkeypatch.context() as patch:
                 set_decode(patch, interrupted)
-                answer(llama, prompt, 60)
+                with pytest.raises(KeyboardInterrupt):
+                    answer(llama, prompt, 60)
             assert answer(llama, prompt) == expected
 
 

@@ -121,9 +121,10 @@ def test_a_gather_that_fails_in_the_middle_empties_the_ledger(tiny_model, monkey
             llama_cpp.llama_memory_seq_rm(context.memory, src, -1, -1)
             raise DapqError("llama.cpp could not move the cells")
 
-        with monkeypatch.context() as patch, pytest.raises(DapqError, match="could not move"):
+        with monkeypatch.context() as patch:
             patch.setattr(native, "seq_gather", lost)
-            cache.evict(keep)
+            with pytest.raises(DapqError, match="could not move"):
+                cache.evict(keep)
         assert cache.sequence.n_tokens == cache.next_position == 0
         cache.read(TOKENS)
         assert cache.n_cells == cache.sequence.n_cells == 90
@@ -152,9 +153,10 @@ def test_mend(tiny_model, monkeypatch):
         cache = KVCache(context.ctx)
         cache.read(TOKENS)
         assert cache.mend()
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        with monkeypatch.context() as patch:
             set_decode(patch, interrupted)
-            cache.read(TOKENS[:20])
+            with pytest.raises(KeyboardInterrupt):
+                cache.read(TOKENS[:20])
         assert (cache.next_position, cache.sequence.n_positions) == (110, 90)
         assert not cache.mend()
         assert cache.next_position == cache.n_cells == 90

@@ -68,7 +68,7 @@ def test_refuses_before_it_reads(engine):
     with pytest.raises(UsageError, match="always keeps 12 cells"):
         read(100, "dapq", "5")
     with pytest.raises(
-        DapqError, match="2,048 tokens are read at once, but the model was trained for 2,048: .*overflow"
+        DapqError, match=r"2,048 tokens are read at once, but the model was trained for 2,048: .*overflow"
     ):
         read(2048, "dapq", "100")
     assert seen == []

@@ -67,7 +67,8 @@ def test_a_session_is_refused(tiny_model, saved, tmp_path, monkeypatch):
         with pytest.raises(DapqError) as caught:
             load_session(llama, bad)
         message = str(caught.value)
-        assert "\n" not in message and all(word in message for word in words), message
+        assert "\n" not in message, message
+        assert all(word in message for word in words), message
 
     with opened(tiny_model(SPEC)) as llama:
         before = answer(llama, random_tokens(30, 2))
@@ -81,7 +82,7 @@ def test_a_session_is_refused(tiny_model, saved, tmp_path, monkeypatch):
             refused(llama, bytes(flipped), "session" if i < 8 else "damaged")
         refused(llama, data + b"x", "damaged")
         refused(llama, MAGIC + __import__("hashlib").sha256(b"x").digest() + b"x", "damaged")
-        with pytest.raises(DapqError, match="cannot read .*missing: No such file"):
+        with pytest.raises(DapqError, match=r"cannot read .*missing: No such file"):
             load_session(llama, tmp_path / "missing")
         monkeypatch.setattr(session, "PATCH_VERSION", 99)
         refused(llama, data, "patch version", "not 99")
@@ -144,7 +145,7 @@ def test_a_full_disk_leaves_the_old_file(tiny_model, saved):
     data = path.read_bytes()
     with opened(tiny_model(SPEC)) as llama:
         load_session(llama, path)
-        with pytest.raises(DapqError, match="cannot write /dev/full/x: Not a directory|File exists"):
+        with pytest.raises(DapqError, match=r"cannot write /dev/full/x: Not a directory|File exists"):
             save_session(llama, Path("/dev/full/x"), [])
         with limited(resource.RLIMIT_FSIZE, 1000), pytest.raises(DapqError, match="File too large"):
             save_session(llama, path, [])

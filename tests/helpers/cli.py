@@ -104,7 +104,8 @@ def assert_one_line(result: subprocess.CompletedProcess, code: int, *words: str)
     error = result.stderr.decode()
     assert result.returncode == code, error
     assert result.stdout == b""
-    assert error.startswith("dapq-edge: ") and error.count("\n") == 1, error
+    assert error.startswith("dapq-edge: "), error
+    assert error.count("\n") == 1, error
     for word in words:
         assert word in error
 

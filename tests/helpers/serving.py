@@ -77,7 +77,8 @@ def assert_error(response, status, *words, code=None):
     error = response.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
     assert error["code"] == code
-    assert all(word in error["message"] for word in words) and "\n" not in error["message"], error
+    assert all(word in error["message"] for word in words), error
+    assert "\n" not in error["message"], error
 
 
 def metric(server, name):

@@ -39,7 +39,8 @@ def run_job(*arguments, **env):
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment(**env))
     if result.stderr.startswith("skipped: "):
         pytest.skip(result.stderr.strip())
-    assert result.returncode == 0 and result.stdout.endswith("same\n"), result.stderr[-2000:]
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert result.stdout.endswith("same\n"), result.stderr[-2000:]
     print(result.stdout)
 
 

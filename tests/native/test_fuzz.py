@@ -229,7 +229,7 @@ CALLS = {  # and how often
 
 
 @pytest.mark.parametrize(
-    "unified, flash_attn, cache_type", [(True, True, "q8_0"), (True, False, "f16"), (False, True, "f16")]
+    ("unified", "flash_attn", "cache_type"), [(True, True, "q8_0"), (True, False, "f16"), (False, True, "f16")]
 )
 def test_random_calls(tiny_model, pytestconfig, unified, flash_attn, cache_type):
     options = {

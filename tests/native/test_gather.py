@@ -33,7 +33,7 @@ from dapq_edge.llamacpp.native import ProbeType
 @pytest.mark.parametrize("unified", [False, True])
 @pytest.mark.parametrize("dst", [0, 2])
 @pytest.mark.parametrize(
-    "heads, cache", [("gqa", cache) for cache in CACHES] + [(h, c) for h in ("mha", "mqa") for c in CACHES[4:6]]
+    ("heads", "cache"), [("gqa", cache) for cache in CACHES] + [(h, c) for h in ("mha", "mqa") for c in CACHES[4:6]]
 )
 def test_moves_the_bytes_of_each_head(tiny_model, heads, cache, unified, dst):
     """From scattered cells, next to another sequence."""
@@ -135,7 +135,7 @@ def test_keeping_all_of_scattered_cells(tiny_model, flash_attn, dst):
 
 @pytest.mark.parametrize("spec", [Spec(n_head_kv=4), Spec(), Spec(n_head_kv=1), WINDOW_SPEC], ids=[*HEADS, "gemma2"])
 @pytest.mark.parametrize("flash_attn", [False, True])
-@pytest.mark.parametrize("name, dst", [("even", 0), ("even", 1), ("uneven", 0), ("mixed", 0)])
+@pytest.mark.parametrize(("name", "dst"), [("even", 0), ("even", 1), ("uneven", 0), ("mixed", 0)])
 def test_heads_see_only_what_they_kept(tiny_model, spec, flash_attn, name, dst):
     """Twice, against the numpy transformer with the other cells masked head by head; a probe reports them as well."""
     reference, src, pos, missing = Reference(spec, PROMPT), 0, N_PROMPT, None
@@ -211,7 +211,7 @@ def test_branch_when_the_window_cache_is_full(tiny_model):
                 assert_same_logits(c.logits, roomy.logits)
 
 
-@pytest.mark.parametrize("n_keep, resize", [([206] * 3, False), ([206, 100, 30], False), ([206, 100, 30], True)])
+@pytest.mark.parametrize(("n_keep", "resize"), [([206] * 3, False), ([206, 100, 30], False), ([206, 100, 30], True)])
 def test_cycles_in_a_context_that_is_just_large_enough(tiny_model, n_keep, resize):
     """No cell and no memory is lost, and positions go on."""
     with Context(tiny_model(Spec()), n_ctx=256) as c:

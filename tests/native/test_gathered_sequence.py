@@ -72,7 +72,7 @@ def test_every_removal_ends_the_gathered_part(tiny_model, how):
         assert remove(c, 0, 10, 20)
 
 
-@pytest.mark.parametrize("unified, n_keep", [(False, N_KEEP), (True, N_KEEP), (True, UNEVEN)])
+@pytest.mark.parametrize(("unified", "n_keep"), [(False, N_KEEP), (True, N_KEEP), (True, UNEVEN)])
 def test_copy_of_a_gathered_sequence(tiny_model, unified, n_keep):
     """The whole sequence or nothing; the copy is gathered, too."""
     with Context(tiny_model(Spec()), n_seq_max=3, kv_unified=unified) as c:

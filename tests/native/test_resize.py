@@ -16,7 +16,7 @@ from dapq_edge.llamacpp import native
 
 @pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("flash_attn", [False, True])
-@pytest.mark.parametrize("name, unified", [("even", False), ("even", True), ("uneven", True), ("mixed", True)])
+@pytest.mark.parametrize(("name", "unified"), [("even", False), ("even", True), ("uneven", True), ("mixed", True)])
 def test_resize_after_a_gather(tiny_model, arch, flash_attn, name, unified):
     """Down to what is used and up again: only the memory changes."""
     spec, options = ARCHS[arch], {"n_seq_max": 2, "kv_unified": unified, "flash_attn": flash_attn}

@@ -1,7 +1,9 @@
-"""The README's examples of code work, and its first command, for a user who is new."""
+"""README and docs: every block of code runs or parses, every link leads somewhere, for a user who is new."""
 
+import contextlib
 import os
 import re
+import shlex
 import subprocess
 import sys
 
@@ -12,11 +14,29 @@ from helpers.real import find, needs_build
 from helpers.tiny import Spec
 from helpers.tokens import random_tokens
 
-from dapq_edge.cache.kv_cache import KVCache
-from dapq_edge.eviction import policies
+from dapq_edge import KVCache, Policy
+from dapq_edge.cli.parser import build_parser
+from dapq_edge.eviction.policies import POLICIES
 
-README = (ROOT / "README.md").read_text()
-CODE = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(language):
+    """Blocks of code in that language, each with the name of its page."""
+    for page in PAGES:
+        for code in re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL):
+            yield pytest.param(code, id=f"{page.stem}-{code.strip().splitlines()[-1][:30]}")
+
+
+def commands():
+    """Lines of the shell that call dapq-edge, with the lines that they go on in, each with the name of its page."""
+    for language in ("sh", "console"):
+        for block in blocks(language):
+            lines = block.values[0].replace("\\\n", " ").splitlines()
+            for line in lines if language == "sh" else [line[2:] for line in lines if line.startswith("$ ")]:
+                found = re.search(r"(?:^|[|(\s])(?:\.venv/bin/)?dapq-edge (.*)", line.partition("  #")[0])
+                if found:
+                    yield pytest.param(found[1], id=f"{block.id.split('-')[0]}-{found[1][:40]}")
 
 
 @pytest.fixture
@@ -43,8 +63,8 @@ def test_demo(new_user, tmp_path):
 
 @pytest.mark.slow
 @needs_build
-@pytest.mark.parametrize("code", [code for code in CODE if "find_model" in code])
-def test_code_of_the_readme(code, new_user):
+@pytest.mark.parametrize("code", [block for block in blocks("python") if "find_model" in block.values[0]])
+def test_python(code, new_user):
     """What it prints begins with what its comments say, if they do."""
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=new_user, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
@@ -54,25 +74,74 @@ def test_code_of_the_readme(code, new_user):
     assert printed[: len(said)] == said
 
 
-def test_code_is_beside_a_clone(tmp_path):
-    """A folder of the same name does not hide the package."""
-    (tmp_path / "dapq_edge").mkdir()
-    subprocess.run([sys.executable, "-c", "from dapq_edge import Llama"], cwd=tmp_path, check=True)
-
-
-def test_policy_of_the_readme(tiny_model):
+@pytest.mark.parametrize("code", [block for block in blocks("python") if "find_model" not in block.values[0]])
+def test_policies_of_the_docs(code, tiny_model):
     """A file of less than 30 lines is a policy."""
-    (code,) = [code for code in CODE if "ProbingPolicy" in code]
     assert len(code.splitlines()) < 30
-    module = {"__name__": "dapq_edge.policies.example", "__package__": "dapq_edge.policies"}
-    exec(compile(code, "README.md", "exec"), module)
+    module = {"__name__": "example"}
+    exec(compile(code, "docs", "exec"), module)
     (name,) = re.findall(r"^class (\w+)", code, re.MULTILINE)
     policy = module[name]()
-    assert isinstance(policy, policies.Policy)
-    assert policy.name not in policies.POLICIES
+    assert isinstance(policy, Policy)
+    assert policy.name not in POLICIES
     with Context(tiny_model(Spec()), n_seq_max=2, kv_unified=True) as context:
         cache = KVCache(context.ctx)
         cache.read(random_tokens(90, 1))
         policy.evict(cache, 40)
         assert cache.n_cells == 40
         assert cache.next_position == 90
+
+
+@pytest.mark.parametrize("command", list(commands()))
+def test_commands_parse(command):
+    """Options exist, and have values that they take."""
+    words = list(before_the_shell(shlex.split(command)))
+    with contextlib.suppress(SystemExit) if {"--help", "--version"} & set(words) else contextlib.nullcontext():
+        build_parser().parse_args(words)
+
+
+def before_the_shell(words):
+    """The words of one command, before what the shell does with it."""
+    for word in words:
+        if word in ("|", ">", "2>", "&", "&&", ";"):
+            return
+        yield word
+
+
+@pytest.mark.parametrize("code", [*blocks("sh"), *blocks("toml")])
+def test_shell_and_toml_are_well_formed(code, tmp_path):
+    if "[project" in code:
+        tomllib = pytest.importorskip("tomllib", reason="Python 3.11 reads TOML")
+        assert tomllib.loads(code)
+        return
+    # what a reader has to put in is no redirection
+    script = re.sub(r"<[a-z ]+>", "URL", code)
+    result = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    """Files that exist, and headings that they have."""
+    text = page.read_text()
+    for target in re.findall(r"\]\(([^)\s]+)\)|(?:src|href)=\"([^\"]+)\"", text):
+        link = target[0] or target[1]
+        if re.match(r"https?:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), link
+        if anchor and file.suffix == ".md":
+            headings = re.findall(r"^#+ (.*)$", file.read_text(), re.MULTILINE)
+            slugs = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            assert anchor in slugs, link
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+def test_code_is_beside_a_clone(tmp_path):
+    """A folder of the same name does not hide the package."""
+    (tmp_path / "dapq_edge").mkdir()
+    subprocess.run([sys.executable, "-c", "from dapq_edge import Llama"], cwd=tmp_path, check=True)

@@ -70,7 +70,9 @@ def test_needles_in_the_docs_of_llama_cpp(engine, docs):
     wanted = [*jobs(["64", "128", "256"]), *jobs_of([get_policy("streaming")], ["256"])[1:]]
     share = found(engine, NEEDLES, docs, wanted, [0.1, 0.35, 0.6, 0.85])
     assert share["full"] >= 11, share
-    assert share["fused 64"] >= 0.95 and share["fused 128"] >= 0.995 and share["fused 256"] == 1, share
+    assert share["fused 64"] >= 0.95, share
+    assert share["fused 128"] >= 0.995, share
+    assert share["fused 256"] == 1, share
     assert share["streaming 256"] < 0.5, share
 
 
@@ -78,14 +80,16 @@ def test_needles_in_the_docs_of_llama_cpp(engine, docs):
 def test_needles_in_bounded_memory(engine, docs):
     """With an eighth of the prompt resident, and no head profile."""
     share = found(engine, NEEDLES, docs, jobs(["256"], True), [0.25, 0.75])
-    assert share["full"] >= 5 and share["fused 256"] >= 0.9, share
+    assert share["full"] >= 5, share
+    assert share["fused 256"] >= 0.9, share
 
 
 @needs_shared
 def test_needles_in_essays(engine):
     needles = read_needles(SHARED / "needles.jsonl")
     share = found(engine, needles, read_haystack(sorted(SHARED.glob("*.txt"))), jobs(["64"]), [0.5])
-    assert share["full"] >= 4 and share["fused 64"] >= 0.95, share
+    assert share["full"] >= 4, share
+    assert share["fused 64"] >= 0.95, share
 
 
 @needs_build

@@ -74,7 +74,7 @@ FUNCTION = {"name": "f", "parameters": {"enum": []}}
 
 
 @pytest.mark.parametrize(
-    "options, word",
+    ("options", "word"),
     [
         # llama.cpp would abort: nothing can follow
         ({"grammar": 'root ::= "a"', "min_tokens": 5}, "no token can follow"),

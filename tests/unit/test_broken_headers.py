@@ -29,7 +29,8 @@ def broken(tmp_path):
                 shape = read_shape(path)
                 choose(shape, 64 * GIB, shape.n_ctx_train, "q8_0", "f16", 512)
         except DapqError as error:
-            assert "\n" not in str(error)
+            is_one_line = "\n" not in str(error)
+            assert is_one_line
             return False
         finally:
             path.unlink()

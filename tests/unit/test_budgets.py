@@ -51,7 +51,7 @@ def test_budget(text, n_prompt, expected):
     "text", ["0", "0%", "-1", "-5%", "nan", "nan%", "inf%", "150%", "", "%", "a", "1.5", "1e3", "10%%", "1,000"]
 )
 def test_bad_budget(text):
-    with pytest.raises(UsageError, match="^kv_budget "):
+    with pytest.raises(UsageError, match=r"^kv_budget "):
         parse_budget(text)
 
 

@@ -80,7 +80,7 @@ def test_pdf_without_text_and_truncated(tmp_path):
     with pytest.raises(DapqError, match="OCR"):
         read_document(str(path))
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(DapqError, match="cannot be read|no text"):
+    with pytest.raises(DapqError, match=r"cannot be read|no text"):
         read_document(str(path))
 
 

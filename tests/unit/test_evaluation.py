@@ -54,7 +54,7 @@ def test_full_disk_loses_no_row(tmp_path):
     size = path.stat().st_size
     with (
         limited(resource.RLIMIT_FSIZE, size + 10),
-        pytest.raises(DapqError, match="cannot write.*the rows before are kept"),
+        pytest.raises(DapqError, match=r"cannot write.*the rows before are kept"),
     ):
         results.add({**KEY, "row": 2}, {"score": 1.0, "answer": "x" * 100})
     assert path.stat().st_size == size

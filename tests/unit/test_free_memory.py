@@ -16,7 +16,7 @@ def test_parse_bytes():
     sizes |= {"1.5 GB": 3 * GIB // 2, " 2k ": 2048, "1T": 2**40, "100B": 100, "0.5K": 512}
     assert {text: parse_bytes(text) for text in sizes} == sizes
     for text in ["", "G", "-1G", "4X", "4iB", "1e9", "4 G B", ".5G", "1,5G", "inf", "nan", "9" * 5000, "4G\n4"]:
-        with pytest.raises(UsageError, match="^ram .*give bytes"):
+        with pytest.raises(UsageError, match=r"^ram .*give bytes"):
             parse_bytes(text)
 
 

@@ -39,7 +39,7 @@ def test_trained_context():
     assert make_plan(long, n_ctx_train=2000).n_positions < 2000
     for options in ({"policy": "streaming"}, {"policy": "full"}, {"one_shot": True}):
         with pytest.raises(
-            DapqError, match="3,025 tokens are read at once, but the model was trained for 2,000.*allow_overflow"
+            DapqError, match=r"3,025 tokens are read at once, but the model was trained for 2,000.*allow_overflow"
         ):
             make_plan(long, n_ctx_train=2000, **options)
         assert make_plan(long, n_ctx_train=2000, allow_overflow=True, **options).n_positions == 3025

@@ -76,7 +76,7 @@ def test_split_model(tmp_path):
     assert read_shape(none).weight_bytes == 64
     none.rename(parts[1])
     parts[2].unlink()
-    with pytest.raises(ModelError, match="cannot read .*a-00003-of-00003.gguf: No such file"):
+    with pytest.raises(ModelError, match=r"cannot read .*a-00003-of-00003.gguf: No such file"):
         read_shape(parts[0])
 
 

