@@ -109,7 +109,8 @@ def refused(path: Path, name: str, tokens: list[int]) -> list[str]:
         Llama(path, kv_budget=64, n_ctx=512, verbose=False).close()
         reason = "not refused"
     except UnsupportedModelError as error:
-        reason = str(error).partition(": ")[2].removesuffix(": set policy to full")
+        # between the file and the remedy
+        _, reason, _ = str(error).split(": ")
     return ["yes", probe, f"refused: {reason}", "", unchanged(path, tokens, "auto")]
 
 

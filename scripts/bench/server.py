@@ -103,7 +103,7 @@ async def one_client(client: httpx.AsyncClient, number: int, stop: float, n_pred
 
 
 async def attempt(client: httpx.AsyncClient, body: dict, start: float, counts: Counts) -> float | None:
-    """Return the seconds after which to come again, or None for an answer. Raises ValueError if it is not whole."""
+    """Return the seconds to come again after, or None if there is an answer. Raises ValueError if it is not whole."""
     begin = time.monotonic()
     async with client.stream("POST", "/v1/chat/completions", json=body) as response:
         if response.status_code == 429:
