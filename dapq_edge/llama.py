@@ -19,7 +19,7 @@ from .errors import UsageError
 from .eviction.budget import Auto, Budget, parse_budget
 from .eviction.heads import HeadProfile, find_profile
 from .eviction.policies import DEFAULT_POLICY, Full, Policy, get_policy
-from .llamacpp import compat
+from .llamacpp.compat import GuardedLlama
 from .llamacpp.model import Model, loading, model_options, set_flash_attn
 from .planning.gguf_shape import check_eviction
 from .planning.weights import check_gguf
@@ -32,14 +32,15 @@ from .reading.stats import Usage
 NOT_EVICTED = ("embedding", "vocab_only", "chat_handler")
 
 
-class Llama(compat.GuardedLlama):
+class Llama(GuardedLlama):
     """`llama_cpp.Llama` whose KV cache is evicted to a budget, so that long prompts fit little memory.
 
     All arguments and methods are those of `llama_cpp.Llama` 0.3.36, but n_batch is at least 64, type_k and type_v can
     be names as in llama.cpp ("q8_0"), and flash_attn can be "auto", "on" or "off", too. n_ctx counts the tokens of
     prompt and answer, and the cells follow from the budget. A prompt within the budget is answered exactly as there. A
     longer one is read in bounded memory, and one that begins as the last one did costs only its new end. If the kept
-    cells do not serve a new question, the prompt is read again for it, see `relevance.serves`.
+    cells do not serve a new question, the prompt is read again for it. Embedding models and chat handlers for images
+    are never evicted.
 
     Args:
         model_path: A GGUF file.
@@ -47,20 +48,19 @@ class Llama(compat.GuardedLlama):
             never evict.
         policy: A name of `all_policies`, or a policy.
         heads: A head profile; default: the one that was calibrated, if there is one.
-        serves: Says whether the kept cells answer a new question.
+        serves: Says whether the kept cells answer a new question, see `relevance.serves`.
         one_shot: Evict only when everything is read.
 
-    Embedding models and chat handlers for images are never evicted.
-
     Attributes:
-        engine: Brings prompts into the cache; None for models that are never evicted.
         control: Watches and stops what is called next.
 
     Raises `ModelError` if the file is no model that llama.cpp can load, `UnsupportedModelError` if the model cannot be
     evicted, and `UsageError` if an argument is wrong.
     """
 
-    engine: Engine | None = None
+    _engine: Engine | None = None
+    _ids_of: Ledger | None = None
+    _ids: npt.NDArray[np.intc]
 
     def __init__(
         self,
@@ -72,42 +72,56 @@ class Llama(compat.GuardedLlama):
         serves: Serves = serves,
         one_shot: bool = False,
         n_ctx: int = 512,
-        n_batch: int = 512,
-        n_ubatch: int = 512,
-        n_gpu_layers: int = 0,
         flash_attn: bool | str = False,
-        type_k: int | str | None = None,
-        type_v: int | str | None = None,
         seed: int = llama_cpp.LLAMA_DEFAULT_SEED,
         verbose: bool = True,
         **options: Any,
     ) -> None:
         self.control = UNCONTROLLED
         path, is_plain = check_gguf(Path(model_path)), any(options.get(name) for name in NOT_EVICTED)
-        wanted = None if kv_budget is None else parse_budget(kv_budget)
-        if not is_plain and wanted not in (None, Auto()) and not isinstance(get_policy(policy), Full):
+        budget = None if kv_budget is None else parse_budget(kv_budget)
+        if not is_plain and budget not in (None, Auto()) and not isinstance(get_policy(policy), Full):
             check_eviction(path)
-        ram = memory_before_loading(n_gpu_layers)
-        options |= {"n_batch": n_batch, "n_ubatch": n_ubatch, "type_k": type_k, "type_v": type_v}
+        ram = memory_before_loading(options.get("n_gpu_layers", 0))
+        options = model_options(flash_attn=flash_attn, **options)
+        # a small context, until it is known what the budget needs
+        first = n_ctx if is_plain else max(N_CTX_PAD, options["n_batch"])
         with loading(path, verbose):
-            super().__init__(
-                str(path),
-                # a small context, until it is known what the budget needs
-                n_ctx=n_ctx if is_plain else max(N_CTX_PAD, n_batch),
-                n_gpu_layers=n_gpu_layers,
-                seed=seed,
-                verbose=verbose,
-                **model_options(flash_attn=flash_attn, **options),
-            )
+            super().__init__(str(path), n_ctx=first, seed=seed, verbose=verbose, **options)
         # the constructor takes a seed of 0 for none
         self.set_seed(seed)
         set_flash_attn(self, flash_attn)
-        self._defaults, self._heads = (wanted, policy), heads or find_profile(path)
+        self._defaults, self._heads = (budget, policy), heads or find_profile(path)
         if not is_plain:
-            self.engine = Engine(Model(weakref.proxy(self)), self._heads, ram=ram, serves=serves, one_shot=one_shot)
-            self._configure(wanted, policy, pad(n_ctx or self.engine.model.n_ctx_train))
+            model, all_logits = Model(weakref.proxy(self)), bool(options.get("logits_all"))
+            self._engine = Engine(model, self._heads, ram=ram, serves=serves, one_shot=one_shot, all_logits=all_logits)
+            self._configure(budget, policy, pad(n_ctx or model.n_ctx_train))
 
-    # eviction
+    @property
+    def engine(self) -> Engine:
+        """What brings prompts into the cache. Raises `UsageError` for a model that is never evicted."""
+        if self._engine is None:
+            raise UsageError("this model is opened for embeddings or images, and is never evicted")
+        return self._engine
+
+    @property
+    def kv_cache(self) -> KVCache:
+        """The cells of the sequence, and its ledger."""
+        return self.engine.cache
+
+    @property
+    def usage(self) -> Usage:
+        """What the sequence takes now."""
+        return self.engine.usage
+
+    @property
+    def cache_types(self) -> tuple[str, str]:
+        """Names of the types of K and V, see `context.CACHE_TYPES`."""
+        return self.engine.model.cache_types
+
+    def kept(self, layer: int | None = None) -> list[tuple[str, float]]:
+        """Return pieces of the text, and the share of the heads that have each of them, see `Engine.kept`."""
+        return self.engine.kept(layer)
 
     def set_eviction(self, kv_budget: str | int | Budget | None = None, policy: str | Policy | None = None) -> None:
         """Choose how the next prompts are evicted; None for what the model was opened with.
@@ -115,112 +129,35 @@ class Llama(compat.GuardedLlama):
         A change opens a new, empty context. Raises `UsageError`, `UnsupportedModelError` if the model cannot be evicted
         in this way, and as `Engine.configure` does; nothing is changed then.
         """
-        budget, default_policy = self._defaults
-        if kv_budget is not None:
-            budget = parse_budget(kv_budget)
-        if (kv_budget or policy) and self.engine is None:
-            raise UsageError("this model is opened for embeddings or images, and is never evicted", param="kv_budget")
-        if self.engine and (budget, policy or default_policy) != self._wanted:
-            self._configure(budget, policy or default_policy, self.engine.n_ctx)
+        budget, default = self._defaults
+        wanted = budget if kv_budget is None else parse_budget(kv_budget), policy or default
+        if self._engine is None and wanted == self._defaults:
+            return
+        if wanted != self._wanted:
+            self._configure(*wanted, self.engine.n_ctx)
 
     def _configure(self, budget: Budget | None, policy: str | Policy, n_ctx: int) -> None:
-        engine = self._engine
-        engine.configure(get_policy(policy, heads=self._heads), budget, n_ctx)
+        self.engine.configure(get_policy(policy, heads=self._heads), budget, n_ctx)
         self._wanted = budget, policy
-        self._fit_arrays()
 
     def extend(self, n_ctx: int) -> None:
-        """Make room for a text of `n_ctx` tokens. What is in the cache is lost if it could not be evicted so far.
-
-        Raises `UsageError` if the model is never evicted.
-        """
-        if n_ctx > self.n_ctx():
-            self._engine.extend(pad(n_ctx))
-            self._fit_arrays()
-
-    def _fit_arrays(self) -> None:
-        """Give the arrays of llama-cpp-python as many rows as the text has tokens."""
-        n_ctx = self._engine.n_ctx
-        compat.set_n_ctx(self, n_ctx)
-        self._ids = np.zeros(n_ctx, dtype=np.intc)
-        self._ids_of: Ledger | None = None
-        if compat.is_logits_all(self):
-            self.scores = self._engine.scores = np.zeros((n_ctx, self.n_vocab()), dtype=np.single)
-
-    @property
-    def _engine(self) -> Engine:
-        if self.engine is None:
-            raise UsageError("this model is opened for embeddings or images, and is never evicted")
-        return self.engine
-
-    @property
-    def usage(self) -> Usage:
-        """What the sequence takes now."""
-        return self._engine.usage
-
-    @property
-    def kv_cache(self) -> KVCache:
-        """The cells of the sequence, and its ledger."""
-        return self._engine.cache
-
-    @property
-    def cache_types(self) -> tuple[str, str]:
-        """Names of the types of K and V, see `context.CACHE_TYPES`."""
-        return self._engine.model.cache_types
-
-    def kept(self, layer: int | None = None) -> list[tuple[str, float]]:
-        """Return pieces of the text, and the share of the heads that have each of them, see `Engine.kept`."""
-        return self._engine.kept(layer)
-
-    # what llama-cpp-python keeps itself, from the ledger
-
-    def n_ctx(self) -> int:
-        """Return the tokens of prompt and answer at most."""
-        return self.engine.n_ctx if self.engine else super().n_ctx()
-
-    @property
-    def n_tokens(self) -> int:
-        """Tokens of the sequence; to set it forgets the last ones."""
-        return self.engine.sequence.n_tokens if self.engine else self._n_plain
-
-    @n_tokens.setter
-    def n_tokens(self, n_tokens: int) -> None:
-        self._n_plain = n_tokens
-        if self.engine:
-            self.engine.truncate(n_tokens)
-
-    @property
-    def input_ids(self) -> npt.NDArray[np.intc]:
-        """Tokens of the sequence, and room for others: int32 [n_ctx]."""
-        if self.engine and self._ids_of is not self.engine.sequence:
-            self._ids_of = self.engine.sequence
-            self._ids[: self._ids_of.n_tokens] = self._ids_of.text
-        return self._ids
-
-    @input_ids.setter
-    def input_ids(self, ids: npt.NDArray[np.intc]) -> None:
-        self._ids = ids
+        """Make room for a text of `n_ctx` tokens. What is in the cache is lost if it could not be evicted so far."""
+        self.engine.extend(pad(n_ctx))
 
     def reset(self) -> None:
         """Forget the sequence."""
-        if self.engine:
-            self.engine.reset()
-        else:
-            super().reset()
+        self._engine.reset() if self._engine else super().reset()
 
     def eval(self, tokens: Sequence[int]) -> None:
         """Evaluate tokens after the sequence, as `llama_cpp.Llama.eval`; where the cells are used up, evict."""
-        if self.engine:
-            self.engine.append(tokens, self.control)
-        else:
-            super().eval(tokens)
+        self._engine.append(tokens, self.control) if self._engine else super().eval(tokens)
 
     def generate(
         self, tokens: Sequence[int], *args: Any, reset: bool = True, **options: Any
     ) -> Generator[int, Sequence[int] | None, None]:
         """Generate the tokens that follow a prompt, as `llama_cpp.Llama.generate`."""
-        if self.engine and reset:
-            self.engine.prefill(tokens, self.control)
+        if self._engine and reset:
+            self._engine.prefill(tokens, self.control)
             tokens, reset = [], False
         made = super().generate(tokens, *args, reset=reset, **options)
         with contextlib.closing(made), contextlib.suppress(StopIteration):
@@ -231,23 +168,20 @@ class Llama(compat.GuardedLlama):
             if self.token_eos() >= 0:
                 yield self.token_eos()
 
-    # states
-
     def save_state(self) -> llama_cpp.LlamaState:
         """As `llama_cpp.Llama.save_state`, with what was evicted."""
         state = super().save_state()
-        if self.engine:
-            state.sequence = self.engine.cache.state().sequence
+        state.sequence = self._engine.sequence if self._engine else None
         return state
 
     def load_state(self, state: llama_cpp.LlamaState) -> None:
         """As `llama_cpp.Llama.load_state`; also what `llama_cpp.Llama.save_state` made."""
-        if not self.engine:
+        if not self._engine:
             super().load_state(state)
             return
-        sequence = getattr(state, "sequence", Ledger().append(state.input_ids[: state.n_tokens]))
+        sequence = getattr(state, "sequence", None) or Ledger().append(state.input_ids[: state.n_tokens])
         cells = np.frombuffer(state.llama_state, dtype=np.uint8)
-        self.engine.cache.restore(SequenceState(sequence, None, cells, is_context=True))
+        self._engine.cache.restore(SequenceState(sequence, None, cells, is_context=True))
         self.scores[: len(state.scores)] = state.scores
         self.set_seed(state.seed)
 
@@ -256,3 +190,43 @@ class Llama(compat.GuardedLlama):
         budget, policy = self._defaults
         eviction = {"n_ctx": self.n_ctx(), "kv_budget": budget, "policy": policy, "heads": self._heads}
         return {**super().__getstate__(), **eviction}
+
+    # what llama-cpp-python keeps itself follows from the ledger
+
+    def n_ctx(self) -> int:
+        """Return the tokens of prompt and answer at most."""
+        return self._engine.n_ctx if self._engine else super().n_ctx()
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of the sequence; to set it forgets the last ones."""
+        return self._engine.sequence.n_tokens if self._engine else self._n_plain
+
+    @n_tokens.setter
+    def n_tokens(self, n_tokens: int) -> None:
+        self._n_plain = n_tokens
+        if self._engine:
+            self._engine.truncate(n_tokens)
+
+    @property
+    def input_ids(self) -> npt.NDArray[np.intc]:
+        """Tokens of the sequence, and room for others: int32 [n_ctx]."""
+        if self._engine and len(self._ids) < self._engine.n_ctx:
+            self._ids, self._ids_of = np.zeros(self._engine.n_ctx, dtype=np.intc), None
+        if self._engine and self._ids_of is not self._engine.sequence:
+            self._ids_of = self._engine.sequence
+            self._ids[: self._ids_of.n_tokens] = self._ids_of.text
+        return self._ids
+
+    @input_ids.setter
+    def input_ids(self, ids: npt.NDArray[np.intc]) -> None:
+        self._ids, self._ids_of = ids, None
+
+    @property
+    def scores(self) -> npt.NDArray[np.single]:
+        """Logits of all tokens, if they are kept: float32 [n_ctx, n_vocab]."""
+        return self._scores_plain if self._engine is None or self._engine.scores is None else self._engine.scores
+
+    @scores.setter
+    def scores(self, scores: npt.NDArray[np.single]) -> None:
+        self._scores_plain = scores

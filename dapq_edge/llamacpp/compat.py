@@ -52,11 +52,6 @@ def is_logits_all(llama: llama_cpp.Llama) -> bool:
     return llama._logits_all
 
 
-def set_n_ctx(llama: llama_cpp.Llama, n_ctx: int) -> None:
-    """Set the tokens of prompt and answer that llama-cpp-python allows."""
-    llama._n_ctx = n_ctx
-
-
 def replace_context(llama: llama_cpp.Llama, params: llama_cpp.llama_context_params) -> None:
     """Close the context of `llama`, and open one with `params`. Raises ValueError if llama.cpp cannot.
 
@@ -96,6 +91,14 @@ class GuardedLlama(llama_cpp.Llama):
 
     # what is closed in the end, if the constructor fails early
     _stack = contextlib.ExitStack()
+
+    @property
+    def _n_ctx(self) -> int:
+        return self.n_ctx()
+
+    @_n_ctx.setter
+    def _n_ctx(self, n_ctx: int) -> None:
+        """Leave it as it is: it follows from `n_ctx`, which may change."""
 
     def close(self) -> None:
         """Free the context, whichever it is by now, and then the model."""

@@ -128,11 +128,11 @@ class Model:
 
 def model_options(
     *,
-    n_batch: int,
-    n_ubatch: int,
     flash_attn: bool | str,
-    type_k: int | str | None,
-    type_v: int | str | None,
+    n_batch: int = 512,
+    n_ubatch: int = 512,
+    type_k: int | str | None = None,
+    type_v: int | str | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Return arguments of `llama_cpp.Llama` for ours, whose types have names, and whose batches hold a probe."""

@@ -1,8 +1,5 @@
 """The engine: brings prompts into a cache, within a budget, and goes on from there."""
 
-import codecs
-import math
-import time
 from collections.abc import Iterator
 from collections.abc import Sequence as Tokens
 from dataclasses import replace
@@ -14,21 +11,20 @@ from ..cache.kv_cache import KVCache
 from ..cache.sequence import Sequence
 from ..cells import CHUNK, pad
 from ..control import UNCONTROLLED, Control
-from ..errors import DapqError, TooLongError, UnsupportedModelError, UsageError
+from ..errors import DapqError, TooLongError
 from ..eviction.budget import Auto, Budget
 from ..eviction.heads import HeadProfile
 from ..eviction.policies import Full, Policy
 from ..llamacpp import native
 from ..llamacpp.model import Model
-from ..planning.gguf_shape import read_shape
-from ..planning.planner import choose
 from ..prompt import Prompt
 from ..prompt.request import N_QUESTION, N_SHORT, longest_message, split_prompt
 from .decide import N_ANSWER, Append, Limits, Reread, align, decide
-from .plan import Plan, ReadMode, make_plan
+from .pieces import text_pieces
+from .plan import ReadMode, make_plan
 from .relevance import Serves, serves
-from .stats import ReadStats, Usage
-from .strategies import READERS
+from .room import plan_auto, plan_room
+from .stats import ReadStats, Usage, read_as_planned
 
 
 class Engine:
@@ -42,13 +38,14 @@ class Engine:
         ram: Bytes of memory that were free before the model was loaded, for `Auto` budgets.
         serves: Says whether the kept cells answer a new question; if not, the whole text is read again.
         one_shot: Evict only when everything is read; the peak is the full cache.
+        all_logits: Keep the logits of all tokens.
 
     Attributes:
         cache: Its cells; `cache.sequence` is the ledger.
         n_ctx: Tokens of prompt and answer at most.
         policy: Chooses what is kept.
         budget: Says how much.
-        scores: Gets the logits of all tokens, if it is set: float32 [n_ctx, n_vocab].
+        scores: The logits of all tokens, if they are kept: float32 [n_ctx, n_vocab].
         last_read: How the last prompt was read, of those that were not only appended.
     """
 
@@ -60,12 +57,14 @@ class Engine:
         ram: int = 0,
         serves: Serves = serves,
         one_shot: bool = False,
+        all_logits: bool = False,
     ) -> None:
         self.model = model
         self.heads = heads
         self.cache = KVCache(model.context)
         self.scores: npt.NDArray[np.float32] | None = None
         self.last_read: ReadStats | None = None
+        self._all_logits = all_logits
         self._ram = ram
         self._serves = serves
         self._one_shot = one_shot
@@ -75,7 +74,13 @@ class Engine:
     def _keep_all(self, n_ctx: int) -> None:
         self.policy: Policy = Full()
         self._wanted: Budget | None = None
-        self.n_ctx, self.budget = n_ctx, Auto(n_ctx, n_ctx)
+        self.budget = Auto(n_ctx, n_ctx)
+        self._set_length(n_ctx)
+
+    def _set_length(self, n_ctx: int) -> None:
+        self.n_ctx = n_ctx
+        if self._all_logits:
+            self.scores = np.zeros((n_ctx, self.model.n_vocab), dtype=np.float32)
 
     @property
     def sequence(self) -> Sequence:
@@ -115,47 +120,21 @@ class Engine:
         Raises `UsageError`, `UnsupportedModelError` if the model cannot be evicted in this way, and `DapqError` if
         there is not enough memory. Whatever is raised, policy and budget stay as they were.
         """
-        planned = self._planned(policy, budget, n_ctx)
-        n_cells, before = self._n_needed(policy, planned, n_ctx), self.cache.allocated[0]
+        planned, n_cells = plan_room(
+            self.model, self.cache, policy, budget, n_ctx, ram=self._ram, one_shot=self._one_shot
+        )
+        before = self.cache.allocated[0]
         try:
             self._open(n_cells)
         except DapqError:
             self._open(before)
             raise
-        self.policy, self._wanted, self.budget, self.n_ctx = policy, budget, planned, n_ctx
-
-    def _planned(self, policy: Policy, budget: Budget | None, n_ctx: int) -> Auto:
-        """Return the cells to keep, and at most, of a text of any length."""
-        everything = Auto(n_ctx, n_ctx)
-        if budget is None:
-            return everything
-        try:
-            policy.check(self.cache)
-        except UnsupportedModelError:
-            if isinstance(budget, Auto):
-                return everything
-            raise
-        if policy.needs_whole_prompt and not self._one_shot:
-            raise UsageError(f"{policy.name} cannot read in bounded memory", param="policy")
-        if budget == Auto():
-            budget = self.auto_budget(n_ctx)
-        n_keep = policy.cells_to_keep(budget, n_ctx)
-        return Auto(n_keep, max(n_keep, budget.n_most(n_ctx)))
+        self.policy, self._wanted, self.budget = policy, budget, planned
+        self._set_length(n_ctx)
 
     def auto_budget(self, n_ctx: int) -> Auto:
         """Return the budget that the memory has room for, beside the model. Raises `DapqError` if there is none."""
-        shape, types = read_shape(self.model.path), self.model.cache_types
-        choice = choose(shape, self._ram, n_ctx, *types, self.model.n_batch)
-        return Auto(choice.n_keep, choice.n_most)
-
-    def _n_needed(self, policy: Policy, budget: Auto, n_ctx: int) -> int:
-        """Return the cells of the context."""
-        if budget.n_limit >= n_ctx:
-            return n_ctx
-        if self._one_shot:
-            return n_ctx + policy.n_probe
-        n_most = math.ceil(budget.n_limit * policy.max_share)
-        return min(n_most + CHUNK, n_ctx + policy.n_probe) + policy.n_branch(n_most)
+        return plan_auto(self.model, self._ram, n_ctx)
 
     def _open(self, n_cells: int) -> None:
         """Open a new, empty context."""
@@ -170,7 +149,7 @@ class Engine:
         if n_ctx <= self.n_ctx:
             return
         if self.is_evicted:
-            self.n_ctx = n_ctx
+            self._set_length(n_ctx)
         else:
             self.configure(self.policy, self._wanted, n_ctx)
 
@@ -303,7 +282,7 @@ class Engine:
             n_ctx_train=self.model.n_ctx_train,
             one_shot=self._one_shot,
         )
-        self.last_read = self._read(prompt, self.policy, plan, control)
+        self.last_read = read_as_planned(self.cache, prompt, self.policy, plan, control, self.heads)
         self._n_evictions += 1
         # small talk is not read again
         self._set_has_document(self._one_shot or longest_message(self.model, tokens) > max(N_QUESTION, half))
@@ -354,63 +333,38 @@ class Engine:
             raise DapqError(f"reading needs {plan.n_cells:,} cells: raise `n_ctx={n_cells}` or leave it out")
         self._open(max(n_cells, plan.n_cells))
         self._keep_all(max(pad(max(n_cells, plan.n_cells)), len(prompt) + plan.n_predict))
-        stats = self.last_read = self._read(prompt, policy, plan, control)
+        stats = self.last_read = read_as_planned(self.cache, prompt, policy, plan, control, self.heads)
         n_needed = pad(stats.cells_kept + plan.n_predict)
         # bounded reading leaves no more than a chunk to give back
         if plan.mode == ReadMode.FULL and stats.cells_kept < len(prompt) and n_needed < stats.cells_peak:
             native.resize(self.cache.ctx, n_needed)
         return stats
 
-    def _read(self, prompt: Prompt, policy: Policy, plan: Plan, control: Control) -> ReadStats:
-        """Read a prompt into the empty context as planned."""
-        start = time.perf_counter()
-        cells_peak, bytes_peak = self.cache.allocated
-        reader = READERS[plan.mode](self.cache, policy, plan, control, self.heads)
-        reader.read(prompt)
-        cells_kept, bytes_kept = self.cache.used
-        return ReadStats(
-            mode=plan.mode,
-            is_compact=self.sequence.n_skipped > 0,
-            chunks=reader.chunks,
-            tokens_evaluated=reader.n_done,
-            n_predict=plan.n_predict,
-            cells_peak=cells_peak,
-            cells_kept=cells_kept,
-            bytes_peak=bytes_peak,
-            bytes_kept=bytes_kept,
-            attention_kept=self.sequence.attention_kept,
-            evict_seconds=reader.evict_seconds,
-            seconds=time.perf_counter() - start,
-        )
-
     def stream(self, n_predict: int, *, temp: float = 0.0) -> Iterator[str]:
         """Answer what was read: pieces of text, until the end of turn or for `n_predict` tokens.
 
         A token that is only a part of a character yields an empty piece, so that there is one piece per token.
         """
-        decoder, sampler = codecs.getincrementaldecoder("utf-8")("replace"), self.model.sampler(temp)
+        yield from text_pieces(self.model, self._answer(n_predict, temp), special=False)
+
+    def _answer(self, n_predict: int, temp: float) -> Iterator[int]:
+        sampler = self.model.sampler(temp)
         for i in range(n_predict):
             token = self.model.sample(sampler)
             if self.model.is_end(token):
-                break
-            yield decoder.decode(self.model.detokenize([token], special=False))
+                return
+            yield token
             if i + 1 < n_predict:
                 self.append([token])
-        rest = decoder.decode(b"", final=True)
-        if rest:
-            yield rest
 
     def kept(self, layer: int | None = None) -> list[tuple[str, float]]:
         """Return pieces of the text, and the share of the heads that have each of them, see `Sequence.coverage`.
 
         The pieces are tokens, or more than one where a character needs them.
         """
-        share = self.sequence.coverage(layer)
-        decoder, pieces = codecs.getincrementaldecoder("utf-8")("replace"), []
-        for token, part in zip(self.sequence.text.tolist(), share.tolist(), strict=True):
-            text = decoder.decode(self.model.detokenize([token]))
-            pieces += [(text, part)] if text else []
-        return pieces
+        share = self.sequence.coverage(layer).tolist()
+        pieces = text_pieces(self.model, self.sequence.text.tolist(), special=True)
+        return [(text, part) for text, part in zip(pieces, share, strict=False) if text]
 
     def close(self) -> None:
         """Free the model and its context."""

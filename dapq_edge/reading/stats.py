@@ -1,9 +1,15 @@
 """What reading cost, and what a sequence takes."""
 
+import time
 from dataclasses import dataclass
 
-from .plan import ReadMode
-from .strategies import Chunk
+from ..cache.kv_cache import KVCache
+from ..control import Control
+from ..eviction.heads import HeadProfile
+from ..eviction.policies import Policy
+from ..prompt import Prompt
+from .plan import Plan, ReadMode
+from .strategies import READERS, Chunk
 
 
 @dataclass(frozen=True)
@@ -62,3 +68,28 @@ class Usage:
     n_evictions: int
     n_rereads: int
     attention_kept: float | None
+
+
+def read_as_planned(
+    cache: KVCache, prompt: Prompt, policy: Policy, plan: Plan, control: Control, heads: HeadProfile | None
+) -> ReadStats:
+    """Read a prompt into an empty cache as planned, and say what it cost. Raises as `Reader.read` does."""
+    start = time.perf_counter()
+    cells_peak, bytes_peak = cache.allocated
+    reader = READERS[plan.mode](cache, policy, plan, control, heads)
+    reader.read(prompt)
+    cells_kept, bytes_kept = cache.used
+    return ReadStats(
+        mode=plan.mode,
+        is_compact=cache.sequence.n_skipped > 0,
+        chunks=reader.chunks,
+        tokens_evaluated=reader.n_done,
+        n_predict=plan.n_predict,
+        cells_peak=cells_peak,
+        cells_kept=cells_kept,
+        bytes_peak=bytes_peak,
+        bytes_kept=bytes_kept,
+        attention_kept=cache.sequence.attention_kept,
+        evict_seconds=reader.evict_seconds,
+        seconds=time.perf_counter() - start,
+    )

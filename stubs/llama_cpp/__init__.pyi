@@ -110,7 +110,8 @@ class Llama:
     n_batch: int
     context_params: llama_context_params
     metadata: dict[str, str]
-    scores: npt.NDArray[np.single]
+    @property
+    def scores(self) -> npt.NDArray[np.single]: ...
     lora_path: str | None
     lora_scale: float
     _ctx: Any
