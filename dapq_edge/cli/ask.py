@@ -29,11 +29,4 @@ class Options(Question):
     sampling: Sampling = group("sampling")
 
 
-def run(options: Options) -> int:
-    """Answer."""
-    from .asking import answer
-
-    return answer(options)
-
-
-COMMAND = Command("ask", "ask a question about a document", Options, run)
+COMMAND = Command("ask", "ask a question about a document", Options, "asking:answer")

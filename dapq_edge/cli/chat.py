@@ -23,17 +23,10 @@ class Options:
     sampling: Sampling = group("sampling")
 
 
-def run(options: Options) -> int:
-    """Talk."""
-    from .terminal import talk
-
-    return talk(options)
-
-
 COMMAND = Command(
     "chat",
     "talk with a model, about documents, for as long as you like",
     Options,
-    run,
+    "terminal:talk",
     description="Talk with a model, about documents, for as long as you like, in bounded memory.",
 )

@@ -1,8 +1,8 @@
 """What a command is: a name, options, and a function that takes them."""
 
 import argparse
-from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 from .options import add_options, read_options
@@ -16,14 +16,15 @@ class Command:
         name: What is typed.
         help: A line in the list of commands.
         options: A class of options.
-        run: Takes the options, returns the exit code.
+        run: "module:function" of this package, which takes the options and returns the exit code. It is imported when
+            the command runs, because what it needs takes time.
         description: The first lines of its own --help; default: `help` as a sentence.
     """
 
     name: str
     help: str
     options: type
-    run: Callable[[Any], int]
+    run: str
     description: str = ""
 
     def add(self, commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -32,7 +33,12 @@ class Command:
             self.name, help=self.help, description=self.description or _sentence(self.help), allow_abbrev=False
         )
         add_options(parser, self.options)
-        parser.set_defaults(run=lambda namespace: self.run(read_options(self.options, namespace)))
+        parser.set_defaults(run=lambda namespace: self.call(read_options(self.options, namespace)))
+
+    def call(self, options: Any) -> int:
+        """Run the command with its options; returns the exit code."""
+        module, _, function = self.run.partition(":")
+        return int(getattr(import_module(f".{module}", __package__), function)(options))
 
 
 @dataclass(frozen=True)

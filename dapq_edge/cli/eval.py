@@ -111,38 +111,14 @@ class ReportOptions:
     folder: str = option("folder", metavar="DIR", help="folder with the files that --json made")
 
 
-def _needle(options: NeedleOptions) -> int:
-    from .evaluating import run_needle
-
-    return run_needle(options)
-
-
-def _ruler(options: RulerOptions) -> int:
-    from .evaluating import run_ruler
-
-    return run_ruler(options)
-
-
-def _fidelity(options: FidelityOptions) -> int:
-    from .evaluating import run_fidelity
-
-    return run_fidelity(options)
-
-
-def _report(options: ReportOptions) -> int:
-    from .evaluating import run_report
-
-    return run_report(options)
-
-
 COMMAND = CommandGroup(
     "eval",
     "measure how much of the full cache's answers survives eviction",
     "task",
     (
-        Command("needle", "facts in unrelated text", NeedleOptions, _needle),
-        Command("ruler", "tasks of RULER", RulerOptions, _ruler),
-        Command("fidelity", "KL divergence to the full cache", FidelityOptions, _fidelity),
-        Command("report", "one page of all results in a folder", ReportOptions, _report),
+        Command("needle", "facts in unrelated text", NeedleOptions, "evaluating:run_needle"),
+        Command("ruler", "tasks of RULER", RulerOptions, "evaluating:run_ruler"),
+        Command("fidelity", "KL divergence to the full cache", FidelityOptions, "evaluating:run_fidelity"),
+        Command("report", "one page of all results in a folder", ReportOptions, "evaluating:run_report"),
     ),
 )

@@ -34,24 +34,12 @@ class ShowOptions(_Drawn):
     model: Model = group("model")
 
 
-def _calibrate(options: CalibrateOptions) -> int:
-    from .calibrating import calibrate
-
-    return calibrate(options)
-
-
-def _show(options: ShowOptions) -> int:
-    from .calibrating import show
-
-    return show(options)
-
-
 COMMAND = CommandGroup(
     "heads",
     "find the heads of a model that retrieve facts",
     "action",
     (
-        Command("calibrate", "measure the heads and keep their profile", CalibrateOptions, _calibrate),
-        Command("show", "list the best heads", ShowOptions, _show),
+        Command("calibrate", "measure the heads and keep their profile", CalibrateOptions, "calibrating:calibrate"),
+        Command("show", "list the best heads", ShowOptions, "calibrating:show"),
     ),
 )

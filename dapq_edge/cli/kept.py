@@ -1,7 +1,6 @@
 """`dapq-edge kept`: which tokens of a document are kept for a question."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from .ask import CELLS, Question
 from .command import Command
@@ -21,62 +20,10 @@ class Options(Question):
     reading: Reading = group("eviction", **OF_DOCUMENT)
 
 
-def run(options: Options) -> int:
-    """Show them."""
-    from ..llamacpp.log import captured_log
-    from ..render.pictures import require_matplotlib
-    from .running import check_budget, check_model
-
-    check_budget(options.reading)
-    check_model(options.model)
-    if options.plot:
-        require_matplotlib()
-    # what llama.cpp reports becomes a part of our errors
-    with captured_log():
-        return _show(options)
-
-
-def _show(options: Options) -> int:
-    import numpy as np
-    from rich.console import Console
-
-    from ..documents.text import read_document
-    from ..errors import UsageError
-    from ..eviction.policies import get_policy
-    from ..files import write_atomically
-    from ..prompt.chat_template import chat_prompt
-    from ..render.shading import to_html, to_picture, to_terminal
-    from .running import open_engine, read_prompt
-
-    console, reading = Console(stderr=True), options.reading
-    document = read_document(options.doc)
-    engine = open_engine(options.model, console, heads=reading.heads, policy=reading.policy)
-    layers = list(engine.cache.gathered_heads())
-    if options.layer is not None and options.layer not in layers:
-        raise UsageError(f"{options.layer}: choose one of {', '.join(map(str, layers))}", param="layer")
-    policy = get_policy(reading.policy, reading.granularity, engine.heads)
-    prompt = chat_prompt(engine.model, document, options.question, options.answer_prefix)
-    stats = read_prompt(engine, prompt, policy, reading, console, n_predict=1, ctx_size=options.model.ctx_size)
-    pieces = engine.kept(None if options.layer is None else layers.index(options.layer))
-    summary = f"{policy.name} keeps {stats.cells_kept:,} of {len(prompt):,} tokens in each head"
-    if options.layer is not None:
-        summary += f"; layer {options.layer}"
-    if options.html:
-        page = to_html(pieces, options.question or options.doc, summary)
-        write_atomically(Path(options.html), page.encode("utf-8", "replace"))
-    if options.plot:
-        shares = np.stack([engine.sequence.coverage(i) for i in range(len(layers))])
-        to_picture(shares, layers, summary, Path(options.plot))
-    if not options.html and not options.plot:
-        Console().print(to_terminal(pieces), highlight=False)
-    console.print(summary, style="dim", highlight=False, soft_wrap=True)
-    return 0
-
-
 COMMAND = Command(
     "kept",
     "show which tokens of a document are kept for a question",
     Options,
-    run,
+    "keeping:show",
     description="Show a document, shaded by how many heads keep each token for a question.",
 )

@@ -15,17 +15,10 @@ class Options:
     model: PlannedModel = group("model")
 
 
-def run(options: Options) -> int:
-    """Plan."""
-    from .reporting import plan
-
-    return plan(options)
-
-
 COMMAND = Command(
     "plan",
     "say what a model takes, and what budget fits",
     Options,
-    run,
+    "reporting:plan",
     description="Say what a model takes, and what budget the memory has room for, before it is loaded.",
 )

@@ -28,4 +28,4 @@ def run(options: Options) -> int:
     return 0
 
 
-COMMAND = Command("policies", "list the eviction policies", Options, run)
+COMMAND = Command("policies", "list the eviction policies", Options, "policies:run")

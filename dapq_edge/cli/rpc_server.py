@@ -46,7 +46,7 @@ COMMAND = Command(
     "rpc-server",
     "lend this machine to another one, for --rpc there",
     Options,
-    run,
+    "rpc_server:run",
     description="Serve the devices of this machine to another one, as llama.cpp's rpc-server. Only for networks that "
     "you trust: nothing is encrypted or protected.",
 )

@@ -30,11 +30,4 @@ class Options:
     eviction: Eviction = group("eviction")
 
 
-def run(options: Options) -> int:
-    """Serve until the process is told to end."""
-    from .serving import serve
-
-    return serve(options)
-
-
-COMMAND = Command("serve", "serve OpenAI's API, and a page to ask about a document", Options, run)
+COMMAND = Command("serve", "serve OpenAI's API, and a page to ask about a document", Options, "serving:serve")

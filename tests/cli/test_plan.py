@@ -27,7 +27,7 @@ def test_plan_as_json(tiny_model, capsys):
     path = tiny_model(spec)
     shape, options = read_shape(path), ("q8_0", "f16", 512)
     ram = int(shape.total_bytes(2048, *options) / 0.9) + 2
-    assert plan.run(arguments(path, ram=str(ram), cache_type_k="q8_0", json=True)) == 0
+    assert plan.COMMAND.call(arguments(path, ram=str(ram), cache_type_k="q8_0", json=True)) == 0
     report = json.loads(capsys.readouterr().out)
     rows = report.pop("budgets")
     # 2 KV heads of 64 numbers for K, and as many for V, in 2 layers
@@ -57,7 +57,7 @@ def test_plan_as_json(tiny_model, capsys):
 def test_plan_as_text(tiny_model, capsys):
     path = tiny_model(Spec(n_ctx=65536))
     shape = read_shape(path)
-    assert plan.run(arguments(path, ram="100M", ctx_size=30000)) == 0
+    assert plan.COMMAND.call(arguments(path, ram="100M", ctx_size=30000)) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "KV of a token, q8_0 │ 0.8 KiB" in text
     # 30,208 cells of 1,536 bytes
@@ -67,30 +67,30 @@ def test_plan_as_text(tiny_model, capsys):
     n_most = most_cells(shape, 100 * MIB, "f16", "f16", 512) - 512
     assert f"keeps prompts of up to {n_most:,} tokens" in text
     assert "from 3,750 cells on" in text
-    assert plan.run(arguments(path, ctx_size=300)) == 0
+    assert plan.COMMAND.call(arguments(path, ctx_size=300)) == 0
     assert "keeps all, as the full cache of 300 tokens fits" in capsys.readouterr().out
 
 
 def test_plan_of_a_model_that_cannot_be_evicted(tmp_path, capsys):
     """What all cells need, and why."""
     path = write_header(tmp_path / "model.gguf", "bloom", {})
-    assert plan.run(arguments(path, json=True)) == 0
+    assert plan.COMMAND.call(arguments(path, json=True)) == 0
     report = json.loads(capsys.readouterr().out)
     assert "ALiBi" in report["obstacle"]
     assert report["choice"] is None
     assert [(row["budget"], row["cells"]) for row in report["budgets"]] == [(4096, 4096)]
-    assert plan.run(arguments(path)) == 0
+    assert plan.COMMAND.call(arguments(path)) == 0
     assert "cannot be evicted: its attention needs the position of each cell (ALiBi)" in capsys.readouterr().out
 
 
 def test_plan_refuses(tiny_model):
     path = tiny_model(Spec())
     with pytest.raises(UsageError, match="ram '4 apples'"):
-        plan.run(arguments(path, ram="4 apples"))
+        plan.COMMAND.call(arguments(path, ram="4 apples"))
     with pytest.raises(UsageError, match="type_v q9: choose one of"):
-        plan.run(arguments(path, cache_type_v="q9"))
+        plan.COMMAND.call(arguments(path, cache_type_v="q9"))
     with pytest.raises(DapqError, match=r"512 cells need .* there are 0 .*: take a smaller model"):
-        plan.run(arguments(path, ram="10"))
+        plan.COMMAND.call(arguments(path, ram="10"))
 
 
 def test_plan(model, tmp_path):

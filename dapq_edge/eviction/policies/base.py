@@ -13,7 +13,7 @@ from ...errors import UsageError
 from ..budget import Budget, Cells, in_steps
 from ..heads import HeadProfile
 from ..score import Scores, attention_kept, cells_to_hold
-from .parts import Best, Even, LayerBudget, Queries, Score, Selection
+from .parts import Best, Even, FirstPass, LayerBudget, Queries, Score, Selection
 
 __all__ = ["Eviction", "Policy", "ProbingPolicy", "Queries", "Score", "ScoringPolicy"]
 
@@ -177,6 +177,10 @@ class ScoringPolicy(Policy):
         keep = self.selection.cells(self, scores, n_kept)
         return [cells + n for cells, n in zip(keep, missing, strict=True)]
 
+    def first_pass(self, n_keep: int) -> FirstPass:
+        """Return the policy that evicts a branch to look ahead on. Raises `UsageError` if it has none."""
+        raise UsageError(f"{self.name} has no policy for a first pass, which its queries need")
+
     @property
     def candidates(self) -> slice:
         """Cells that can be evicted."""
@@ -218,10 +222,6 @@ class ProbingPolicy(ScoringPolicy):
 
     def n_branch(self, n_keep: int) -> int:
         return self.queries.n_branch(n_keep)
-
-    def first_pass(self, n_keep: int) -> ProbingPolicy:
-        """Return the policy that evicts a branch to look ahead on. Raises `UsageError` if it has none."""
-        raise UsageError(f"{self.name} has no policy for a first pass, which its queries need")
 
     def check(self, cache: KVCache) -> None:
         super().check(cache)

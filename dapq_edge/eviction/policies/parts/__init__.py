@@ -1,6 +1,7 @@
 """The parts that a policy is made of: queries, scores, layer budgets and selections."""
 
 from .layers import ByError, Even, LayerBudget, Pyramid
+from .owner import FirstPass, Owner
 from .queries import AtAnswer, BranchLookAhead, Filler, LastTokens, Queries, RandomTokens
 from .scores import HeadsOfLayer, Normalized, Pooled, Score
 from .selections import Best, BestAndRecentHalf, Selection
@@ -13,10 +14,12 @@ __all__ = [
     "ByError",
     "Even",
     "Filler",
+    "FirstPass",
     "HeadsOfLayer",
     "LastTokens",
     "LayerBudget",
     "Normalized",
+    "Owner",
     "Pooled",
     "Pyramid",
     "Queries",

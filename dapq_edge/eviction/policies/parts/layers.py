@@ -1,16 +1,11 @@
 """Layer budgets: how many cells each layer keeps."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from ...budget import by_error, pyramid
-
-if TYPE_CHECKING:
-    from ..base import ScoringPolicy
+from .owner import Owner
 
 
 class LayerBudget(ABC):
@@ -23,7 +18,7 @@ class LayerBudget(ABC):
     needs_heads = False
 
     @abstractmethod
-    def cells(self, policy: ScoringPolicy, n_keep: int, n_cells: int, layers: Sequence[int]) -> list[int]:
+    def cells(self, policy: Owner, n_keep: int, n_cells: int, layers: Sequence[int]) -> list[int]:
         """Return the cells that each of `layers` keeps of `n_cells`, on average `n_keep`."""
 
 
@@ -31,7 +26,7 @@ class LayerBudget(ABC):
 class Even(LayerBudget):
     """All layers keep the same number."""
 
-    def cells(self, policy: ScoringPolicy, n_keep: int, n_cells: int, layers: Sequence[int]) -> list[int]:
+    def cells(self, policy: Owner, n_keep: int, n_cells: int, layers: Sequence[int]) -> list[int]:
         return [n_keep] * len(layers)
 
 
@@ -41,7 +36,7 @@ class Pyramid(LayerBudget):
 
     max_share: float = 2.0
 
-    def cells(self, policy: ScoringPolicy, n_keep: int, n_cells: int, layers: Sequence[int]) -> list[int]:
+    def cells(self, policy: Owner, n_keep: int, n_cells: int, layers: Sequence[int]) -> list[int]:
         return pyramid(n_keep, len(layers), policy.n_sink + policy.n_recent, n_cells)
 
 
@@ -56,6 +51,6 @@ class ByError(LayerBudget):
     max_share: float = 1.6
     needs_heads = True
 
-    def cells(self, policy: ScoringPolicy, n_keep: int, n_cells: int, layers: Sequence[int]) -> list[int]:
+    def cells(self, policy: Owner, n_keep: int, n_cells: int, layers: Sequence[int]) -> list[int]:
         errors = [policy.profile.errors[layer] for layer in layers]
         return by_error(n_keep, errors, policy.n_sink + policy.n_recent, n_cells, self.min_share, self.max_share)

@@ -1,18 +1,13 @@
 """Queries: the tokens that a policy probes with, and where they stand."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from ....cache.kv_cache import KVCache
-
-if TYPE_CHECKING:
-    from ..base import ProbingPolicy
+from .owner import Owner
 
 Tokens = npt.NDArray[np.int64]
 
@@ -21,11 +16,11 @@ class Queries(ABC):
     """Tokens to probe with. `policy` is the one that they are a part of."""
 
     @abstractmethod
-    def tokens(self, policy: ProbingPolicy, cache: KVCache, n_keep: int) -> tuple[Tokens, int]:
+    def tokens(self, policy: Owner, cache: KVCache, n_keep: int) -> tuple[Tokens, int]:
         """Return the tokens, integers [queries], and the position of the first one. The cache is left as it was."""
 
     @abstractmethod
-    def n_tokens(self, policy: ProbingPolicy) -> int:
+    def n_tokens(self, policy: Owner) -> int:
         """Return how many there are at most."""
 
     def n_branch(self, n_keep: int) -> int:
@@ -42,10 +37,10 @@ class LastTokens(Queries):
 
     n: int = 0
 
-    def n_tokens(self, policy: ProbingPolicy) -> int:
+    def n_tokens(self, policy: Owner) -> int:
         return self.n or policy.n_recent
 
-    def tokens(self, policy: ProbingPolicy, cache: KVCache, n_keep: int) -> tuple[Tokens, int]:
+    def tokens(self, policy: Owner, cache: KVCache, n_keep: int) -> tuple[Tokens, int]:
         window = cache.sequence.recent[-self.n_tokens(policy) :]
         return window.astype(np.int64), cache.next_position - len(window)
 
@@ -84,10 +79,10 @@ class AtAnswer(Queries):
     filler: Filler | None = RandomTokens()
     shift: int = 0
 
-    def n_tokens(self, policy: ProbingPolicy) -> int:
+    def n_tokens(self, policy: Owner) -> int:
         return self.n
 
-    def tokens(self, policy: ProbingPolicy, cache: KVCache, n_keep: int) -> tuple[Tokens, int]:
+    def tokens(self, policy: Owner, cache: KVCache, n_keep: int) -> tuple[Tokens, int]:
         ahead = np.array(cache.peek(self.n_look_ahead)[0] if self.n_look_ahead else [], dtype=np.int64)
         rest = self.filler(cache, self.n - len(ahead)) if self.filler else ahead[:0]
         return np.concatenate([ahead, rest]), cache.next_position + self.shift
@@ -103,13 +98,13 @@ class BranchLookAhead(Queries):
     n: int = 8
     with_window: bool = False
 
-    def n_tokens(self, policy: ProbingPolicy) -> int:
+    def n_tokens(self, policy: Owner) -> int:
         return self.n + (policy.n_recent if self.with_window else 0)
 
     def n_branch(self, n_keep: int) -> int:
         return n_keep + self.n
 
-    def tokens(self, policy: ProbingPolicy, cache: KVCache, n_keep: int) -> tuple[Tokens, int]:
+    def tokens(self, policy: Owner, cache: KVCache, n_keep: int) -> tuple[Tokens, int]:
         with cache.branch(policy.first_pass(n_keep).keep(cache, n_keep)) as branch:
             ahead, pos = branch.look_ahead(self.n)[0], cache.next_position
         window = cache.sequence.recent[-policy.n_recent :] if self.with_window else np.empty(0)

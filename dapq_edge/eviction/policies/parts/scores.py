@@ -1,11 +1,8 @@
 """Scores: from the attention of the queries to a number for each cell, for each KV head."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +10,7 @@ import numpy.typing as npt
 from ....cache.kv_cache import KVCache, LayerAttention
 from ....llamacpp.native import ProbeType
 from ...score import Scores, group_heads, normalize, pool
-
-if TYPE_CHECKING:
-    from ..base import ProbingPolicy
+from .owner import Owner
 
 # how the query heads that share a KV head become one
 GROUPS: dict[str, Callable[..., npt.NDArray[np.float32]]] = {"mean": np.mean, "max": np.max}
@@ -30,12 +25,12 @@ class Score(ABC):
     # whether it needs the head profile of the policy
     needs_heads = False
 
-    def __call__(self, policy: ProbingPolicy, cache: KVCache, layers: list[LayerAttention]) -> Scores:
+    def __call__(self, policy: Owner, cache: KVCache, layers: list[LayerAttention]) -> Scores:
         """Return the scores of all layers."""
         return [self.of_layer(policy, layer) for layer in layers]
 
     @abstractmethod
-    def of_layer(self, policy: ProbingPolicy, layer: LayerAttention) -> npt.NDArray[np.float32]:
+    def of_layer(self, policy: Owner, layer: LayerAttention) -> npt.NDArray[np.float32]:
         """Return the scores of one layer: float32 [KV heads, cells]."""
 
 
@@ -46,7 +41,7 @@ class Pooled(Score):
     reduce: ProbeType = ProbeType.MEAN
     width: int = 5
 
-    def of_layer(self, policy: ProbingPolicy, layer: LayerAttention) -> npt.NDArray[np.float32]:
+    def of_layer(self, policy: Owner, layer: LayerAttention) -> npt.NDArray[np.float32]:
         return group_heads(pool(layer.attention, self.width), layer.n_head_kv)
 
 
@@ -66,7 +61,7 @@ class Normalized(Score):
     is_normalized: bool = True
     group: str = "mean"
 
-    def of_layer(self, policy: ProbingPolicy, layer: LayerAttention) -> npt.NDArray[np.float32]:
+    def of_layer(self, policy: Owner, layer: LayerAttention) -> npt.NDArray[np.float32]:
         scores = self.own * layer.attention + self.pooled * pool(layer.attention, self.width)
         if self.is_normalized:
             scores = normalize(scores, policy.candidates)
@@ -89,7 +84,7 @@ class HeadsOfLayer(Score):
     def needs_heads(self) -> bool:  # type: ignore[override]
         return self.n_heads > 0
 
-    def of_layer(self, policy: ProbingPolicy, layer: LayerAttention) -> npt.NDArray[np.float32]:
+    def of_layer(self, policy: Owner, layer: LayerAttention) -> npt.NDArray[np.float32]:
         attention = layer.attention
         if self.n_heads:
             attention = attention[policy.profile.top_heads(layer.layer, self.n_heads)]

@@ -1,25 +1,20 @@
 """Selections: which cells are kept with given scores."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from ....cache.sequence import Keep
 from ...score import Scores
 from ...select import select
-
-if TYPE_CHECKING:
-    from ..base import ScoringPolicy
+from .owner import Owner
 
 
 class Selection(ABC):
     """A way to choose cells by their scores. `policy` is the one that it is a part of."""
 
     @abstractmethod
-    def cells(self, policy: ScoringPolicy, scores: Scores, n_keep: Sequence[int]) -> Keep:
+    def cells(self, policy: Owner, scores: Scores, n_keep: Sequence[int]) -> Keep:
         """Return the cells that are kept. n_keep: how many in each layer."""
 
 
@@ -27,7 +22,7 @@ class Selection(ABC):
 class Best(Selection):
     """The sinks, the recent cells, and the best others."""
 
-    def cells(self, policy: ScoringPolicy, scores: Scores, n_keep: Sequence[int]) -> Keep:
+    def cells(self, policy: Owner, scores: Scores, n_keep: Sequence[int]) -> Keep:
         return select(scores, n_keep, policy.n_sink, policy.n_recent, policy.granularity)
 
 
@@ -35,5 +30,5 @@ class Best(Selection):
 class BestAndRecentHalf(Selection):
     """Recent cells for half of the budget, and the best others (H2O, section 4)."""
 
-    def cells(self, policy: ScoringPolicy, scores: Scores, n_keep: Sequence[int]) -> Keep:
+    def cells(self, policy: Owner, scores: Scores, n_keep: Sequence[int]) -> Keep:
         return select(scores, n_keep, policy.n_sink, min(n_keep) // 2, policy.granularity)
