@@ -1,4 +1,4 @@
-"""What a caller gives to long work: somebody to tell how far it is, and to ask whether to stop."""
+"""Control of long work: somebody to tell how far it is, and to ask whether to stop."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

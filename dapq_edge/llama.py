@@ -99,7 +99,7 @@ class Llama(GuardedLlama):
 
     @property
     def engine(self) -> Engine:
-        """What brings prompts into the cache. Raises `UsageError` for a model that is never evicted."""
+        """The engine that brings prompts into the cache. Raises `UsageError` for a model that is never evicted."""
         if self._engine is None:
             raise UsageError("this model is opened for embeddings or images, and is never evicted")
         return self._engine
@@ -111,7 +111,7 @@ class Llama(GuardedLlama):
 
     @property
     def usage(self) -> Usage:
-        """What the sequence takes now."""
+        """Memory that the sequence takes now."""
         return self.engine.usage
 
     @property
@@ -169,13 +169,13 @@ class Llama(GuardedLlama):
                 yield self.token_eos()
 
     def save_state(self) -> llama_cpp.LlamaState:
-        """As `llama_cpp.Llama.save_state`, with what was evicted."""
+        """Return a state as `llama_cpp.Llama.save_state` does, with what was evicted."""
         state = super().save_state()
         state.sequence = self._engine.sequence if self._engine else None
         return state
 
     def load_state(self, state: llama_cpp.LlamaState) -> None:
-        """As `llama_cpp.Llama.load_state`; also what `llama_cpp.Llama.save_state` made."""
+        """Put a state back, as `llama_cpp.Llama.load_state` does; also one that `llama_cpp.Llama.save_state` made."""
         if not self._engine:
             super().load_state(state)
             return

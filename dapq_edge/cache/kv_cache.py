@@ -20,7 +20,7 @@ BRANCH = 1
 
 @dataclass(frozen=True)
 class LayerAttention:
-    """What a probe saw in one layer.
+    """Attention that a probe saw in one layer.
 
     Attributes:
         layer: Its number in the model.
@@ -88,7 +88,7 @@ class KVCache:
 
     @property
     def is_recurrent(self) -> bool:
-        """Whether layers hold one state of all tokens, which cannot forget the last ones."""
+        """True if layers hold one state of all tokens, which cannot forget the last ones."""
         return context.is_recurrent(self.ctx)
 
     @property
@@ -210,7 +210,7 @@ class KVCache:
 
     @property
     def can_evict(self) -> bool:
-        """Whether the model can be probed, and its memory compacted."""
+        """True if the model can be probed, and its memory compacted."""
         return bool(native.gather_heads(self.ctx)) and bool(native.probe_heads(self.ctx))
 
     def probe(

@@ -22,7 +22,7 @@ def _no_positions() -> npt.NDArray[np.intp]:
 
 @dataclass(frozen=True)
 class Sequence:
-    """What the cells of one sequence hold. It never changes: each step gives a new one.
+    """Contents of the cells of one sequence. It never changes: each step gives a new one.
 
     A text is read token by token into positions 0, 1, ...; parts of it may be skipped. An eviction keeps some of the
     positions, other ones in each KV head of each layer; those cells then stand first, in the order of their positions.
@@ -70,7 +70,7 @@ class Sequence:
 
     @property
     def n_missing(self) -> list[int]:
-        """How many of the first cells each evicted layer lacks; empty before an eviction."""
+        """Number of first cells that each evicted layer lacks; empty before an eviction."""
         n_cells = [heads.shape[-1] for heads in self.kept]
         return [max(n_cells) - n for n in n_cells]
 

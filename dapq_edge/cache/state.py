@@ -22,7 +22,7 @@ N_DIGEST = hashlib.sha256().digest_size
 
 @dataclass(frozen=True)
 class SequenceState:
-    """What `KVCache.state` gives and `KVCache.restore` takes.
+    """Copy of a sequence, that `KVCache.state` makes and `KVCache.restore` takes.
 
     Attributes:
         sequence: The ledger.

@@ -1,1 +1,1 @@
-"""Which heads of a model find facts, measured with texts that come with the package."""
+"""Calibration of a model: which of its heads find facts, measured with texts that come with the package."""

@@ -21,7 +21,7 @@ CELLS = {"help": "cells of the KV cache (default: as many as needed)"}
 
 @dataclass(frozen=True)
 class Options(Question):
-    """All of the command."""
+    """Options of the command."""
 
     json: bool = option("--json", action="store_true", help="print one JSON object instead of text")
     model: SizedModel = group("model", ctx_size=CELLS)

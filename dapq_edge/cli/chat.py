@@ -8,7 +8,7 @@ from .options import Eviction, Sampling, SizedModel, group, option
 
 @dataclass(frozen=True)
 class Options:
-    """All of the command."""
+    """Options of the command."""
 
     doc: list[str] = option("--doc", action="append", default=[], metavar="FILE", help="a document; can be given again")
     session: str | None = option(

@@ -1,4 +1,4 @@
-"""What a command is: a name, options, and a function that takes them."""
+"""Commands: a name, options, and a function that takes them."""
 
 import argparse
 from dataclasses import dataclass

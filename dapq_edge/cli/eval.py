@@ -14,7 +14,7 @@ DEPTHS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 @dataclass(frozen=True)
 class Task:
-    """What all tasks have."""
+    """Options of all tasks."""
 
     lengths: list[int] = option(
         "--lengths",
@@ -57,7 +57,7 @@ class Task:
 
 @dataclass(frozen=True)
 class NeedleOptions(Task):
-    """All of `needle`."""
+    """Options of `needle`."""
 
     haystack: str = option("--haystack", required=True, metavar="DIR", help="folder with *.txt")
     needles: str = option("--needles", required=True, metavar="FILE", help="facts, questions and answers, JSONL")
@@ -89,7 +89,7 @@ class _Rows(Task):
 
 @dataclass(frozen=True)
 class RulerOptions(_Rows):
-    """All of `ruler`."""
+    """Options of `ruler`."""
 
     data: str | None = option("--data", metavar="FILE", help="rows of RULER, JSONL (default: generate them)")
     tasks: list[str] = option(
@@ -99,14 +99,14 @@ class RulerOptions(_Rows):
 
 @dataclass(frozen=True)
 class FidelityOptions(_Rows):
-    """All of `fidelity`."""
+    """Options of `fidelity`."""
 
     data: str = option("--data", required=True, metavar="FILE", help="rows of LongBench, JSONL")
 
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """All of `report`."""
+    """Options of `report`."""
 
     folder: str = option("folder", metavar="DIR", help="folder with the files that --json made")
 

@@ -9,14 +9,14 @@ from .options.arguments import positive_or
 
 @dataclass(frozen=True)
 class _Drawn:
-    """What both do."""
+    """Options of both actions."""
 
     plot: str | None = option("--plot", metavar="OUT.png", help="draw layers x heads (needs matplotlib)")
 
 
 @dataclass(frozen=True)
 class CalibrateOptions(_Drawn):
-    """All of `calibrate`."""
+    """Options of `calibrate`."""
 
     haystack: str | None = option("--haystack", metavar="DIR", help="folder with *.txt (default: texts of our own)")
     needles: str | None = option("--needles", metavar="FILE", help="facts, JSONL (default: facts of our own)")
@@ -28,7 +28,7 @@ class CalibrateOptions(_Drawn):
 
 @dataclass(frozen=True)
 class ShowOptions(_Drawn):
-    """All of `show`."""
+    """Options of `show`."""
 
     json: bool = option("--json", action="store_true", help="print the profile")
     model: Model = group("model")

@@ -11,7 +11,7 @@ from .options.eviction import OF_DOCUMENT
 
 @dataclass(frozen=True)
 class Options(Question):
-    """All of the command."""
+    """Options of the command."""
 
     layer: int | None = option("--layer", type=positive_or(0), metavar="N", help="only the heads of this layer")
     html: str | None = option("--html", metavar="OUT.html", help="write a page instead")

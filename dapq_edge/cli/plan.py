@@ -8,7 +8,7 @@ from .options import PlannedModel, group, option
 
 @dataclass(frozen=True)
 class Options:
-    """All of the command."""
+    """Options of the command."""
 
     ram: str | None = option("--ram", metavar="4G", help="memory to plan for (default: what is free)")
     json: bool = option("--json", action="store_true", help="print one JSON object instead of text")

@@ -7,7 +7,7 @@ from .command import Command
 
 @dataclass(frozen=True)
 class Options:
-    """None."""
+    """No options."""
 
 
 def policy_lines() -> list[str]:

@@ -10,7 +10,7 @@ from .options.arguments import positive_or
 
 @dataclass(frozen=True)
 class Options:
-    """What is lent, and where."""
+    """Devices that are lent, and their address."""
 
     host: str = option("-H", "--host", default="127.0.0.1", metavar="IP", help="address (default: 127.0.0.1)")
     port: int = option("-p", "--port", type=positive_or(), default=50052, metavar="N", help="port (default: 50052)")

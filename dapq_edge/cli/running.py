@@ -1,4 +1,4 @@
-"""What the commands that run a model have in common."""
+"""Steps that the commands that run a model have in common."""
 
 from pathlib import Path
 from typing import Any

@@ -9,7 +9,7 @@ from .options.arguments import positive, positive_or
 
 @dataclass(frozen=True)
 class Options:
-    """All of the command."""
+    """Options of the command."""
 
     host: str = option("--host", default="127.0.0.1", metavar="IP", help="address (default: 127.0.0.1)")
     port: int = option("--port", type=positive_or(0), default=8080, metavar="N", help="port (default: 8080)")

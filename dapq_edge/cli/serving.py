@@ -43,6 +43,8 @@ def serve(options: Options) -> int:
         )
 
         class Server(uvicorn.Server):
+            """Ends the running answer first when it is told to end."""
+
             def handle_exit(self, sig: int, frame: FrameType | None) -> None:
                 # the answer that is running ends with an error, so that its client knows
                 worker.stop()

@@ -1,4 +1,4 @@
-"""What tells prompts and texts apart."""
+"""Hashes that tell prompts and texts apart."""
 
 import hashlib
 from collections.abc import Iterable

@@ -18,7 +18,7 @@ START = b'{"key": {'
 
 
 class Row(dict[str, Any]):
-    """What was measured (model, prompt, policy, budget, ...) and what came out, in one dict.
+    """Key of a measurement (model, prompt, policy, budget, ...) and its result, in one dict.
 
     Attributes:
         prompt: Says which prompt it is: the rows of a prompt have the same, and no others.

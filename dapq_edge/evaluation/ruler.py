@@ -106,6 +106,7 @@ GENERATORS: dict[str, Callable[[np.random.Generator], Sample]] = {
 def generated_cases(
     kinds: Sequence[str], lengths: Sequence[int], n_rows: int, seed: int, n_predict: int
 ) -> Iterator[AnswerCase]:
+    """Yield `n_rows` prompts of each kind and length; n_predict: tokens of an answer."""
     for kind in unique(kinds):
         for length in unique(lengths):
             for row in range(n_rows):

@@ -45,7 +45,7 @@ FULL = Job(Full(), "100%")
 
 @dataclass(frozen=True)
 class Seen:
-    """How a prompt was brought in before a measurement.
+    """State of the cache before a measurement.
 
     Attributes:
         prompt: All of it.

@@ -15,7 +15,7 @@ STEP = 32
 
 
 class Budget(ABC):
-    """How many cells a sequence may keep: `Cells`, `Share` or `Auto`."""
+    """Number of cells that a sequence may keep: `Cells`, `Share` or `Auto`."""
 
     # whether less may be kept than was asked for, where the model does not see that much at once
     is_flexible = True
@@ -66,7 +66,7 @@ class Share(Budget):
 
 @dataclass(frozen=True)
 class Auto(Budget):
-    """What the free memory has room for, see `planning.planner`; both are 0 until that is known.
+    """Budget that the free memory has room for, see `planning.planner`; both are 0 until that is known.
 
     Attributes:
         n_start: Cells that are kept of a prompt that is longer than `n_limit`.

@@ -19,7 +19,7 @@ N_BLOCKS, BLOCK = 64, 2**16
 
 @dataclass(frozen=True)
 class HeadProfile:
-    """What calibration found of one model's full-attention layers.
+    """Result of the calibration of one model's full-attention layers.
 
     model: `model_hash` of its file.
     retrieval: for each layer, for each query head, the share of its attention that goes from an answer to the fact that

@@ -1,4 +1,4 @@
-"""All private members of llama-cpp-python 0.3.36 that this package uses, so that a new version is met in one file.
+"""Private members of llama-cpp-python 0.3.36 that this package uses, so that a new version is met in one file.
 
 `MEMBERS` lists them; `tests/native/test_compat.py` names the one that is gone.
 """

@@ -1,4 +1,4 @@
-"""What any build of llama.cpp does with a context: evaluate tokens, forget them, save and load them."""
+"""Functions of any build of llama.cpp on a context: evaluate tokens, forget them, save and load them."""
 
 import ctypes
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What llama.cpp logs, and what happens when it gives up."""
+"""The log of llama.cpp, and what happens when it gives up."""
 
 import ctypes
 import os

@@ -69,7 +69,7 @@ _SIGNATURES = {
 
 
 class ProbeType(IntEnum):
-    """How a probe reduces the attention over its tokens: `enum llama_attn_probe_type`."""
+    """Reduction of the attention over the tokens of a probe: `enum llama_attn_probe_type`."""
 
     NONE = 0
     MEAN = 1

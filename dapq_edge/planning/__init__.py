@@ -1,1 +1,1 @@
-"""What a model needs, what the machine has, and where weights come from."""
+"""Memory that a model needs, memory that the machine has, and the source of weights."""

@@ -62,7 +62,7 @@ BYTES_PER_MASKED = 2.4
 
 @dataclass(frozen=True)
 class Layer:
-    """What a layer stores in a cell: the lengths count numbers of each KV head.
+    """Contents of a layer in a cell: the lengths count numbers of each KV head.
 
     n_head_kv: 0 if it has no cells, as a recurrent layer. window: tokens that it sees, 0 for all.
     """
@@ -80,7 +80,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What the memory of a model depends on. Types of K and V are names as in `context.CACHE_TYPES`.
+    """Facts that the memory of a model depends on. Types of K and V are names as in `context.CACHE_TYPES`.
 
     Layers are as llama.cpp makes them for plain and latent attention, for recurrent layers that the file names, and for
     windows of the architectures in `WINDOW_PERIODS`. Those of other architectures count as full attention, which is
@@ -105,7 +105,7 @@ class ModelShape:
 
     @property
     def obstacle(self) -> str:
-        """Why the model cannot be evicted, as far as its header says; empty if nothing speaks against it."""
+        """Reason why the model cannot be evicted, as far as its header says; empty if there is none."""
         if self.architecture in WITH_ENCODER:
             return "it reads with an encoder"
         if self.architecture in WITHOUT_CACHE:
@@ -225,7 +225,7 @@ class _Header(gguf.GGUFReader):
         return isinstance(value, int | float) and value > 0
 
     def per_layer(self, key: str, default: list[int]) -> list[int]:
-        """As many numbers as `default` has; one number is that of all layers. Raises ValueError."""
+        """Return as many numbers as `default` has; one number is that of all layers. Raises ValueError."""
         field = self.get_field(key)
         if field is None:
             return default
@@ -285,7 +285,7 @@ def _shape(header: _Header, weight_bytes: int) -> ModelShape:
 
 
 def _layers(header: _Header, arch: str, n_layer: int, n_embd: int) -> tuple[Layer, ...]:
-    """As `llama_model_base::load_hparams` and `load_arch_hparams` of the architectures above make them."""
+    """Return them as `llama_model_base::load_hparams` and `load_arch_hparams` of the architectures above do."""
     prefix = f"{arch}.attention"
     n_head = header.per_layer(f"{prefix}.head_count", n_layer * [0])
     n_head_kv = header.per_layer(f"{prefix}.head_count_kv", n_head)
@@ -306,7 +306,7 @@ def _layers(header: _Header, arch: str, n_layer: int, n_embd: int) -> tuple[Laye
 
 
 def _windows(header: _Header, arch: str, n_layer: int) -> list[int]:
-    """For each layer, the tokens of its sliding window, or 0."""
+    """Return for each layer the tokens of its sliding window, or 0."""
     window = header.number(f"{arch}.attention.sliding_window", DEFAULT_WINDOWS.get(arch, 0))
     if arch not in WINDOW_PERIODS or not window:
         return n_layer * [0]
@@ -319,7 +319,7 @@ def _windows(header: _Header, arch: str, n_layer: int) -> list[int]:
 
 
 def _has_cells(header: _Header, arch: str, n_layer: int) -> list[bool]:
-    """For each layer, whether it is neither recurrent nor uses the cells of others."""
+    """Return for each layer whether it is neither recurrent nor uses the cells of others."""
     interval = max(1, header.number(f"{arch}.full_attention_interval", 1))
     recurrent = [int((il + 1) % interval != 0) for il in range(n_layer)]
     recurrent = header.per_layer(f"{arch}.attention.recurrent_layers", recurrent)

@@ -14,7 +14,7 @@ MARGIN = 0.1
 
 @dataclass(frozen=True)
 class Choice:
-    """What the budget `auto` does with a context of some length.
+    """Budget that `auto` gives a context of some length.
 
     n_most: cells of a prompt that can be kept at most. n_keep: where the budget of a longer prompt starts.
     is_full: whether the full cache fits.

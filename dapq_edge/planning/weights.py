@@ -1,4 +1,4 @@
-"""Where model weights come from: a file, Hugging Face, or an alias."""
+"""Sources of model weights: a file, Hugging Face, or an alias."""
 
 import hashlib
 import logging

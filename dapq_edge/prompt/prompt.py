@@ -21,7 +21,7 @@ class Prompt:
 
     @property
     def tokens(self) -> list[int]:
-        """All of them."""
+        """Tokens of the whole prompt."""
         return self.head + self.body + self.tail
 
     def __len__(self) -> int:

@@ -1,1 +1,1 @@
-"""From a prompt to a cache: reuse, append or read, and one of three ways to read."""
+"""Bringing a prompt into a cache: reuse, append or read, in one of three modes."""

@@ -1,4 +1,4 @@
-"""What to do with a prompt, given what is in the cache: reuse it, append to it, or read anew. Pure functions."""
+"""Decision about a prompt, given what is in the cache: reuse it, append to it, or read anew. Pure functions."""
 
 from collections.abc import Callable
 from collections.abc import Sequence as Tokens
@@ -16,7 +16,7 @@ N_ANSWER = CHUNK // 2
 
 @dataclass(frozen=True)
 class Limits:
-    """What a decision depends on, beside the sequence and the prompt.
+    """Facts that a decision depends on, beside the sequence and the prompt.
 
     Attributes:
         n_most: Cells that are kept at most.

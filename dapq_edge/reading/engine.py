@@ -89,12 +89,12 @@ class Engine:
 
     @property
     def is_evicted(self) -> bool:
-        """Whether a text of `n_ctx` tokens is."""
+        """True if a text of `n_ctx` tokens does not fit whole."""
         return self.budget.n_limit < self.n_ctx
 
     @property
     def usage(self) -> Usage:
-        """What the sequence takes now."""
+        """Memory that the sequence takes now."""
         used, allocated = self.cache.used, self.cache.allocated
         return Usage(
             n_tokens=self.sequence.n_tokens,

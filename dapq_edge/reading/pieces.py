@@ -1,4 +1,4 @@
-"""From tokens to text, piece by piece."""
+"""Text of tokens, piece by piece."""
 
 import codecs
 from collections.abc import Iterable, Iterator

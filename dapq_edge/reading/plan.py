@@ -1,4 +1,4 @@
-"""How a prompt is read: in which mode, and with how many cells."""
+"""Plan of reading a prompt: in which mode, and with how many cells."""
 
 import math
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ N_SKIM = 1024
 
 
 class ReadMode(str, Enum):
-    """How a prompt is read.
+    """Mode of reading a prompt.
 
     full: everything, then one eviction; the peak is the full cache. chunked: after each chunk, an eviction. skim: each
     window of the document is asked for itself, then what is most relevant is read.
@@ -29,7 +29,7 @@ class ReadMode(str, Enum):
 
 @dataclass(frozen=True)
 class Plan:
-    """How a prompt is read.
+    """Mode and numbers of reading a prompt.
 
     Attributes:
         mode: See `ReadMode`.

@@ -1,4 +1,4 @@
-"""What a question finds in the cells of a cache."""
+"""Relevance: what a question finds in the cells of a cache."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ Serves = Callable[[KVCache, Sequence[int], HeadProfile | None, int], bool]
 
 @dataclass(frozen=True)
 class Finding:
-    """What a question attends to, and a guess at its answer.
+    """Attention of a question, and of a guess at its answer.
 
     Attributes:
         asked: The largest attention that the question's tokens pay to each cell, of the heads that find facts: float32

@@ -1,4 +1,4 @@
-"""How many cells a text of any length gets: from a budget to numbers."""
+"""Cells that a text of any length gets: from a budget to numbers."""
 
 import math
 

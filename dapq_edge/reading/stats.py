@@ -1,4 +1,4 @@
-"""What reading cost, and what a sequence takes."""
+"""Costs of reading, and memory that a sequence takes."""
 
 import time
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from .strategies import READERS, Chunk
 
 @dataclass(frozen=True)
 class ReadStats:
-    """How a prompt was read, and what it cost.
+    """Costs of reading a prompt.
 
     Attributes:
         mode: See `ReadMode`.
@@ -47,7 +47,7 @@ class ReadStats:
 
 @dataclass(frozen=True)
 class Usage:
-    """What the sequence takes now, and what was done since the model was opened.
+    """Memory that the sequence takes now, and counts of what was done since the model was opened.
 
     Attributes:
         n_tokens: Of the text.

@@ -1,4 +1,4 @@
-"""What all pictures share: matplotlib, and files that cannot be written."""
+"""Parts that all pictures share: matplotlib, and files that cannot be written."""
 
 from pathlib import Path
 from typing import Any

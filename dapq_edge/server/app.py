@@ -47,6 +47,8 @@ class Error(BaseModel):
 
 
 class ErrorBody(BaseModel):
+    """The body of every response that is no success."""
+
     error: Error
 
 
@@ -204,7 +206,7 @@ async def _one(worker: Worker, request: Request, task: Task) -> Any:
 
 
 async def _while_connected(request: Request, work: Awaitable[T]) -> T:
-    """What `work` gives; it is cancelled when the client is gone."""
+    """Return what `work` gives; it is cancelled when the client is gone."""
     task = asyncio.ensure_future(work)
     try:
         while not (await asyncio.wait({task}, timeout=POLL))[0]:

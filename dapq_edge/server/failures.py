@@ -1,4 +1,4 @@
-"""From an exception to the status and the body of a response."""
+"""Status and body of the response to an exception."""
 
 import logging
 import traceback

@@ -1,4 +1,4 @@
-"""What is checked before a request is read: its key and its size."""
+"""Checks before a request is read: its key and its size."""
 
 import ipaddress
 import json

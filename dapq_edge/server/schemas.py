@@ -18,7 +18,7 @@ Int32 = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
 class _Request(BaseModel):
-    """What completions and chat completions have in common.
+    """Fields that completions and chat completions have in common.
 
     kv_budget: cells to keep, a share ("25%"), or "auto". policy: see `dapq-edge policies`. Both as the server was
     started by default.

@@ -1,4 +1,4 @@
-"""From dataclasses to argparse and back, and the types of values."""
+"""Conversion from dataclasses to argparse and back, and the types of values."""
 
 import argparse
 import re

@@ -10,7 +10,7 @@ DEFAULT_POLICY = "fused"
 
 @dataclass(frozen=True)
 class Eviction:
-    """What is kept of a conversation."""
+    """Options for what is kept of a conversation."""
 
     kv_budget: str = option(
         "--kv-budget",
@@ -37,7 +37,7 @@ OF_DOCUMENT = {
 
 @dataclass(frozen=True)
 class Reading(Eviction):
-    """What is kept of a document, and how it is read."""
+    """Options for what is kept of a document, and how it is read."""
 
     granularity: str = option(
         "--granularity",

@@ -8,7 +8,7 @@ from .arguments import option, positive_or
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model comes from."""
+    """Source of a model."""
 
     model: str | None = option(
         "-m", "--model", is_source=True, metavar="MODEL", help="GGUF file, or an alias: smollm2-135m, gemma3-270m"
@@ -25,7 +25,7 @@ class Source:
 
 @dataclass(frozen=True)
 class _Memory:
-    """What the memory of a model depends on."""
+    """Options that the memory of a model depends on."""
 
     batch_size: int = option(
         "-b",

@@ -7,7 +7,7 @@ from .arguments import not_negative, option, positive_or
 
 @dataclass(frozen=True)
 class Sampling:
-    """How long an answer is, and how its tokens are chosen."""
+    """Length of an answer, and choice of its tokens."""
 
     predict: int = option(
         "-n",

@@ -1,4 +1,4 @@
-"""All policies by name: those of this package, and those that other packages register."""
+"""Policies by name: those of this package, and those that other packages register."""
 
 import functools
 from importlib.metadata import entry_points

@@ -1,4 +1,4 @@
-"""What all policies share: probe -> score -> budget -> select -> evict."""
+"""Base of all policies: probe -> score -> budget -> select -> evict."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ N_PROBE = 32
 
 @dataclass(frozen=True)
 class Eviction:
-    """What an eviction kept.
+    """Result of an eviction.
 
     Attributes:
         keep: For each evicted layer, the cells that each KV head kept, counted before the eviction.
@@ -93,7 +93,7 @@ class Policy(ABC):
 
     @property
     def needs_heads(self) -> bool:
-        """Whether it cannot do without a head profile."""
+        """True if it cannot do without a head profile."""
         return False
 
     def n_branch(self, n_keep: int) -> int:

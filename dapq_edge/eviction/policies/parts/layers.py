@@ -24,7 +24,7 @@ class LayerBudget(ABC):
 
 @dataclass(frozen=True)
 class Even(LayerBudget):
-    """All layers keep the same number."""
+    """The same number in all layers."""
 
     def cells(self, policy: Owner, n_keep: int, n_cells: int, layers: Sequence[int]) -> list[int]:
         return [n_keep] * len(layers)

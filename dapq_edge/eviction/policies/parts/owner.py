@@ -1,4 +1,4 @@
-"""What parts know of the policy that they are a part of."""
+"""View of a policy that its parts have."""
 
 from typing import Protocol
 
@@ -19,7 +19,7 @@ class Owner(Protocol):
 
     @property
     def granularity(self) -> str:
-        """Which heads keep the same cells."""
+        """Name of the heads that keep the same cells."""
 
     @property
     def n_sink(self) -> int:
