@@ -4,8 +4,8 @@ import functools
 import itertools
 import os
 
-# threads of llama.cpp that spin while they wait make tests six times slower beside another process
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# threads of llama.cpp that spin for long while they wait make tests six times slower beside another process
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 import pytest
 from llama_cpp._logger import set_verbose
