@@ -9,6 +9,9 @@ N_RECENT = 8
 # cells beside the budget: a chunk of the text, and the probe after it
 CHUNK = 512
 
+# sequences of a context: the one that is read, and a branch of it
+N_SEQ, BRANCH = 2, 1
+
 # the KV cache of llama.cpp is padded to this many cells
 N_CTX_PAD = 256
 

@@ -19,7 +19,7 @@ from .errors import UsageError
 from .eviction.budget import Auto, Budget, parse_budget
 from .eviction.heads import HeadProfile, find_profile
 from .eviction.policies import DEFAULT_POLICY, Full, Policy, get_policy
-from .llamacpp.compat import GuardedLlama
+from .llamacpp.compat import GuardedLlama, is_logits_all
 from .llamacpp.model import Model, loading, model_options, set_flash_attn
 from .planning.gguf_shape import check_eviction
 from .planning.weights import check_gguf
@@ -80,7 +80,9 @@ class Llama(GuardedLlama):
         self.control = UNCONTROLLED
         path, is_plain = check_gguf(Path(model_path)), any(options.get(name) for name in NOT_EVICTED)
         budget = None if kv_budget is None else parse_budget(kv_budget)
-        if not is_plain and budget not in (None, Auto()) and not isinstance(get_policy(policy), Full):
+        heads = heads or find_profile(path)
+        chosen = get_policy(policy, heads=heads)
+        if not is_plain and budget not in (None, Auto()) and not isinstance(chosen, Full):
             check_eviction(path)
         ram = memory_before_loading(options.get("n_gpu_layers", 0))
         options = model_options(flash_attn=flash_attn, **options)
@@ -91,11 +93,12 @@ class Llama(GuardedLlama):
         # the constructor takes a seed of 0 for none
         self.set_seed(seed)
         set_flash_attn(self, flash_attn)
-        self._defaults, self._heads = (budget, policy), heads or find_profile(path)
+        self._defaults, self._heads = (budget, policy), heads
+        self._study: dict[str, Any] = {"serves": serves, "one_shot": one_shot}
         if not is_plain:
-            model, all_logits = Model(weakref.proxy(self)), bool(options.get("logits_all"))
-            self._engine = Engine(model, self._heads, ram=ram, serves=serves, one_shot=one_shot, all_logits=all_logits)
-            self._configure(budget, policy, pad(n_ctx or model.n_ctx_train))
+            model, all_logits = Model(weakref.proxy(self)), is_logits_all(self)
+            self._engine = Engine(model, self._heads, ram=ram, all_logits=all_logits, **self._study)
+            self._engine.configure(chosen, budget, pad(n_ctx or model.n_ctx_train))
 
     @property
     def engine(self) -> Engine:
@@ -130,19 +133,18 @@ class Llama(GuardedLlama):
         in this way, and as `Engine.configure` does; nothing is changed then.
         """
         budget, default = self._defaults
-        wanted = budget if kv_budget is None else parse_budget(kv_budget), policy or default
-        if self._engine is None and wanted == self._defaults:
+        if kv_budget is not None:
+            budget = parse_budget(kv_budget)
+        if self._engine is None and (budget, policy or default) == self._defaults:
             return
-        if wanted != self._wanted:
-            self._configure(*wanted, self.engine.n_ctx)
-
-    def _configure(self, budget: Budget | None, policy: str | Policy, n_ctx: int) -> None:
-        self.engine.configure(get_policy(policy, heads=self._heads), budget, n_ctx)
-        self._wanted = budget, policy
+        chosen = get_policy(policy or default, heads=self._heads)
+        if self.engine.wanted != (chosen, budget):
+            self.engine.configure(chosen, budget)
 
     def extend(self, n_ctx: int) -> None:
         """Make room for a text of `n_ctx` tokens. What is in the cache is lost if it could not be evicted so far."""
-        self.engine.extend(pad(n_ctx))
+        if n_ctx > self.n_ctx():
+            self.engine.extend(pad(n_ctx))
 
     def reset(self) -> None:
         """Forget the sequence."""
@@ -157,6 +159,8 @@ class Llama(GuardedLlama):
     ) -> Generator[int, Sequence[int] | None, None]:
         """Generate the tokens that follow a prompt, as `llama_cpp.Llama.generate`."""
         if self._engine and reset:
+            # a grammar is refused before a prompt is read
+            self.check_grammar(options.get("grammar"))
             self._engine.prefill(tokens, self.control)
             tokens, reset = [], False
         made = super().generate(tokens, *args, reset=reset, **options)
@@ -182,14 +186,15 @@ class Llama(GuardedLlama):
         sequence = getattr(state, "sequence", None) or Ledger().append(state.input_ids[: state.n_tokens])
         cells = np.frombuffer(state.llama_state, dtype=np.uint8)
         self._engine.cache.restore(SequenceState(sequence, None, cells, is_context=True))
-        self.scores[: len(state.scores)] = state.scores
+        if self._engine.scores is not None:
+            self._engine.scores[: len(state.scores)] = state.scores
         self.set_seed(state.seed)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the arguments of the constructor."""
         budget, policy = self._defaults
         eviction = {"n_ctx": self.n_ctx(), "kv_budget": budget, "policy": policy, "heads": self._heads}
-        return {**super().__getstate__(), **eviction}
+        return {**super().__getstate__(), **eviction, **self._study}
 
     # what llama-cpp-python keeps itself follows from the ledger
 

@@ -9,13 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..cells import BRANCH
 from ..errors import DapqError, UnsupportedModelError
 from ..llamacpp import context, native
 from .sequence import Keep, Sequence
 from .state import SequenceState
-
-# the sequence that a branch takes
-BRANCH = 1
 
 
 @dataclass(frozen=True)
@@ -162,12 +160,16 @@ class KVCache:
         Raises as `context.decode` does; the batches before are read then.
         """
         n_batch = context.n_batch(self.ctx)
-        for start in range(0, len(tokens), n_batch):
-            part = tokens[start : start + n_batch]
-            context.decode(self.ctx, self.seq_id, part, self.next_position, all_logits=scores is not None)
-            if scores is not None:
-                scores[start : start + len(part)] = context.all_logits(self.ctx, len(part))
-            self.sequence, self.has_logits = self.sequence.append(part), True
+        try:
+            for start in range(0, len(tokens), n_batch):
+                part = tokens[start : start + n_batch]
+                context.decode(self.ctx, self.seq_id, part, self.next_position, all_logits=scores is not None)
+                if scores is not None:
+                    scores[start : start + len(part)] = context.all_logits(self.ctx, len(part))
+                self.sequence, self.has_logits = self.sequence.append(part), True
+        except BaseException:
+            self.mend()
+            raise
 
     def place(self, text: Tokens[int], text_index: npt.NDArray[np.intp]) -> None:
         """Say that what was read is a part of a longer text, see `Sequence.place`."""
@@ -255,8 +257,8 @@ class KVCache:
         with self._logits_put_back():
             native.seq_gather(self.ctx, self.seq_id, BRANCH, keep)
             branch = KVCache(self.ctx, BRANCH)
-            branch.sequence, branch.has_logits = self.sequence.compact(keep), True
             try:
+                branch.sequence, branch.has_logits = self.sequence.compact(keep), True
                 yield branch
             finally:
                 branch.clear()

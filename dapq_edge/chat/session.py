@@ -31,6 +31,8 @@ def load_session(llama: Llama, path: Path) -> Any:
     another model, patch or cache type; `llama` is empty if llama.cpp refuses the cells.
     """
     state, header = SequenceState.load(path)
+    if not {"patch", "model", "types", "conversation"} <= header.keys():
+        raise DapqError(f"{path} is a saved sequence, and no session")
     if header["patch"] != PATCH_VERSION:
         raise DapqError(f"{path} was saved with patch version {header['patch']}, not {PATCH_VERSION}")
     if header["model"] != model_hash(Path(llama.model_path)):

@@ -33,7 +33,7 @@ def calibrate(options: CalibrateOptions) -> int:
     needles = read_needles(Path(options.needles) if options.needles else BUILT_IN / "needles.jsonl")
     haystacks = _haystacks(options.haystack)
     with captured_log():
-        engine = open_engine(options.model, console)
+        engine = open_engine(options.model, console, find_heads=False)
         with progress_bar(console) as bar:
             task = bar.add_task("calibrating")
             control = Control(lambda done, total: bar.update(task, completed=done, total=total))

@@ -45,7 +45,7 @@ class Task:
         type=positive_or(),
         default=48,
         metavar="N",
-        help="tokens of the answer (default: 12 for needles, else 48)",
+        help="tokens of the answer (default: 48)",
     )
     seed: int = option("--seed", type=positive_or(0), default=0, metavar="N", help="of what is random (default: 0)")
     json: str | None = option(

@@ -15,7 +15,7 @@ from ..evaluation.report import write_report
 from ..evaluation.results import Results
 from ..evaluation.runner import Case, evaluate, jobs_of
 from ..evaluation.summary import summaries
-from ..eviction.budget import parse_budget
+from ..eviction.budget import Auto, parse_budget
 from ..eviction.policies import get_policy
 from ..llamacpp.log import captured_log
 from ..llamacpp.model import Model
@@ -81,7 +81,8 @@ def _run(options: Task, make_cases: MakeCases) -> int:
     if options.plot:
         require_matplotlib()
     for budget in options.budgets:
-        parse_budget(budget)
+        if parse_budget(budget) == Auto():
+            raise UsageError("auto: give numbers of cells, or shares", param="budgets")
     for name in options.policies:
         get_policy(name)
     results = Results(Path(options.json) if options.json else None)

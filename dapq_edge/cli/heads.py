@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from .command import Command, CommandGroup
-from .options import Model, RunningModel, group, option
+from .options import RunningModel, Source, group, option
 from .options.arguments import positive_or
 
 
@@ -31,7 +31,7 @@ class ShowOptions(_Drawn):
     """Options of `show`."""
 
     json: bool = option("--json", action="store_true", help="print the profile")
-    model: Model = group("model")
+    model: Source = group("model")
 
 
 COMMAND = CommandGroup(

@@ -8,14 +8,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..control import Control
-from ..errors import UsageError
 from ..eviction.budget import Auto, Budget, parse_budget
-from ..eviction.heads import HeadProfile, load_profile
+from ..eviction.heads import load_profile
 from ..eviction.policies import Full, Policy, get_policy
 from ..llama import Llama
 from ..llamacpp import native
-from ..llamacpp.context import CACHE_TYPES
 from ..llamacpp.log import captured_log, end_on_abort
+from ..llamacpp.model import check_cache_types
 from ..llamacpp.rpc import add_servers
 from ..planning.gguf_shape import check_eviction
 from ..planning.weights import find_hf_model, find_model
@@ -23,14 +22,12 @@ from ..prompt import Prompt
 from ..reading.engine import Engine
 from ..reading.open_model import open_model
 from ..reading.stats import ReadStats
-from .options import Eviction, Model, Reading, RunningModel, SizedModel
+from .options import Eviction, Model, Reading, RunningModel, SizedModel, Source
 
 
 def check_model(options: Model | RunningModel) -> None:
     """Raise `UsageError` if an option is wrong, `StockBuildError` if llama.cpp is; use the servers of --rpc."""
-    for param, name in (("type_k", options.cache_type_k), ("type_v", options.cache_type_v)):
-        if name not in CACHE_TYPES:
-            raise UsageError(f"{name}: choose one of {', '.join(CACHE_TYPES)}", param=param)
+    check_cache_types(options.cache_type_k, options.cache_type_v)
     native.require()
     end_on_abort()
     if options.servers:
@@ -44,29 +41,33 @@ def check_budget(options: Eviction) -> None:
     get_policy(options.policy)
 
 
-def find(options: Model | RunningModel, console: Console) -> Path:
+def find(options: Source, console: Console) -> Path:
     """Return the model file that -m or -hf names; a download is reported."""
     if options.hf_repo:
         return find_hf_model(options.hf_repo, options.offline)
     return find_model(options.model or "", lambda line: console.print(line, style="dim", highlight=False))
 
 
-def find_heads(path: str | None, model: Path) -> HeadProfile | None:
-    """Return the profile of --heads; without it None, and what was calibrated is found later."""
-    return load_profile(Path(path), model) if path else None
-
-
 def open_engine(
-    options: RunningModel, console: Console, *, heads: str | None = None, policy: str = Full.name, seed: int = -1
+    options: RunningModel,
+    console: Console,
+    *,
+    heads: str | None = None,
+    find_heads: bool = True,
+    policy: str = Full.name,
+    seed: int = -1,
 ) -> Engine:
     """Open the model, to read prompts one by one.
+
+    heads: the file of --heads; without it, what was calibrated is taken unless `find_heads` is false.
 
     Raises `UnsupportedModelError` before it is loaded, if it is known that it cannot be evicted.
     """
     model = find(options, console)
     if policy != Full.name:
         check_eviction(model)
-    return open_model(model, heads=find_heads(heads, model), **_model_options(options, seed))
+    profile = load_profile(Path(heads), model) if heads else None
+    return open_model(model, heads=profile, find_heads=find_heads, **_model_options(options, seed))
 
 
 def open_llama(options: SizedModel, eviction: Eviction, console: Console, *, seed: int = -1) -> Llama:
@@ -78,7 +79,7 @@ def open_llama(options: SizedModel, eviction: Eviction, console: Console, *, see
         n_ctx=options.ctx_size,
         kv_budget=eviction.kv_budget,
         policy=eviction.policy,
-        heads=find_heads(eviction.heads, model),
+        heads=load_profile(Path(eviction.heads), model) if eviction.heads else None,
         n_threads_batch=threads,
         **_model_options(options, seed),
     )

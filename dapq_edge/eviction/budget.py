@@ -77,6 +77,8 @@ class Auto(Budget):
     n_limit: int = 0
 
     def n_keep(self, n_prompt: int) -> int:
+        if not self.n_limit:
+            raise UsageError("auto: it has to be planned first, see Engine.auto_budget", param="kv_budget")
         return n_prompt if n_prompt <= self.n_limit else min(self.n_start, n_prompt)
 
     def n_most(self, n_prompt: int) -> int:

@@ -106,10 +106,15 @@ class GuardedLlama(llama_cpp.Llama):
             self._ctx.close()
         super().close()
 
+    def check_grammar(self, grammar: llama_cpp.LlamaGrammar | None) -> None:
+        """Raise `UsageError` if llama.cpp cannot read a grammar."""
+        if grammar is not None:
+            check_grammar(self._model.vocab, grammar._grammar, grammar._root)
+
     def _init_sampler(self, *args: Any, grammar: llama_cpp.LlamaGrammar | None = None, **options: Any) -> Any:
         if grammar is None:
             return super()._init_sampler(*args, **options)
-        check_grammar(self._model.vocab, grammar._grammar, grammar._root)
+        self.check_grammar(grammar)
         sampler = super()._init_sampler(*args, grammar=grammar, **options)
         return GrammarSampler(sampler.sampler, sampler, self._n_vocab)
 

@@ -8,7 +8,7 @@ import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
-from ..cells import pad
+from ..cells import BRANCH, N_SEQ, pad
 from ..errors import DapqError, NoFreeCellsError
 from .native import LOWER
 
@@ -33,9 +33,6 @@ FLASH_ATTN = {
 
 # the queries of a probe are one batch
 MIN_BATCH = 64
-
-# sequences of a context: the one that is read, and a branch of it
-N_SEQ = 2
 
 _INT8_P = ctypes.POINTER(ctypes.c_int8)
 _INT32_P = ctypes.POINTER(ctypes.c_int32)
@@ -147,8 +144,8 @@ def reserve_logits(ctx: Context) -> None:
     """Make a context that has evaluated nothing have memory for logits. Raises `DapqError`."""
     if logits(ctx) is None:
         # llama.cpp allocates it with the first batch; the branch is free
-        decode(ctx, N_SEQ - 1, [0], 0)
-        seq_rm(ctx, N_SEQ - 1, -1)
+        decode(ctx, BRANCH, [0], 0)
+        seq_rm(ctx, BRANCH, -1)
 
 
 def next_position(ctx: Context, seq_id: int) -> int:

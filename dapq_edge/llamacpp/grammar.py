@@ -21,11 +21,13 @@ def check_grammar(vocab: llama_cpp.llama_vocab_p, text: str, root: str) -> None:
         depth += (char == "(") - (char == ")")
         deepest = max(deepest, depth)
     if len(text) > MAX_CHARS or deepest > MAX_NESTING or "\0" in text:
-        raise UsageError(f"at most {MAX_CHARS:,} characters, nested {MAX_NESTING:,} deep", param="grammar")
+        raise UsageError(
+            f"has more than {MAX_CHARS:,} characters, or is nested more than {MAX_NESTING:,} deep", param="grammar"
+        )
     sampler = llama_cpp.llama_sampler_init_grammar(vocab, text.encode(), root.encode())
     # an empty one is none
     if text and not sampler:
-        raise UsageError("llama.cpp cannot read it", param="grammar")
+        raise UsageError("cannot be read by llama.cpp", param="grammar")
     llama_cpp.llama_sampler_free(sampler)
 
 
@@ -52,7 +54,7 @@ class GrammarSampler:
         array = llama_cpp.llama_token_data_array(data=data, size=n_vocab, selected=-1, sorted=False)
         llama_cpp.llama_sampler_apply(self._sampler, ctypes.byref(array))
         if not 0 <= array.selected < array.size or array.data[array.selected].logit == -np.inf:
-            raise UsageError("no token can follow", param="grammar")
+            raise UsageError("allows no token that can follow", param="grammar")
         token = int(array.data[array.selected].id)
         llama_cpp.llama_sampler_accept(self._sampler, token)
         return token

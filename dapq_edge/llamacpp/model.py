@@ -9,7 +9,7 @@ from typing import Any
 import llama_cpp
 
 from ..cells import N_CTX_PAD, pad
-from ..errors import DapqError, ModelError
+from ..errors import DapqError, ModelError, UsageError
 from . import compat
 from .context import CACHE_TYPES, FLASH_ATTN, MIN_BATCH, Context, set_sequence_params
 from .log import captured_log
@@ -126,6 +126,13 @@ class Model:
         self._llama.close()
 
 
+def check_cache_types(type_k: int | str | None, type_v: int | str | None) -> None:
+    """Raise `UsageError` if the name of a type of K or V is none of `CACHE_TYPES`."""
+    for param, kind in (("type_k", type_k), ("type_v", type_v)):
+        if isinstance(kind, str) and kind not in CACHE_TYPES:
+            raise UsageError(f"{kind}: choose one of {', '.join(CACHE_TYPES)}", param=param)
+
+
 def model_options(
     *,
     flash_attn: bool | str,
@@ -135,7 +142,13 @@ def model_options(
     type_v: int | str | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """Return arguments of `llama_cpp.Llama` for ours, whose types have names, and whose batches hold a probe."""
+    """Return arguments of `llama_cpp.Llama` for ours, whose types have names, and whose batches hold a probe.
+
+    Raises `UsageError` if there is no such name.
+    """
+    check_cache_types(type_k, type_v)
+    if isinstance(flash_attn, str) and flash_attn not in FLASH_ATTN:
+        raise UsageError(f"{flash_attn}: choose one of {', '.join(FLASH_ATTN)}", param="flash_attn")
     return {
         **options,
         "n_batch": max(n_batch, MIN_BATCH),

@@ -11,16 +11,13 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
-from ..cells import CHUNK, N_CTX_PAD, pad
+from ..cells import CHUNK, N_CTX_PAD, N_SEQ, pad
 from ..errors import ModelError, UnsupportedModelError
 from .ram import MIB
 from .weights import check_gguf
 
 # llama.cpp counts layers and cells up to these
 MAX_LAYERS, MAX_CELLS = 512, 2**31 - N_CTX_PAD
-
-# sequences of a context: the one that is read, and a branch of it
-N_SEQ = 2
 
 # architectures with sliding windows, in all layers but each n-th one (0: in all) unless their file says which;
 # `set_swa_pattern`
@@ -40,10 +37,10 @@ DEFAULT_WINDOWS = {"gemma2": 4096, "llama4": 8192}
 # architectures whose attention has a bias by distance (ALiBi) without saying so in their files
 WITH_ALIBI = ("bloom", "jina-bert-v2", "refact")
 
-# and those that read with an encoder
+# architectures that read with an encoder
 WITH_ENCODER = ("t5", "t5encoder")
 
-# and those that embed a text, or write it in any order, without a cache; `llama_model::create_memory`
+# architectures that embed a text, or write it in any order, without a cache; `llama_model::create_memory`
 WITHOUT_CACHE = (
     *("bert", "eurobert", "gemma-embedding", "jina-bert-v3", "modern-bert", "neo-bert", "nomic-bert", "nomic-bert-moe"),
     *("dream", "llada", "llada-moe", "rnd1", "wavtokenizer-dec"),

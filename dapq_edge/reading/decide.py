@@ -27,6 +27,7 @@ class Limits:
         can_skim: Whether what does not fit is skimmed; otherwise it is read in chunks behind the rest.
         is_recurrent: Whether the last tokens cannot be forgotten.
         has_logits: Whether the logits of the sequence's last token are there.
+        needs_whole_prompt: Whether what has lost cells cannot be evicted again.
     """
 
     n_most: int
@@ -37,6 +38,7 @@ class Limits:
     can_skim: bool
     is_recurrent: bool
     has_logits: bool
+    needs_whole_prompt: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,11 +82,14 @@ def decide(sequence: Sequence, tokens: Tokens[int], limits: Limits) -> Decision:
     is_lossy = sequence.n_frozen > 0
     if n_same == len(tokens) > 0:
         if n_same == sequence.n_tokens and limits.has_logits:
+            # an answer that outgrew the budget is evicted when its cells are used up
             return Reuse(n_same)
         if n_same == sequence.n_frozen:
             return Reuse(n_same) if sequence.logits_at_eviction is not None else Reread()
         # one token is read again, to have its logits
         n_same -= 1
+    if is_lossy and limits.needs_whole_prompt:
+        return Reread()
     fits = not is_lossy and len(tokens) <= limits.n_most
     if fits or _fits(sequence.truncate(n_same), len(tokens) - n_same, limits):
         return Append(n_same, is_lossy)

@@ -45,6 +45,7 @@ class Engine:
         n_ctx: Tokens of prompt and answer at most.
         policy: Chooses what is kept.
         budget: Says how much.
+        wanted: Policy and budget of the last `configure`, None if what is open is not what was wanted.
         scores: The logits of all tokens, if they are kept: float32 [n_ctx, n_vocab].
         last_read: How the last prompt was read, of those that were not only appended.
     """
@@ -69,18 +70,22 @@ class Engine:
         self._serves = serves
         self._one_shot = one_shot
         self._n_evictions = self._n_rereads = 0
-        self._keep_all(self.cache.allocated[0])
+        self._n_configured = self.cache.allocated[0]
+        self._keep_all(self._n_configured)
 
     def _keep_all(self, n_ctx: int) -> None:
         self.policy: Policy = Full()
-        self._wanted: Budget | None = None
+        self.wanted: tuple[Policy, Budget | None] | None = None
         self.budget = Auto(n_ctx, n_ctx)
         self._set_length(n_ctx)
 
     def _set_length(self, n_ctx: int) -> None:
         self.n_ctx = n_ctx
         if self._all_logits:
-            self.scores = np.zeros((n_ctx, self.model.n_vocab), dtype=np.float32)
+            before, self.scores = self.scores, np.zeros((n_ctx, self.model.n_vocab), dtype=np.float32)
+            n_tokens = self.sequence.n_tokens
+            if before is not None and n_tokens:
+                self.scores[:n_tokens] = before[:n_tokens]
 
     @property
     def sequence(self) -> Sequence:
@@ -109,27 +114,32 @@ class Engine:
 
     # settings
 
-    def configure(self, policy: Policy, budget: Budget | None, n_ctx: int) -> None:
+    def configure(self, policy: Policy, budget: Budget | None, n_ctx: int = 0) -> None:
         """Choose how the next prompts are evicted, and open a new, empty context for that.
 
         Args:
             policy: Chooses what is kept.
             budget: Says how much of a text of `n_ctx` tokens; None to keep all.
-            n_ctx: Tokens of prompt and answer at most.
+            n_ctx: Tokens of prompt and answer at most; 0 for as many as before.
 
         Raises `UsageError`, `UnsupportedModelError` if the model cannot be evicted in this way, and `DapqError` if
         there is not enough memory. Whatever is raised, policy and budget stay as they were.
         """
+        policy, n_ctx = policy.with_heads(self.heads), n_ctx or self._n_configured
         planned, n_cells = plan_room(
             self.model, self.cache, policy, budget, n_ctx, ram=self._ram, one_shot=self._one_shot
         )
-        before = self.cache.allocated[0]
+        before, wanted = self.cache.allocated[0], self.wanted
+        # whatever happens now, the next call knows
+        self.wanted = None
         try:
             self._open(n_cells)
         except DapqError:
             self._open(before)
+            self.wanted = wanted
             raise
-        self.policy, self._wanted, self.budget = policy, budget, planned
+        self.policy, self.budget, self.wanted = policy, planned, (policy, budget)
+        self._n_configured = n_ctx
         self._set_length(n_ctx)
 
     def auto_budget(self, n_ctx: int) -> Auto:
@@ -149,9 +159,10 @@ class Engine:
         if n_ctx <= self.n_ctx:
             return
         if self.is_evicted:
+            self._n_configured = n_ctx
             self._set_length(n_ctx)
         else:
-            self.configure(self.policy, self._wanted, n_ctx)
+            self.configure(*(self.wanted or (self.policy, None)), n_ctx)
 
     # the sequence
 
@@ -215,7 +226,10 @@ class Engine:
             raise
 
     def _prefill(self, tokens: list[int], control: Control) -> None:
-        if self.scores is None:
+        if len(tokens) > self.n_ctx:
+            raise TooLongError(f"{len(tokens):,} tokens exceed the context of {self.n_ctx:,}")
+        # what fits whole is as llama-cpp-python has it, to the token
+        if self.scores is None and (self.sequence.n_frozen or len(tokens) > self.budget.n_limit):
             tokens = align(self.sequence, tokens, self.model.detokenize)
         step = decide(self.sequence, tokens, self._limits)
         if isinstance(step, Reread):
@@ -251,6 +265,7 @@ class Engine:
             can_skim=self.policy.sees_attention,
             is_recurrent=self.cache.is_recurrent,
             has_logits=self.cache.has_logits,
+            needs_whole_prompt=self.policy.needs_whole_prompt,
         )
 
     def _can_need_document(self, message: list[int]) -> bool:
@@ -320,6 +335,8 @@ class Engine:
         prompt = prompt if isinstance(prompt, Prompt) else Prompt([], list(prompt), [], has_question=False)
         policy = policy.with_heads(self.heads)
         policy.check(self.cache)
+        if budget == Auto():
+            budget = self.auto_budget(self.model.n_ctx_train)
         plan = make_plan(
             prompt,
             policy,
@@ -354,8 +371,9 @@ class Engine:
             if self.model.is_end(token):
                 return
             yield token
-            if i + 1 < n_predict:
-                self.append([token])
+            if i + 1 == n_predict or self.sequence.n_tokens == self.n_ctx:
+                return
+            self.append([token])
 
     def kept(self, layer: int | None = None) -> list[tuple[str, float]]:
         """Return pieces of the text, and the share of the heads that have each of them, see `Sequence.coverage`.

@@ -14,6 +14,7 @@ def open_model(
     path: str | Path,
     *,
     heads: HeadProfile | None = None,
+    find_heads: bool = True,
     n_gpu_layers: int = 0,
     n_batch: int = 512,
     n_ubatch: int = 512,
@@ -28,7 +29,8 @@ def open_model(
 
     Args:
         path: A GGUF file.
-        heads: Its head profile; default: the one that was calibrated, if there is one.
+        heads: Its head profile.
+        find_heads: Whether to take the one that was calibrated, if none is given and there is one.
         n_gpu_layers: Layers on the GPU, -1 for all.
         n_batch: Tokens that are read at once, 64 or more.
         n_ubatch: Tokens of them that are computed at once, 64 or more.
@@ -42,6 +44,8 @@ def open_model(
     Raises `ModelError` if the file is no model that llama.cpp can load.
     """
     path = check_gguf(Path(path))
+    if find_heads and heads is None:
+        heads = find_profile(path)
     ram = memory_before_loading(n_gpu_layers)
     model = load_model(
         path,
@@ -56,7 +60,7 @@ def open_model(
         seed=seed,
         verbose=verbose,
     )
-    return Engine(model, heads or find_profile(path), ram=ram)
+    return Engine(model, heads, ram=ram)
 
 
 def memory_before_loading(n_gpu_layers: int) -> int:

@@ -73,22 +73,20 @@ def make_plan(
     `TooLongError` if positions go beyond `n_ctx_train`.
     """
     n_prompt = len(prompt)
-    n_keep = policy.cells_to_keep(budget, n_prompt)
-    n_most = max(n_keep, budget.n_most(n_prompt))
     # what looks at no attention has nothing to choose a part of a document by
     can_skim = policy.sees_attention and prompt.has_question and not one_shot
+    n_keep = policy.cells_to_keep(budget, n_prompt)
+    n_most = max(n_keep, budget.n_most(n_prompt))
     if can_skim and budget.is_flexible and n_prompt >= n_ctx_train and not allow_overflow:
         # a share of a long document, or what the machine has room for, can be more than the model sees at once
         n_seen = int((n_ctx_train - CHUNK - min(n_predict, n_ctx_train // 4)) / policy.max_share)
         n_keep, n_most = min(n_keep, max(n_seen, CHUNK)), min(n_most, max(n_seen, CHUNK))
     n_resident = min(n_prompt, math.ceil(n_most * policy.max_share))
     n_chunk = CHUNK - policy.n_probe
-    if one_shot or n_prompt <= n_resident + n_chunk:
-        mode, n_reading = ReadMode.FULL, n_prompt + (policy.n_probe if n_keep < n_prompt else 0)
-    elif policy.needs_whole_prompt:
-        raise UsageError(f"{policy.name} cannot read in bounded memory: set `one_shot`", param="policy")
-    else:
-        mode, n_reading = ReadMode.SKIM if can_skim else ReadMode.CHUNKED, n_resident + CHUNK
+    mode = ReadMode.FULL
+    if not one_shot and n_prompt > n_resident + n_chunk:
+        mode = _bounded_mode(policy, can_skim)
+    n_reading = n_resident + CHUNK if mode != ReadMode.FULL else n_prompt + (policy.n_probe if n_keep < n_prompt else 0)
     n_branch = policy.n_branch(n_keep) if n_keep < n_prompt else 0
     n_asked = len(prompt.head) + len(prompt.tail)
     # skimming needs the question, the look-ahead and its probe beside the text
@@ -110,6 +108,13 @@ def make_plan(
         n_body=n_body,
         n_chunk=n_chunk,
     )
+
+
+def _bounded_mode(policy: Policy, can_skim: bool) -> ReadMode:
+    """Return how a prompt is read that does not fit whole. Raises `UsageError` if it cannot be."""
+    if policy.needs_whole_prompt:
+        raise UsageError(f"{policy.name} cannot read in bounded memory: set `one_shot`", param="policy")
+    return ReadMode.SKIM if can_skim else ReadMode.CHUNKED
 
 
 def _check_positions(mode: ReadMode, n_positions: int, n_ctx_train: int, allow_overflow: bool) -> None:

@@ -60,6 +60,6 @@ def _n_needed(policy: Policy, budget: Auto, n_ctx: int, one_shot: bool) -> int:
     if budget.n_limit >= n_ctx:
         return n_ctx
     if one_shot:
-        return n_ctx + policy.n_probe
+        return n_ctx + policy.n_probe + policy.n_branch(budget.n_limit)
     n_most = math.ceil(budget.n_limit * policy.max_share)
     return min(n_most + CHUNK, n_ctx + policy.n_probe) + policy.n_branch(n_most)

@@ -38,7 +38,9 @@ class Limits:
             return
         headers = dict(scope["headers"])
         if self._is_local and not _names_loopback(headers.get(b"host", b"").decode("latin-1")):
-            await _respond(send, 403, error_body("this server answers only to localhost: set --host"), [])
+            await _respond(
+                send, 403, error_body("this server answers only to localhost and other names of this machine"), []
+            )
             return
         if self._api_key and scope["path"].startswith(PROTECTED) and not self._has_key(headers):
             body = error_body("a wrong API key, or none", "authentication_error", "invalid_api_key")

@@ -12,7 +12,6 @@ from ..llamacpp.openai import CreateChatCompletionRequest, CreateCompletionReque
 MAX_SCHEMA, MAX_REPEAT = 2**16, 1000
 COUNTS = "minItems", "maxItems", "minLength", "maxLength"
 
-Finite = Annotated[float, Field(allow_inf_nan=False)]
 Temperature = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 Int32 = Annotated[int, Field(ge=0, le=2**31 - 1)]
 

@@ -67,7 +67,7 @@ def _options(llama: Llama, body: ChatRequest | CompletionRequest) -> dict[str, A
     llama.set_eviction(body.kv_budget, body.policy)
     options = body.model_dump(exclude=OURS)
     if body.logit_bias and max(map(int, body.logit_bias)) >= llama.n_vocab():
-        raise UsageError(f"has ids of tokens that the model has not: {llama.n_vocab():,} are all", param="logit_bias")
+        raise UsageError(f"has a token id that is not below {llama.n_vocab():,}", param="logit_bias")
     if body.grammar is not None:
         options["grammar"] = grammar_of(body.grammar)
     if body.min_tokens:

@@ -84,6 +84,7 @@ def test_eval_of_generated_ruler(model):
     [
         (["--policies", "nonsense"], 2, ["choose one of"]),
         (["--budgets", "0"], 2, ["--kv-budget"]),
+        (["--budgets", "auto"], 2, ["--budgets auto: give numbers"]),
         (["--budgets", "3"], 2, ["always keeps 12 cells"]),
         (["--depths", "2"], 2, ["--depths"]),
         (["--lengths", "100000"], 1, ["too short"]),

@@ -2,7 +2,7 @@
 
 import json
 
-from helpers.cli import assert_one_line, dapq_edge
+from helpers.cli import assert_one_line, assert_usage, dapq_edge
 
 
 def test_calibrate_then_show_then_use(model, data, tmp_path):
@@ -21,6 +21,10 @@ def test_calibrate_then_show_then_use(model, data, tmp_path):
     profile.write_text("{")
     assert_one_line(dapq_edge(*question, **env), 1, str(profile), "no head profile")
     assert_one_line(dapq_edge(*question, XDG_CACHE_HOME=str(tmp_path)), 2, "dapq-edge heads calibrate")
+    # which mends it
+    assert dapq_edge("heads", "calibrate", "-m", model, *data, "--length", 300, **env).returncode == 0
+    assert dapq_edge("heads", "show", "-m", model, **env).returncode == 0
+    assert_usage(dapq_edge("heads", "show", "-m", model, "-ctk", "q8_0"), "unrecognized arguments: -ctk")
 
 
 def test_calibration_without_facts(model, data, tmp_path):

@@ -125,7 +125,11 @@ def test_wrong_addresses():
 def test_nobody_there(model, doc):
     with pytest.raises(DapqError, match=r"cannot reach the RPC server 127.0.0.1:1: Connection refused"):
         add_servers(["127.0.0.1:1"])
-    result = dapq_edge("ask", "-m", model, "--doc", doc, "--rpc", "127.0.0.1:1", "w?")
+    # an option that is empty is none, whatever the environment says
+    words = ["ask", "-m", model, "--doc", doc, "-n", 2, "w?"]
+    assert dapq_edge(*words, "--rpc", "", LLAMA_ARG_RPC="127.0.0.1:1").returncode == 0
+    assert dapq_edge(*words, LLAMA_ARG_RPC="127.0.0.1:1").returncode == 1
+    result = dapq_edge(*words, "--rpc", "127.0.0.1:1")
     assert result.returncode == 1
     assert not result.stdout
     assert result.stderr.count(b"\n") == 1

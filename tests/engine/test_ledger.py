@@ -1,5 +1,7 @@
 """The ledger follows llama.cpp: after errors, interruptions, resets, and into saved states."""
 
+import pickle
+
 import llama_cpp
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from helpers.llamas import answer, opened, set_decode
 from helpers.tiny import Spec
 from helpers.tokens import random_tokens
 
-from dapq_edge import DapqError, KVCache, Llama, Sequence, UsageError, get_policy
+from dapq_edge import Auto, Cells, DapqError, KVCache, Llama, Sequence, UsageError, get_policy, open_model
 from dapq_edge.chat.session import load_session, save_session
 from dapq_edge.errors import TooLongError
 from dapq_edge.llamacpp import native
@@ -74,7 +76,9 @@ def test_without_a_budget_a_text_can_be_extended(tiny_model):
 def test_what_is_never_evicted_says_so(tiny_model):
     with opened(tiny_model(SPEC), embedding=True, n_ctx=512) as llama:
         llama.set_eviction()
-        for refused in (lambda: llama.set_eviction(100), lambda: llama.extend(1000), lambda: llama.usage):
+        # there is room
+        llama.extend(400)
+        for refused in (lambda: llama.set_eviction(70), lambda: llama.extend(1000), lambda: llama.usage):
             with pytest.raises(UsageError, match="never evicted"):
                 refused()
 
@@ -157,7 +161,9 @@ def test_mend(tiny_model, monkeypatch):
             set_decode(patch, interrupted)
             with pytest.raises(KeyboardInterrupt):
                 cache.read(TOKENS[:20])
-        assert (cache.next_position, cache.sequence.n_positions) == (110, 90)
+        assert cache.next_position == cache.n_cells == cache.sequence.n_positions == 90
+        # what somebody else decoded
+        assert context.decode(TOKENS[:20], 90) == 0
         assert not cache.mend()
         assert cache.next_position == cache.n_cells == 90
         cache.evict(get_policy("dapq").keep(cache, 40))
@@ -186,3 +192,68 @@ def test_the_text_has_an_end(tiny_model):
         with pytest.raises(TooLongError, match="the context of 512 tokens is full"):
             llama.eval(random_tokens(600, 1))
         assert llama.n_tokens == 0
+
+
+def test_a_text_that_is_too_long_is_not_skimmed(tiny_model):
+    with opened(tiny_model(SPEC), n_ctx=1024) as llama:
+        for prompt in (random_tokens(1100, 1), random_tokens(1100, 1)):
+            with pytest.raises(TooLongError, match="1,100 tokens exceed the context of 1,024"):
+                next(llama.generate(prompt))
+        assert len(answer(llama, random_tokens(900, 1))) == 12
+
+
+def test_logits_stay_when_a_text_is_extended(tiny_model):
+    with opened(tiny_model(SPEC), n_ctx=512, kv_budget=100, logits_all=True) as llama:
+        answer(llama, random_tokens(300, 1))
+        before = llama.scores[:300].copy()
+        llama.extend(2048)
+        assert llama.n_ctx() == len(llama.scores) == 2048
+        np.testing.assert_array_equal(llama.scores[:300], before)
+
+
+@pytest.mark.parametrize("policy", ["laq", "h2o"])
+def test_one_shot(tiny_model, policy):
+    """The whole prompt is there when it is evicted, with room for what the policy needs; also in the next turn."""
+    with opened(tiny_model(SPEC), policy=policy, one_shot=True, kv_budget=500, n_ctx=2048) as llama:
+        text = random_tokens(1500, 1)
+        for turn in range(2):
+            text += answer(llama, text)
+            assert llama.usage.n_cells_used <= 512
+            text += random_tokens(400, turn)
+        again = pickle.loads(pickle.dumps(llama))
+        assert again.usage.n_cells == llama.usage.n_cells
+        again.close()
+
+
+def test_after_a_prompt_was_read_eviction_is_set_again(tiny_model):
+    with opened(tiny_model(SPEC)) as llama:
+        llama.engine.read(random_tokens(200, 1), get_policy("full"), Cells(1000))
+        assert llama.usage.n_cells_used == 200
+        llama.set_eviction()
+        answer(llama, random_tokens(900, 1))
+        assert llama.usage.n_cells_used == 111
+
+
+def test_an_auto_budget_is_planned(tiny_model):
+    engine = open_model(tiny_model(SPEC), n_threads=1)
+    assert engine.read(random_tokens(900, 1), get_policy("dapq"), Auto()).cells_kept == 900
+    with pytest.raises(UsageError, match="kv_budget auto: it has to be planned"):
+        get_policy("dapq").cells_to_keep(Auto(), 900)
+    engine.close()
+
+
+def test_an_answer_ends_where_the_room_does(tiny_model):
+    engine = open_model(tiny_model(SPEC), n_threads=1)
+    engine.read(random_tokens(250, 1), get_policy("full"), Cells(1000), n_predict=6)
+    # one token beyond the last one that was evaluated is known
+    assert len(list(engine.stream(100))) == engine.n_ctx - 250 + 1
+    engine.close()
+
+
+def test_a_state_with_more_logits_than_we_keep(tiny_model):
+    with opened(tiny_model(SPEC), kv_budget=1000, logits_all=True) as llama:
+        expected = answer(llama, random_tokens(700, 1))
+        state = llama.save_state()
+    with opened(tiny_model(SPEC), kv_budget=1000) as llama:
+        llama.load_state(state)
+        assert answer(llama, random_tokens(700, 1)) == expected

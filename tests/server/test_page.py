@@ -84,7 +84,7 @@ def test_what_is_wrong_is_said(browser, server):
     page.get_by_role("textbox", name="Question").fill("Why?")
     page.get_by_label("Cells to keep").fill("-5")
     page.get_by_role("button", name="Ask").click()
-    page.locator("#error").filter(has_text="--kv-budget").wait_for()
+    page.locator("#error").filter(has_text="kv_budget").wait_for()
     page.get_by_label("Cells to keep").fill("64")
     page.get_by_role("button", name="Ask").click()
     page.locator("#text span").first.wait_for(state="attached", timeout=300_000)

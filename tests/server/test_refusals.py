@@ -77,13 +77,13 @@ FUNCTION = {"name": "f", "parameters": {"enum": []}}
     ("options", "word"),
     [
         # llama.cpp would abort: nothing can follow
-        ({"grammar": 'root ::= "a"', "min_tokens": 5}, "no token can follow"),
-        ({"grammar": "root ::= <[999999]>"}, "no token can follow"),
+        ({"grammar": 'root ::= "a"', "min_tokens": 5}, "no token that can follow"),
+        ({"grammar": "root ::= <[999999]>"}, "no token that can follow"),
         # or be given a null pointer: the grammar of the schema is none
-        ({"response_format": {"type": "json_object", "schema": {"enum": []}}}, "cannot read"),
-        ({"response_format": {"type": "json_object", "schema": {"type": []}}}, "cannot read"),
-        ({"response_format": {"type": "json_object", "schema": SCHEMA_OF_QUOTES}}, "cannot read"),
-        ({"tools": [{"function": FUNCTION}], "tool_choice": {"function": {"name": "f"}}}, "cannot read"),
+        ({"response_format": {"type": "json_object", "schema": {"enum": []}}}, "cannot be read"),
+        ({"response_format": {"type": "json_object", "schema": {"type": []}}}, "cannot be read"),
+        ({"response_format": {"type": "json_object", "schema": SCHEMA_OF_QUOTES}}, "cannot be read"),
+        ({"tools": [{"function": FUNCTION}], "tool_choice": {"function": {"name": "f"}}}, "cannot be read"),
         # or take all memory
         ({"response_format": {"type": "json_object", "schema": {"minLength": 10**9}}}, "1,000 times"),
         ({"response_format": {"type": "json_object", "schema": {"pattern": "^a{1000000000}$"}}}, "1,000 times"),

@@ -78,6 +78,9 @@ def skimmed(n, n_read):
         (plain(50), range(20), {"is_recurrent": True}, Append(0)),
         (plain(50), range(50), {"is_recurrent": True, "has_logits": False}, Append(0)),
         (evicted(500, 8), [*range(504), 9, 9], {"is_recurrent": True}, Append(0)),
+        # a policy that has to see all of it
+        (evicted(500, 8), range(520), {"needs_whole_prompt": True}, Reread()),
+        (plain(50), range(60), {"needs_whole_prompt": True}, Append(50)),
         # positions that the model was trained for, if the text may be longer than them
         (evicted(500, 8), range(520), {"n_ctx": 8192, "n_ctx_train": 520 + N_ANSWER}, Append(508, may_reread=True)),
         (evicted(500, 8), range(520), {"n_ctx": 8192, "n_ctx_train": 519 + N_ANSWER}, Reread()),

@@ -2,7 +2,7 @@
 
 from .arguments import add_options, group, option, read_options
 from .eviction import Eviction, Reading
-from .model import Model, PlannedModel, RunningModel, SizedModel
+from .model import Model, PlannedModel, RunningModel, SizedModel, Source
 from .sampling import Sampling
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "RunningModel",
     "Sampling",
     "SizedModel",
+    "Source",
     "add_options",
     "group",
     "option",

@@ -26,7 +26,7 @@ class Eviction:
     )
 
 
-# what differs where one document is read
+# defaults for reading one document
 OF_DOCUMENT = {
     "kv_budget": {
         "default": "50%",

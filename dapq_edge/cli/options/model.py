@@ -38,9 +38,8 @@ class _Memory:
     n_gpu_layers: int = option(
         "-ngl", "--n-gpu-layers", type=int, default=-1, metavar="N", help="layers on the GPU (default: all)"
     )
-    rpc: str = option(
+    rpc: str | None = option(
         "--rpc",
-        default="",
         metavar="SERVERS",
         help="host:port of RPC servers whose devices are GPUs, with commas between them (default: LLAMA_ARG_RPC)",
     )
@@ -54,7 +53,7 @@ class _Memory:
     @property
     def servers(self) -> list[str]:
         """Addresses of RPC servers."""
-        servers = self.rpc or os.environ.get("LLAMA_ARG_RPC", "")
+        servers = os.environ.get("LLAMA_ARG_RPC", "") if self.rpc is None else self.rpc
         return servers.split(",") if servers else []
 
 
