@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from collections.abc import Sequence as Tokens
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -174,6 +174,10 @@ class KVCache:
     def place(self, text: Tokens[int], text_index: npt.NDArray[np.intp]) -> None:
         """Say that what was read is a part of a longer text, see `Sequence.place`."""
         self.sequence = self.sequence.place(text, text_index, self.logits.copy())
+
+    def note_document(self, has_document: bool) -> None:
+        """Say whether the text has a part that is long enough to be read again for a question."""
+        self.sequence = replace(self.sequence, has_document=has_document)
 
     def look_ahead(self, n_tokens: int) -> tuple[list[int], float]:
         """Return the next tokens by greedy decoding after `read`, and the geometric mean of their probabilities.

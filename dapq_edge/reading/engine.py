@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from collections.abc import Sequence as Tokens
-from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -158,7 +157,7 @@ class Engine:
         """Make room for a text of `n_ctx` tokens. What cannot be evicted is lost: it needs another context."""
         if n_ctx <= self.n_ctx:
             return
-        if self.is_evicted:
+        if self.is_evicted and not self._one_shot:
             self._n_configured = n_ctx
             self._set_length(n_ctx)
         else:
@@ -206,10 +205,7 @@ class Engine:
         if policy.evict(self.cache, self.budget.n_start, self.budget.n_limit):
             self._n_evictions += 1
             if self._one_shot:
-                self._set_has_document(True)
-
-    def _set_has_document(self, has_document: bool) -> None:
-        self.cache.sequence = replace(self.sequence, has_document=has_document)
+                self.cache.note_document(True)
 
     # prompts
 
@@ -300,7 +296,7 @@ class Engine:
         self.last_read = read_as_planned(self.cache, prompt, self.policy, plan, control, self.heads)
         self._n_evictions += 1
         # small talk is not read again
-        self._set_has_document(self._one_shot or longest_message(self.model, tokens) > max(N_QUESTION, half))
+        self.cache.note_document(self._one_shot or longest_message(self.model, tokens) > max(N_QUESTION, half))
 
     # one prompt
 
