@@ -22,9 +22,13 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 
 
 def blocks(language):
-    """Blocks of code in that language, each with the name of its page."""
+    """Blocks of code in that language, each once, with the name of its first page."""
+    seen = set()
     for page in PAGES:
         for code in re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL):
+            if code in seen:
+                continue
+            seen.add(code)
             yield pytest.param(code, id=f"{page.stem}-{code.strip().splitlines()[-1][:30]}")
 
 
