@@ -40,6 +40,7 @@ def test_json(model, doc):
     assert data["rss_mib"] > 10
 
 
+@pytest.mark.slow
 def test_long_document(model, tmp_path):
     """More than the model was trained for, in the cells of the budget and a chunk."""
     path = tmp_path / "long.txt"

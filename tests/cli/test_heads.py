@@ -5,6 +5,7 @@ import json
 from helpers.cli import assert_one_line, assert_usage, dapq_edge
 
 
+@pytest.mark.slow
 def test_calibrate_then_show_then_use(model, data, tmp_path):
     env = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
     result = dapq_edge("heads", "show", "-m", model, **env)

@@ -70,6 +70,7 @@ llama_cpp.llama_decode = say_reading
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("while_generating", [False, True])
 def test_interrupt(tiny_model, tmp_path, while_generating):
     """Ctrl-C while reading and while generating: one line, 130."""
@@ -118,6 +119,7 @@ sys.exit(cli.main())
     assert (result.returncode, result.stderr.decode().strip()) == (130, "dapq-edge: interrupted")
 
 
+@pytest.mark.slow
 def test_interrupted_eval_resumes(model, data, tmp_path):
     """Ctrl-C keeps the rows that are done, and the next run measures the others only."""
     out = tmp_path / "out.jsonl"

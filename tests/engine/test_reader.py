@@ -62,7 +62,7 @@ def test_streaming_in_one_pass_is_streaming(tiny_model):
         assert cache.positions.tolist() == [*range(4), *range(len(prompt) - 96, len(prompt))]
 
 
-@pytest.mark.parametrize("budget", ["100", "700", pytest.param("1600", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("budget", ["100", *(pytest.param(n, marks=pytest.mark.slow) for n in ("700", "1600"))])
 def test_skim_then_read(tiny_model, budget):
     """A window around the best chunk is read, and relevant chunks that fit; the cache is that of reading one text."""
     prompt = make_prompt(3000)

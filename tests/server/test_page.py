@@ -45,6 +45,7 @@ def server(tiny_model):
         yield running
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [390, 1280])
 def test_ask_about_a_file(browser, server, tmp_path, width):
     """Upload, ask, see the answer, the gauge and the shaded text; nothing is wider than the screen."""
@@ -78,6 +79,7 @@ def test_ask_about_a_file(browser, server, tmp_path, width):
     page.close()
 
 
+@pytest.mark.slow
 def test_what_is_wrong_is_said(browser, server):
     page = browser.new_page()
     page.goto(server.url)
