@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from helpers.cli import assert_one_line, assert_usage, dapq_edge
 
 
