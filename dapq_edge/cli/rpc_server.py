@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from .command import Command
 from .options import option
 from .options.arguments import positive_or
+from .options.model import threads_option
 
 
 @dataclass(frozen=True)
@@ -17,14 +18,7 @@ class Options:
     device: str = option(
         "-d", "--device", default="", metavar="NAME,...", help="devices to lend (default: the GPUs, else the CPU)"
     )
-    threads: int = option(
-        "-t",
-        "--threads",
-        type=positive_or(-1),
-        default=-1,
-        metavar="N",
-        help="CPU threads (default: physical cores)",
-    )
+    threads: int = threads_option()
 
 
 def run(options: Options) -> int:

@@ -2,8 +2,21 @@
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 from .arguments import option, positive_or
+
+
+def threads_option() -> Any:
+    """Return the option of how many threads compute."""
+    return option(
+        "-t",
+        "--threads",
+        type=positive_or(-1),
+        default=-1,
+        metavar="N",
+        help="CPU threads (default: physical cores)",
+    )
 
 
 @dataclass(frozen=True)
@@ -66,14 +79,7 @@ class Model(_Memory, Source):
 class RunningModel(_Memory, Source):
     """A model that is loaded."""
 
-    threads: int = option(
-        "-t",
-        "--threads",
-        type=positive_or(-1),
-        default=-1,
-        metavar="N",
-        help="CPU threads (default: physical cores)",
-    )
+    threads: int = threads_option()
     flash_attn: str = option(
         "-fa", "--flash-attn", choices=["on", "off", "auto"], default="auto", help="flash attention (default: auto)"
     )
