@@ -344,8 +344,9 @@ class Engine:
         )
         if 0 < n_cells < plan.n_cells:
             raise DapqError(f"reading needs {plan.n_cells:,} cells: raise `n_ctx={n_cells}` or leave it out")
-        self._open(max(n_cells, plan.n_cells))
-        self._keep_all(max(pad(max(n_cells, plan.n_cells)), len(prompt) + plan.n_predict))
+        n_cells = max(n_cells, plan.n_cells)
+        self._open(n_cells)
+        self._keep_all(max(pad(n_cells), len(prompt) + plan.n_predict))
         stats = self.last_read = read_as_planned(self.cache, prompt, policy, plan, control, self.heads)
         n_needed = pad(stats.cells_kept + plan.n_predict)
         # bounded reading leaves no more than a chunk to give back
