@@ -65,16 +65,16 @@ class KVCache:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of the K and V data of the sequence, in all layers."""
-        return native.seq_bytes(self.ctx, self.seq_id)
+        """Bytes of the state of the sequence, as a file would have it: K and V of all layers, and a few for each cell."""
+        return context.state_size(self.ctx, self.seq_id)
 
     @property
     def used(self) -> tuple[int, int]:
-        """Cells and bytes of the sequence; for a memory without cells, tokens and the size of its state."""
+        """Cells and bytes of the sequence; for a memory without cells, tokens."""
         try:
             return self.n_cells, self.n_bytes
         except UnsupportedModelError:
-            return self.sequence.n_positions, context.state_size(self.ctx, self.seq_id)
+            return self.sequence.n_positions, self.n_bytes
 
     @property
     def allocated(self) -> tuple[int, int]:

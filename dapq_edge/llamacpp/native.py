@@ -8,7 +8,7 @@ import ctypes
 import functools
 import re
 from collections.abc import Callable, Sequence
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 from importlib.metadata import version
 from typing import Any
 
@@ -30,9 +30,7 @@ _INT32_P = ctypes.POINTER(ctypes.c_int32)
 _FLOAT_P = ctypes.POINTER(ctypes.c_float)
 
 _SIGNATURES = {
-    "llama_attn_probe_n_tokens_max": ([], ctypes.c_int32),
-    "llama_attn_probe_n_head": ([ctypes.c_void_p, ctypes.c_int32], ctypes.c_int32),
-    "llama_attn_probe_n_head_kv": ([ctypes.c_void_p, ctypes.c_int32], ctypes.c_int32),
+    "llama_memory_layer": ([ctypes.c_void_p, ctypes.c_int32, _INT32_P, _INT32_P], ctypes.c_int32),
     "llama_attn_probe": (
         [
             ctypes.c_void_p,
@@ -48,7 +46,6 @@ _SIGNATURES = {
     ),
     "llama_memory_seq_pos_get": ([ctypes.c_void_p, ctypes.c_int32, _INT32_P, ctypes.c_int32], ctypes.c_int32),
     "llama_memory_seq_pos_rm": ([ctypes.c_void_p, ctypes.c_int32, _INT32_P, ctypes.c_int32], ctypes.c_int32),
-    "llama_memory_n_head_kv": ([ctypes.c_void_p, ctypes.c_int32], ctypes.c_int32),
     "llama_memory_seq_gather": (
         [
             ctypes.c_void_p,
@@ -64,8 +61,15 @@ _SIGNATURES = {
     "llama_memory_n_cells": ([ctypes.c_void_p], ctypes.c_int32),
     "llama_memory_size": ([ctypes.c_void_p], ctypes.c_int64),
     "llama_memory_resize": ([ctypes.c_void_p, ctypes.c_int32], ctypes.c_int32),
-    "llama_memory_seq_size": ([ctypes.c_void_p, ctypes.c_int32], ctypes.c_int64),
+    "llama_set_n_layer_eval": ([ctypes.c_void_p, ctypes.c_int32], ctypes.c_int32),
 }
+
+
+class LayerFlag(IntFlag):
+    """Abilities of the cells of a layer: `enum llama_memory_layer_flags`."""
+
+    PROBE = 1
+    GATHER = 2
 
 
 class ProbeType(IntEnum):
@@ -143,11 +147,6 @@ def seq_remove(ctx: llama_cpp.llama_context_p, seq_id: int, positions: Sequence[
     return _check(remove(memory, seq_id, _pointer(positions, _INT32_P), positions.size), "remove cells")
 
 
-def seq_bytes(ctx: llama_cpp.llama_context_p, seq_id: int) -> int:
-    """Return the bytes of the K and V data of a sequence, in all layers."""
-    return _check(_function("llama_memory_seq_size")(llama_cpp.llama_get_memory(ctx), seq_id), "measure the cells")
-
-
 def n_cells(ctx: llama_cpp.llama_context_p) -> int:
     """Return the cells that the full-attention layers of a context have, used or free."""
     return _check(_function("llama_memory_n_cells")(llama_cpp.llama_get_memory(ctx)), "count the cells")
@@ -161,6 +160,8 @@ def memory_bytes(ctx: llama_cpp.llama_context_p) -> int:
 def resize(ctx: llama_cpp.llama_context_p, cells: int) -> None:
     """Give the full-attention layers of a context another number of cells; the rest of the memory goes to the system.
 
+    cells: Rounded up to a multiple of 256, as `n_ctx` is; see `n_cells`.
+
     The used cells are copied in between, so both the old and the new K and V data exist for a moment.
 
     Raises `DapqError` if a used cell is beyond the new ones (gather first), or if there is not enough memory.
@@ -171,11 +172,31 @@ def resize(ctx: llama_cpp.llama_context_p, cells: int) -> None:
     _check(code, f"resize the memory to {cells} cells")
 
 
+def set_n_layer_eval(ctx: llama_cpp.llama_context_p, n_layer: int) -> None:
+    """Evaluate only the first `n_layer` layers from now on, 0 for all: K and V of these, and probes of them.
+
+    Batches must not ask for logits then. What was evaluated up to a layer cannot be continued with more layers, until
+    it is removed: `decode` and `probe` raise `DapqError` for it.
+
+    Raises `UnsupportedModelError` for a memory without cells, and `DapqError` if there are fewer layers.
+    """
+    _check(_function("llama_set_n_layer_eval")(ctx, n_layer), f"evaluate {n_layer} layers")
+
+
+def _layers(ctx: llama_cpp.llama_context_p, flag: LayerFlag) -> dict[int, tuple[int, int]]:
+    """Return {layer: (query heads, KV heads)} of the layers that have `flag`."""
+    n_layer, query = llama_cpp.llama_model_n_layer(llama_cpp.llama_get_model(ctx)), _function("llama_memory_layer")
+    found = {}
+    for il in range(n_layer):
+        n_head, n_head_kv = ctypes.c_int32(), ctypes.c_int32()
+        if query(ctx, il, n_head, n_head_kv) & flag:
+            found[il] = (n_head.value, n_head_kv.value)
+    return found
+
+
 def gather_heads(ctx: llama_cpp.llama_context_p) -> dict[int, int]:
     """Return {layer: KV heads} of the full-attention layers that have cells of their own."""
-    memory, n_layer = llama_cpp.llama_get_memory(ctx), llama_cpp.llama_model_n_layer(llama_cpp.llama_get_model(ctx))
-    n_head_kv = _function("llama_memory_n_head_kv")
-    return {il: n_head_kv(memory, il) for il in range(n_layer) if n_head_kv(memory, il) > 0}
+    return {il: n_head_kv for il, (_, n_head_kv) in _layers(ctx, LayerFlag.GATHER).items()}
 
 
 def seq_gather(ctx: llama_cpp.llama_context_p, src: int, dst: int, keep: Sequence[npt.NDArray[Any]]) -> None:
@@ -185,8 +206,8 @@ def seq_gather(ctx: llama_cpp.llama_context_p, src: int, dst: int, keep: Sequenc
     `seq_positions`, strictly ascending.
 
     Raises `NoFreeCellsError` if a copy does not fit, `UnsupportedModelError` if the model cannot be gathered, and
-    `DapqError` if an argument is invalid; nothing is changed then. If llama.cpp had no memory to move the cells,
-    `DapqError` is raised, too, and `src` may have no cells any more.
+    `DapqError` if an argument is invalid or if there is not enough memory; nothing is changed then. If a device failed
+    while it moved the cells, `DapqError` is raised, too, and `dst` is empty.
     """
     n_keep = _int32([heads.shape[-1] for heads in keep])
     cells = _int32(np.concatenate([np.ravel(heads) for heads in keep]) if keep else [])
@@ -202,14 +223,12 @@ def seq_gather(ctx: llama_cpp.llama_context_p, src: int, dst: int, keep: Sequenc
 
 def probe_heads(ctx: llama_cpp.llama_context_p) -> dict[int, tuple[int, int]]:
     """Return {layer: (query heads, KV heads)} of the layers that a probe reports, {} if there are none."""
-    n_layer = llama_cpp.llama_model_n_layer(llama_cpp.llama_get_model(ctx))
-    n_head, n_head_kv = _function("llama_attn_probe_n_head"), _function("llama_attn_probe_n_head_kv")
-    return {il: (n_head(ctx, il), n_head_kv(ctx, il)) for il in range(n_layer) if n_head(ctx, il) > 0}
+    return _layers(ctx, LayerFlag.PROBE)
 
 
 def probe_tokens_max(ctx: llama_cpp.llama_context_p) -> int:
-    """Return the largest number of tokens that one probe can evaluate."""
-    return int(min(_function("llama_attn_probe_n_tokens_max")(), llama_cpp.llama_n_ubatch(ctx)))
+    """Return the largest number of tokens that one probe can evaluate: they are one batch of the device."""
+    return int(llama_cpp.llama_n_ubatch(ctx))
 
 
 def probe(

@@ -35,7 +35,8 @@ def test_json(model, doc):
     assert data["prompt_tokens"] == data["tokens_evaluated"] > 280
     assert data["kv_cells_kept"] == -(-data["prompt_tokens"] // 2)
     assert data["kv_bytes_peak"] == cell * data["kv_cells_peak"]
-    assert data["kv_bytes_kept"] == cell * data["kv_cells_kept"]
+    # a state has positions and marks beside K and V
+    assert 1 < data["kv_bytes_kept"] / (cell * data["kv_cells_kept"]) < 1.03
     assert data["ttft_s"] > data["evict_s"] > 0
     assert data["rss_mib"] > 10
 

@@ -48,7 +48,7 @@ def test_one_shot(engine):
     assert seen == [(512, 1300), (1024, 1300), (1300, 1300)]
     assert (stats.mode, stats.tokens_evaluated, stats.chunks) == (ReadMode.FULL, 1300, [])
     assert (stats.cells_peak, stats.cells_kept) == (1536, 100)
-    assert stats.bytes_kept * 1536 == stats.bytes_peak * 100
+    assert stats.bytes_kept * 1536 == pytest.approx(stats.bytes_peak * 100, rel=0.03)
     assert native.n_cells(engine.cache.ctx) == 256
     assert engine.cache.n_cells == 100
     # decoding goes on at the position after the prompt

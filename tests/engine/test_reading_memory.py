@@ -45,12 +45,12 @@ from helpers.reading import make_prompt
 
 engine = open_model(sys.argv[1], n_threads=1)
 cache = KVCache(engine.model.open_context(2**16))
-prompt = make_prompt(2000)
-cache.read(prompt.tokens[:1000])
+prompt = make_prompt(20000)
+cache.read(prompt.tokens[:19000])
 before = cache.logits.copy()
 _, hard = resource.getrlimit(resource.RLIMIT_AS)
 # the weights of the probe of so many cells do not fit
-resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + 24 * 2**20, hard))
+resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + 8 * 2**20, hard))
 with captured_log():
     try:
         get_policy("fused").evict(cache, 100)
@@ -64,8 +64,8 @@ with captured_log():
         print(error)
 resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
 # nothing was lost
-assert cache.n_cells == 1000
-cache.read(prompt.tokens[1000:1100])
+assert cache.n_cells == 19000
+cache.read(prompt.tokens[19000:19100])
 get_policy("fused").evict(cache, 100)
 assert cache.n_cells == 100
 """

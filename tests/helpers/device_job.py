@@ -106,7 +106,7 @@ def check_copies(path: Path, device: Tested) -> None:
     n_prompt = 4000
     with Context(path, n_gpu_layers=99, n_ctx=4096 + 64) as c:
         assert c.decode(random_tokens(n_prompt, 1), 0) == 0
-        n_cache = native.seq_bytes(c.ctx, 0)
+        n_cache = native.memory_bytes(c.ctx) * n_prompt // native.n_cells(c.ctx)
         native.probe(c.ctx, 0, PROBE, n_prompt, ProbeType.MAX)
         before = device.n_copied()
         # the state is the cache on the host

@@ -39,6 +39,7 @@ class Cells:
     last_gathered: int | None
     positions: np.ndarray
     data: list[np.ndarray]  # K of each layer, then V of each layer: uint8 [cells, KV heads, bytes]
+    n_layer: int = 0  # that all cells have data of, 0 for all
 
 
 def parse(state: bytes, n_head_kv: int) -> list[Cells]:
@@ -61,24 +62,32 @@ def parse(state: bytes, n_head_kv: int) -> list[Cells]:
         for count in (read("I")[0] for _ in range(read("I")[0])):
             if count == 0:
                 continue
-            last_gathered, missing = None, ()
-            if count >> 31:
-                n_seq, _, last_gathered, n_layer = read("IIiI")
-                assert n_seq == 1
+            has_marks, missing = count >> 31, ()
+            if has_marks:
+                version, n_layer = read("II")
+                assert version == 2
                 missing = read(f"{n_layer}I")
             count &= 2**31 - 1
-            positions = np.array([read("iIi")[0] for _ in range(count)])
+            # position, number of sequences; x, y, token, gathered, layers; sequence
+            cells = [read("iI" + ("iiiII" if has_marks else "") + "i") for _ in range(count)]
+            positions = np.array([cell[0] for cell in cells])
+            gathered = [cell[0] for cell in cells if has_marks and cell[5]]
+            limits = [cell[6] for cell in cells if has_marks and cell[6]]
             transposed, n_layer = read("II")
+            n_layer_data = max(limits) if len(limits) == count else n_layer
             data = []
             for i in range(2 * n_layer):
                 first = missing[i % n_layer] if missing else 0
+                # the tests that limit layers have no layers with windows
+                first = count if i % n_layer >= n_layer_data else first
                 if transposed and i >= n_layer:
                     _, size, n_embd = read("iII")
                     layer = rows(n_embd, count - first, size).transpose(1, 0, 2).reshape(count - first, n_head_kv, -1)
                 else:
                     layer = rows(count - first, n_head_kv, read("iQ")[1] // n_head_kv)
                 data.append(layer[np.argsort(positions[first:], kind="stable")])
-            caches.append(Cells(last_gathered, np.sort(positions), data))
+            last_gathered = max(gathered, default=None)
+            caches.append(Cells(last_gathered, np.sort(positions), data, min(limits, default=0)))
     assert offset == len(state)
     return caches
 

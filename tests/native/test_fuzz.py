@@ -10,12 +10,13 @@ from helpers.gathered import Cells, assert_same_cells, assert_same_logits, load,
 from helpers.tiny import Spec
 from helpers.tokens import random_tokens
 
+from dapq_edge.cells import pad
 from dapq_edge.errors import DapqError
 from dapq_edge.llamacpp import native
 from dapq_edge.llamacpp.log import captured_log
 
 SPEC = Spec(n_head=2, n_head_kv=2, head_dim=32)
-N_CTX, N_SEQ = 256, 3
+N_CTX, N_SEQ = 512, 3
 
 SEQ_IDS = [-(2**31), -1, N_SEQ, 255, 256, 2**31 - 1]
 NUMBERS = [-(2**31), -1, 0, 1, 2**31 - 1]
@@ -62,7 +63,7 @@ class Fuzzer:
         return name
 
     def decode(self) -> list:
-        seq_id, tokens = int(self.rng.integers(N_SEQ)), random_tokens(int(self.rng.integers(1, 40)), 1)
+        seq_id, tokens = int(self.rng.integers(N_SEQ)), random_tokens(int(self.rng.integers(1, 80)), 1)
         before = self.cells(seq_id)
         pos = int(before.positions[-1]) + 1 if before.positions.size else 0
         if self.c.decode(tokens, pos, seq_id) != 0:
@@ -134,7 +135,7 @@ class Fuzzer:
         used = max(self.cells(seq_id).positions.size for seq_id in range(N_SEQ))
         n = min(self.number(max(1, used - 20), max(N_CTX, used) + 50), 5000)
         native.resize(self.c.ctx, n)
-        assert native.n_cells(self.c.ctx) == n
+        assert native.n_cells(self.c.ctx) == pad(n)
         return ["size"]
 
     def share(self) -> list:
@@ -162,10 +163,9 @@ class Fuzzer:
     def read(self) -> list:
         # rare calls, of which hundreds have to hold a wrong one
         seq_id, c = self.seq_id(wrong=0.3), self.c
-        positions, size = native.seq_positions(c.ctx, seq_id), native.seq_bytes(c.ctx, seq_id)
+        positions = native.seq_positions(c.ctx, seq_id)
         cells = self.cells(seq_id)
         assert positions.tolist() == cells.positions.tolist()
-        assert size == sum(x.size for x in cells.data)
         assert native.gather_heads(c.ctx) == dict.fromkeys(range(SPEC.n_layer), SPEC.n_head_kv)
         return []
 
@@ -198,8 +198,10 @@ class Fuzzer:
             ("llama_memory_size", None),
             ("llama_memory_resize", None, 100),
             ("llama_memory_resize", c.ctx, n),
-            ("llama_memory_seq_size", None, seq_id),
-            ("llama_memory_seq_size", memory, bad_id),
+            ("llama_memory_layer", c.ctx, 0, None, ints),
+            ("llama_memory_layer", c.ctx, 0, ints, None),
+            ("llama_set_n_layer_eval", None, 1),
+            ("llama_set_n_layer_eval", c.ctx, int(rng.choice([n, n_layer + 1, 2**31 - 1]))),
             ("llama_attn_probe", None, seq_id, ints, 1, 0, 1, floats, 64),
             ("llama_attn_probe", c.ctx, bad_id, ints, 1, 0, 1, floats, 64),
             ("llama_attn_probe", c.ctx, seq_id, None, 1, 0, 1, floats, 64),
@@ -208,10 +210,10 @@ class Fuzzer:
             ("llama_attn_probe", c.ctx, seq_id, ints, 1, 0, int(rng.choice([-1, 3])), floats, 64),
             ("llama_attn_probe", c.ctx, seq_id, ints, 1, 0, 1, None, 64),
             ("llama_attn_probe", c.ctx, seq_id, ints, 1, 0, 1, floats, n),
-        ][rng.integers(29)]
+        ][rng.integers(31)]
         assert native._function(name)(*args) < 0, (name, args)
-        n_head_kv = native._function("llama_memory_n_head_kv")
-        assert n_head_kv(None, 0) == n_head_kv(memory, -1) == n_head_kv(memory, n) == n_head_kv(memory, n_layer) == 0
+        layer = native._function("llama_memory_layer")
+        assert [layer(ctx, il, ints, ints) for ctx, il in ((None, 0), (c.ctx, -1), (c.ctx, n), (c.ctx, n_layer))] == [0] * 4
         return []
 
 

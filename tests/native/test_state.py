@@ -2,7 +2,6 @@
 
 import struct
 
-import llama_cpp
 import pytest
 from helpers.context import Context
 from helpers.gathered import (
@@ -42,7 +41,6 @@ def test_save_and_load(tiny_model, arch, flash_attn, unified):
         expected = c.logits
         for seq_id in (0, 1):
             assert load(fresh, state, seq_id) == len(state)
-            assert native.seq_bytes(fresh.ctx, seq_id) == sum(x.size for cells in parse(state, 2) for x in cells.data)
             assert not remove(fresh, seq_id, 20)
             for actual, stored in zip(cells_of(fresh, seq_id), parse(state, 2), strict=True):
                 assert_same_cells(actual, stored)
@@ -67,10 +65,11 @@ def test_broken_states_are_refused(tiny_model, n_keep):
         state = c.state()
         for size in (*range(60), 100, 400, len(state) // 2, len(state) - 1):
             assert load(c, state[:size]) == 0
-        for offset, value in ((12, 2**31), (12, 2**32 - 1), (16, 2**31), (16, 2), (28, 2), (32, 20), (36, 2**31)):
+        # the number of cells, the version, the number of layers that lack cells, and how many they lack
+        for offset, value in ((12, 2**31), (12, 2**32 - 1), (16, 1), (16, 3), (20, 2), (20, 2**31), (24, 20), (28, 2**31)):
             broken = bytearray(state)
             struct.pack_into("<I", broken, offset, value)
-            if broken != state and (offset < 32 or n_keep == UNEVEN):
+            if offset < 24 or n_keep == UNEVEN:
                 assert load(c, bytes(broken)) == 0
         assert native.seq_positions(c.ctx, 0).size == 0
         for context in (c, fresh):
@@ -94,7 +93,6 @@ def test_save_and_load_uneven_layers(tiny_model, flash_attn):
         for context, seq_id in ((c, 0), (fresh, 1)):
             assert load(context, state, seq_id) == len(state)
             assert_same_cells(cells_of(context, seq_id)[0], parse(state, 2)[0])
-            assert native.seq_bytes(context.ctx, seq_id) == sum(x.size for x in parse(state, 2)[0].data)
             assert not remove(context, seq_id, 20)
             assert context.decode(PROBE, N_PROMPT, seq_id) == 0
             assert_same_logits(context.logits, expected)
@@ -107,21 +105,6 @@ def test_save_and_load_uneven_layers(tiny_model, flash_attn):
         assert remove(fresh, 1, 20)
         assert fresh.decode(PROBE, N_PROMPT) == 0
         assert_same_logits(fresh.logits, expected)
-
-
-def test_save_and_load_uneven_layers_that_lost_cells(tiny_model):
-    """A shift to negative positions drops the first cells."""
-    path = tiny_model(Spec())
-    with Context(path) as c, Context(path) as fresh:
-        assert c.decode(PROMPT, 0) == 0
-        native.seq_gather(c.ctx, 0, 0, random_keep(c, UNEVEN))
-        llama_cpp.llama_memory_seq_add(c.memory, 0, -1, -1, -20)
-        assert c.decode(PROBE, N_PROMPT - 20) == 0
-        assert native.seq_positions(c.ctx, 0).size < max(UNEVEN) + len(PROBE)
-        assert load(fresh, c.state()) == len(c.state())
-        for context in (c, fresh):
-            assert context.decode(PROBE, N_PROMPT - 20 + len(PROBE)) == 0
-        assert_same_logits(fresh.logits, c.logits)
 
 
 @pytest.mark.parametrize("flash_attn", [False, True])
