@@ -56,12 +56,13 @@ class Context:
         self.memory = llama_cpp.llama_get_memory(self.ctx)
         self.n_vocab = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self.model))
 
-    def decode(self, tokens: Sequence[int], pos: int, seq_id: int = 0) -> int:
+    def decode(self, tokens: Sequence[int], pos: int, seq_id: int = 0, *, logits: bool = True) -> int:
+        """logits: of the last token."""
         batch = llama_cpp.llama_batch_init(len(tokens), 0, 1)
         batch.n_tokens = len(tokens)
         for i, token in enumerate(tokens):
             batch.token[i], batch.pos[i], batch.n_seq_id[i] = token, pos + i, 1
-            batch.seq_id[i][0], batch.logits[i] = seq_id, i == len(tokens) - 1
+            batch.seq_id[i][0], batch.logits[i] = seq_id, logits and i == len(tokens) - 1
         code = llama_cpp.llama_decode(self.ctx, batch)
         llama_cpp.llama_batch_free(batch)
         return code

@@ -131,6 +131,24 @@ class Fuzzer:
         assert attention.sum(axis=1).max(initial=0) < 1.001
         return []
 
+    def limit(self) -> list:
+        """Some tokens up to a layer, which are removed again."""
+        c, seq_id = self.c, int(self.rng.integers(N_SEQ))
+        n_layer, tokens = self.number(1, SPEC.n_layer + 2), random_tokens(int(self.rng.integers(1, 40)), 4)
+        before = self.cells(seq_id)
+        pos = int(before.positions[-1]) + 1 if before.positions.size else 0
+        native.set_n_layer_eval(c.ctx, n_layer)
+        try:
+            if c.decode(tokens, pos, seq_id, logits=False) != 0:
+                return []
+            native.probe(c.ctx, seq_id, tokens[:5], pos + len(tokens))
+        finally:
+            native.set_n_layer_eval(c.ctx, 0)
+            is_refused = c.decode(tokens, pos + len(tokens), seq_id) == -1
+            assert llama_cpp.llama_memory_seq_rm(c.memory, seq_id, pos, -1)
+        assert is_refused == (0 < n_layer < SPEC.n_layer)
+        return []
+
     def resize(self) -> list:
         used = max(self.cells(seq_id).positions.size for seq_id in range(N_SEQ))
         n = min(self.number(max(1, used - 20), max(N_CTX, used) + 50), 5000)
@@ -212,13 +230,14 @@ class Fuzzer:
             ("llama_attn_probe", c.ctx, seq_id, ints, 1, 0, 1, floats, n),
         ][rng.integers(31)]
         assert native._function(name)(*args) < 0, (name, args)
-        layer = native._function("llama_memory_layer")
-        assert [layer(ctx, il, ints, ints) for ctx, il in ((None, 0), (c.ctx, -1), (c.ctx, n), (c.ctx, n_layer))] == [0] * 4
+        layer, nowhere = native._function("llama_memory_layer"), ((None, 0), (c.ctx, -1), (c.ctx, n), (c.ctx, n_layer))
+        assert [layer(ctx, il, ints, ints) for ctx, il in nowhere] == [0] * 4
         return []
 
 
 CALLS = {  # and how often
-    Fuzzer.decode: 0.28,
+    Fuzzer.decode: 0.24,
+    Fuzzer.limit: 0.04,
     Fuzzer.remove: 0.12,
     Fuzzer.gather: 0.25,
     Fuzzer.probe: 0.1,
@@ -248,7 +267,7 @@ def test_random_calls(tiny_model, pytestconfig, unified, flash_attn, cache_type)
         fuzzer = Fuzzer(c, unified, seed=1)
         for _ in range(n_calls):
             ended[fuzzer.call()] += 1
-        for name in ("decode", "remove", "gather", "probe", "resize", "read", "raw"):
+        for name in ("decode", "limit", "remove", "gather", "probe", "resize", "read", "raw"):
             assert ended[name] > n_calls / 100, ended
         for name in ("remove", "gather", "probe", "resize", "read"):
             assert ended[f"{name} DapqError"] > 0, ended

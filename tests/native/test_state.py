@@ -66,7 +66,8 @@ def test_broken_states_are_refused(tiny_model, n_keep):
         for size in (*range(60), 100, 400, len(state) // 2, len(state) - 1):
             assert load(c, state[:size]) == 0
         # the number of cells, the version, the number of layers that lack cells, and how many they lack
-        for offset, value in ((12, 2**31), (12, 2**32 - 1), (16, 1), (16, 3), (20, 2), (20, 2**31), (24, 20), (28, 2**31)):
+        fields = {12: (2**31, 2**32 - 1), 16: (1, 3), 20: (2, 2**31), 24: (20,), 28: (2**31,)}
+        for offset, value in ((offset, value) for offset, values in fields.items() for value in values):
             broken = bytearray(state)
             struct.pack_into("<I", broken, offset, value)
             if offset < 24 or n_keep == UNEVEN:
