@@ -22,5 +22,5 @@ export LD_PRELOAD
 export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:quarantine_size_mb=1:thread_local_quarantine_size_kb=64 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 export LLAMA_CPP_LIB_PATH=$build/bin
 exec .venv/bin/python -m pytest -p no:cacheprovider --capture=sys \
-    tests/native/test_{probe,gather,gathered_sequence,removal,uneven_layers,state,resize,fuzz}.py \
+    tests/native/test_{probe,gather,gathered_sequence,removal,uneven_layers,state,resize,n_layer_eval,fuzz}.py \
     tests/engine/test_{eviction,reader}.py "$@"

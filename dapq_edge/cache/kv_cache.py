@@ -65,7 +65,7 @@ class KVCache:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of the state of the sequence, as a file would have it: K and V of all layers, and a few for each cell."""
+        """Bytes of the state of the sequence, as a file has it: K and V of all layers, and a few for each cell."""
         return context.state_size(self.ctx, self.seq_id)
 
     @property
