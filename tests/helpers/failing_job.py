@@ -20,7 +20,7 @@ from dapq_edge.llamacpp import native
 from .context import Context
 from .device import COUNTER, opened_device
 from .gathered import keep_all, load, random_keep
-from .tokens import N_PROMPT, PROBE, PROMPT
+from .tokens import N_PROMPT, PROBE, PROMPT, random_tokens
 
 CELLS = {"n_ctx": 256, "n_seq_max": 2, "kv_unified": True}
 
@@ -128,6 +128,20 @@ def buffers(path: Path, _what: str, _kind: str, faults: Faults) -> None:
         assert c.state() == before
         assert probe(c) == 0
         assert c.decode(PROBE, N_PROMPT) == stock.decode(PROBE, N_PROMPT) == 0
+        assert c.logits.tobytes() == stock.logits.tobytes()
+    # the masks of uneven layers are not in what was reserved
+    with Context(path, n_ctx=256) as c, Context(path, n_ctx=256) as stock:
+        for context in (c, stock):
+            assert context.decode(PROMPT, 0) == 0
+            assert gather(context, 0, random_keep(context, [20, 12, 16])) == 0
+        tokens = random_tokens(236, 2)
+        before, faults.size.value = c.state(), 2**14
+        codes = [c.decode(tokens, N_PROMPT) for _ in range(3)]
+        faults.size.value = 0
+        assert codes == [-2] * 3, codes
+        assert c.state() == before
+        for context in (c, stock):
+            assert context.decode(tokens, N_PROMPT) == 0
         assert c.logits.tobytes() == stock.logits.tobytes()
 
 

@@ -181,6 +181,37 @@ def test_a_state_has_the_rows_of_its_layers_only(tiny_model):
         assert size - 3 * layer <= len(c.state()) <= size - 3 * layer + 20 * N_PROMPT + 8
 
 
+@pytest.mark.parametrize("name", ["gemma2", "lfm2", "qwen3next"])
+def test_cells_without_layers_are_not_removed_from_some_layers_only(family_model, name):
+    """The windows and the recurrent states would keep them."""
+    with Context(family_model(name)) as c:
+        assert c.decode(PROMPT[:30], 0) == 0
+        native.set_n_layer_eval(c.ctx, 2)
+        assert c.decode(PROMPT[30:], 30, logits=False) == 0
+        before = c.state()
+        with pytest.raises(DapqError):
+            native.seq_remove(c.ctx, 0, range(30, N_PROMPT))
+        assert c.state() == before
+
+
+@pytest.mark.parametrize("name", ["lfm2", "qwen3next", "qwen35, text"])
+def test_recurrent_states_of_other_sequences_stay(family_model, name):
+    """A batch of two sequences, between which a third one stands."""
+    with Context(family_model(name), n_seq_max=3, kv_unified=True) as c:
+        for seq_id in range(3):
+            assert c.decode(PROMPT[seq_id:], 0, seq_id) == 0
+        before = c.state(1)
+        native.set_n_layer_eval(c.ctx, 2)
+        batch = llama_cpp.llama_batch_init(2, 0, 1)
+        batch.n_tokens = 2
+        for i, seq_id in enumerate((0, 2)):
+            batch.token[i], batch.pos[i], batch.n_seq_id[i] = PROBE[0], N_PROMPT - seq_id, 1
+            batch.seq_id[i][0], batch.logits[i] = seq_id, False
+        assert llama_cpp.llama_decode(c.ctx, batch) == 0
+        llama_cpp.llama_batch_free(batch)
+        assert c.state(1) == before
+
+
 def test_another_sequence_goes_on(tiny_model):
     with Context(tiny_model(Spec()), n_seq_max=2, kv_unified=True) as c:
         native.set_n_layer_eval(c.ctx, 1)
