@@ -19,7 +19,7 @@ TOLERANCE = {"f16": (1e-3, 5e-3), "bf16": (5e-3, 2e-2), "q8_0": (1.5e-2, 6e-2), 
 
 
 # the weights of a power of two of queries are also what the layer goes on with, unless V is quantized
-PROBES = {"whole": PROBE[:8], "split": PROBE}
+PROBES = {"8": PROBE[:8], "all": PROBE}
 
 
 def reference(spec: Spec, pos: int, type_k: str, type_v: str, probe: list[int] = PROBE) -> np.ndarray:
@@ -62,7 +62,7 @@ def test_matches_numpy(tiny_model, heads, flash_attn, cache_type, queries):
 def test_quantized_k_and_plain_v(tiny_model, heads):
     """With flash attention, where the layer goes on with the weights of the probe."""
     n_head, n_head_kv = HEADS[heads]
-    spec, probe = Spec(n_head=n_head, n_head_kv=n_head_kv), PROBES["whole"]
+    spec, probe = Spec(n_head=n_head, n_head_kv=n_head_kv), PROBES["8"]
     with Context(tiny_model(spec), type_k="q8_0", type_v="f16", flash_attn=True) as c:
         assert c.decode(PROMPT, 0) == 0
         attention = native.probe(c.ctx, 0, probe, N_PROMPT, ProbeType.NONE)
@@ -103,6 +103,22 @@ def test_reductions_of_any_number_of_tokens(tiny_model, n_tokens):
         attention = native.probe(c.ctx, 0, tokens, N_PROMPT, ProbeType.NONE)
         for reduce, expected in ((ProbeType.MEAN, attention.mean(axis=1)), (ProbeType.MAX, attention.max(axis=1))):
             np.testing.assert_allclose(native.probe(c.ctx, 0, tokens, N_PROMPT, reduce), expected, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("arch", "flash_attn"), [("llama", False), ("llama", True), ("gemma2", False)])
+def test_queries_in_parts(tiny_model, arch, flash_attn):
+    """512 queries of 16 heads to 3,072 cells are 96 MiB of weights: more than are computed at once."""
+    path, tokens = tiny_model(Spec(arch=arch, n_head=16, head_dim=16, n_layer=2, n_ctx=4096)), random_tokens(512, 3)
+    with Context(path, n_ctx=4096, n_threads=2, flash_attn=flash_attn) as c:
+        assert c.decode(random_tokens(3000, 1), 0) == 0
+        attention = native.probe(c.ctx, 0, tokens, 3000, ProbeType.NONE)
+        # the second layer sees what flash attention made of the first one, or not
+        few = native.probe(c.ctx, 0, tokens[:8], 3000, ProbeType.NONE)
+        assert np.abs(few - attention[:, :8]).max() <= 2e-3 * few.max()
+        assert attention[:, -1].sum(axis=1).max() < 1.001
+        for reduce, expected in ((ProbeType.MEAN, attention.mean(axis=1)), (ProbeType.MAX, attention.max(axis=1))):
+            np.testing.assert_allclose(native.probe(c.ctx, 0, tokens, 3000, reduce), expected, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("arch", ["llama", "gemma2"])
