@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import llama_cpp
 import numpy as np
 import pytest
 from llama_cpp._logger import set_verbose
@@ -71,7 +72,25 @@ def run(path: Path, n_gpu_layers: int, unified: bool, **options: Any) -> list[np
         native.resize(c.ctx, 256)
         assert c.state() == gathered
         assert c.decode(PROBE, N_PROMPT) == 0
-        return [*results, c.logits]
+        return [*results, c.logits, check_first_layers(c)]
+
+
+def check_first_layers(c: Context) -> np.ndarray:
+    """K, V and attention of two of four layers are those of a whole evaluation, to the byte; returns the attention."""
+    llama_cpp.llama_memory_clear(c.memory, False)
+    assert c.decode(PROMPT, 0) == 0
+    whole, attention = cells_of(c, 0)[0].data, native.probe(c.ctx, 0, PROBE, N_PROMPT)
+    llama_cpp.llama_memory_clear(c.memory, False)
+    native.set_n_layer_eval(c.ctx, 2)
+    assert c.decode(PROMPT, 0, logits=False) == 0
+    # the layers of a cache are those of the model if none has a window
+    if len(native.gather_heads(c.ctx)) == 4:
+        first = cells_of(c, 0)[0].data
+        for i in (0, 1, 4, 5):
+            assert first[i].tobytes() == whole[i].tobytes()
+    rows = native.probe(c.ctx, 0, PROBE, N_PROMPT)
+    assert rows.tobytes() == attention[: len(rows)].tobytes()
+    return rows
 
 
 def check_results(path: Path, arguments: list[str]) -> None:

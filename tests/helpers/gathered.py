@@ -78,11 +78,12 @@ def parse(state: bytes, n_head_kv: int) -> list[Cells]:
             data = []
             for i in range(2 * n_layer):
                 first = missing[i % n_layer] if missing else 0
-                # the tests that limit layers have no layers with windows
+                # layers of the model: those of the cache, in models without windows
                 first = count if i % n_layer >= n_layer_data else first
                 if transposed and i >= n_layer:
                     _, size, n_embd = read("iII")
-                    layer = rows(n_embd, count - first, size).transpose(1, 0, 2).reshape(count - first, n_head_kv, -1)
+                    layer = rows(n_embd, count - first, size).transpose(1, 0, 2)
+                    layer = layer.reshape(count - first, n_head_kv, n_embd // n_head_kv * size)
                 else:
                     layer = rows(count - first, n_head_kv, read("iQ")[1] // n_head_kv)
                 data.append(layer[np.argsort(positions[first:], kind="stable")])
