@@ -36,6 +36,11 @@ def faults(tmp_path_factory):
     return path
 
 
+def path_of(model, tiny_model, family_model):
+    specs = {"llama": Spec(), "windows": WINDOW_SPEC}
+    return tiny_model(specs[model]) if model in specs else family_model(model)
+
+
 def run_job(faults, *arguments):
     command = [sys.executable, "-m", "helpers.failing_job", *map(str, arguments)]
     env = environment(**{COUNTER: str(faults)})
@@ -45,25 +50,23 @@ def run_job(faults, *arguments):
     print(result.stdout)
 
 
+CALLS = [("gather", "even"), ("copy", ""), ("probe", ""), ("resize", "up"), ("resize", "down")]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("what", "kind"),
-    [("gather", "even"), ("gather", "uneven"), ("copy", ""), ("probe", ""), ("resize", "up"), ("resize", "down")],
+    ("model", "what", "kind"),
+    [("llama", "gather", "uneven"), *((model, *call) for model in ("llama", "windows", "lfm2") for call in CALLS)],
 )
-@pytest.mark.parametrize("model", ["llama", "windows", "hybrid"])
 def test_each_allocation_can_fail(tiny_model, family_model, faults, model, what, kind):
-    if kind == "uneven" and model != "llama":
-        pytest.skip("the model has fewer layers of full attention")
-    path = {"llama": lambda: tiny_model(Spec()), "windows": lambda: tiny_model(WINDOW_SPEC)}
-    run_job(faults, "allocation", path.get(model, lambda: family_model("lfm2"))(), what, kind)
+    run_job(faults, "allocation", path_of(model, tiny_model, family_model), what, kind)
 
 
 @needs_rpc
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["llama", "windows", *HYBRIDS])
 def test_a_device_fails_while_rows_move(tiny_model, family_model, faults, model):
-    path = {"llama": lambda: tiny_model(Spec()), "windows": lambda: tiny_model(WINDOW_SPEC)}
-    run_job(faults, "computation", path.get(model, lambda: family_model(model))(), "", "")
+    run_job(faults, "computation", path_of(model, tiny_model, family_model), "", "")
 
 
 @needs_rpc
