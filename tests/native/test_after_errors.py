@@ -1,8 +1,6 @@
 """What an error leaves behind: nothing that answers wrongly, and nothing that aborts later."""
 
 import resource
-import shutil
-import subprocess
 import sys
 
 import llama_cpp
@@ -12,8 +10,7 @@ from helpers.context import Context
 from helpers.device import COUNTER
 from helpers.gathered import WINDOW_SPEC, random_keep, remove
 from helpers.limits import limited
-from helpers.paths import TESTS
-from helpers.processes import environment
+from helpers.processes import preloaded, run_job
 from helpers.tiny import Spec
 from helpers.tokens import N_PROMPT, PROBE, PROMPT
 
@@ -28,26 +25,13 @@ needs_rpc = pytest.mark.skipif(not has_rpc(), reason="llama.cpp was built withou
 
 @pytest.fixture(scope="module")
 def faults(tmp_path_factory):
-    """The library that lets allocations fail."""
-    path, compiler = tmp_path_factory.mktemp("faults") / "fail.so", shutil.which("c++")
-    if not compiler or not sys.platform.startswith("linux"):
-        pytest.skip("no allocation can be made to fail: no C++ compiler, or not Linux")
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", path, TESTS / "helpers" / "fail.cpp", "-ldl"], check=True)
-    return path
+    """The environment with the library that lets allocations fail."""
+    return {COUNTER: str(preloaded("fail.cpp", "c++", tmp_path_factory.mktemp("faults")))}
 
 
 def path_of(model, tiny_model, family_model):
     specs = {"llama": Spec(), "windows": WINDOW_SPEC}
     return tiny_model(specs[model]) if model in specs else family_model(model)
-
-
-def run_job(faults, *arguments):
-    command = [sys.executable, "-m", "helpers.failing_job", *map(str, arguments)]
-    env = environment(**{COUNTER: str(faults)})
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=env)
-    assert result.returncode == 0, result.stderr[-2000:]
-    assert result.stdout.endswith("same\n"), result.stderr[-2000:]
-    print(result.stdout)
 
 
 CALLS = [("gather", "even"), ("copy", ""), ("probe", ""), ("resize", "up"), ("resize", "down")]
@@ -59,26 +43,26 @@ CALLS = [("gather", "even"), ("copy", ""), ("probe", ""), ("resize", "up"), ("re
     [("llama", "gather", "uneven"), *((model, *call) for model in ("llama", "windows", "lfm2") for call in CALLS)],
 )
 def test_each_allocation_can_fail(tiny_model, family_model, faults, model, what, kind):
-    run_job(faults, "allocation", path_of(model, tiny_model, family_model), what, kind)
+    run_job("failing_job", "allocation", path_of(model, tiny_model, family_model), what, kind, **faults)
 
 
 @needs_rpc
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["llama", "windows", *HYBRIDS])
 def test_a_device_fails_while_rows_move(tiny_model, family_model, faults, model):
-    run_job(faults, "computation", path_of(model, tiny_model, family_model), "", "")
+    run_job("failing_job", "computation", path_of(model, tiny_model, family_model), "", "", **faults)
 
 
 @needs_rpc
 @pytest.mark.slow
 @pytest.mark.parametrize(("head_dim", "kind"), [(32, "q8_0"), (32, "q4_0"), (96, "q8_0"), (160, "q4_0")])
 def test_rows_of_odd_bytes_go_to_the_host_once(tiny_model, faults, head_dim, kind):
-    run_job(faults, "transfers", tiny_model(Spec(head_dim=head_dim)), kind, kind)
+    run_job("failing_job", "transfers", tiny_model(Spec(head_dim=head_dim)), kind, kind, **faults)
 
 
 @pytest.mark.slow
 def test_a_failed_reserve_is_tried_again(tiny_model, faults):
-    run_job(faults, "buffers", tiny_model(Spec()), "", "")
+    run_job("failing_job", "buffers", tiny_model(Spec()), "", "", **faults)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a limit of memory")

@@ -3,14 +3,9 @@
 See helpers/device_job.py.
 """
 
-import shutil
-import subprocess
-import sys
-
 import pytest
 from helpers.device import COUNTER
-from helpers.paths import TESTS
-from helpers.processes import environment
+from helpers.processes import preloaded, run_job
 
 from dapq_edge.llamacpp.devices import gpus
 from dapq_edge.llamacpp.rpc import has_rpc
@@ -27,21 +22,7 @@ DEVICES = [
 @pytest.fixture(scope="module")
 def counter(tmp_path_factory):
     """The library that counts what ggml copies."""
-    path, compiler = tmp_path_factory.mktemp("counter") / "count_copies.so", shutil.which("cc")
-    if not compiler or not sys.platform.startswith("linux"):
-        pytest.skip("nothing to count copies with: no C compiler, or not Linux")
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", path, TESTS / "helpers" / "count_copies.c", "-ldl"], check=True)
-    return path
-
-
-def run_job(*arguments, **env):
-    command = [sys.executable, "-m", "helpers.device_job", *map(str, arguments)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment(**env))
-    if result.stderr.startswith("skipped: "):
-        pytest.skip(result.stderr.strip())
-    assert result.returncode == 0, result.stderr[-2000:]
-    assert result.stdout.endswith("same\n"), result.stderr[-2000:]
-    print(result.stdout)
+    return preloaded("count_copies.c", "cc", tmp_path_factory.mktemp("counter"))
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -58,19 +39,19 @@ def run_job(*arguments, **env):
     ],
 )
 def test_device_is_as_the_host(tmp_path, device, n_layers, arch, type_k, type_v, flash_attn, unified):
-    run_job(device, tmp_path, "results", arch, type_k, type_v, int(flash_attn), int(unified), n_layers)
+    run_job("device_job", device, tmp_path, "results", arch, type_k, type_v, int(flash_attn), int(unified), n_layers)
 
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_families_are_as_on_the_host(tmp_path, device):
-    run_job(device, tmp_path, "families")
+    run_job("device_job", device, tmp_path, "families")
 
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_the_cache_is_not_copied_to_the_host(tmp_path, device, counter):
-    run_job(device, tmp_path, "copies", **({COUNTER: str(counter)} if device == "gpu" else {}))
+    run_job("device_job", device, tmp_path, "copies", **({COUNTER: str(counter)} if device == "gpu" else {}))
 
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_memory_of_the_device_is_given_back(tmp_path, device):
-    run_job(device, tmp_path, "memory")
+    run_job("device_job", device, tmp_path, "memory")
