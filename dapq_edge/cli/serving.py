@@ -13,10 +13,6 @@ from .listen import listen
 from .running import check_budget, check_model, open_llama
 from .serve import Options
 
-# seconds that running requests get to end
-GRACE = 2
-
-
 def serve(options: Options) -> int:
     """Serve until the process is told to end; returns the exit code."""
     check_budget(options.eviction)
@@ -24,7 +20,7 @@ def serve(options: Options) -> int:
     try:
         import uvicorn
 
-        from ..server.app import create_app
+        from ..server.app import GRACE, create_app
         from ..server.limits import is_loopback
         from ..server.worker import Worker
     except ImportError as error:

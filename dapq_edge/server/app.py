@@ -33,6 +33,9 @@ T = TypeVar("T")
 # seconds between two looks whether a client is still there
 POLL = 0.2
 
+# seconds that running requests get to end when the server stops
+GRACE = 5
+
 # the page loads nothing, and talks to nobody else
 PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
 
@@ -174,7 +177,8 @@ async def _answer(worker: Worker, request: Request, task: Task, is_stream: bool)
     # what goes wrong before the first token has a status of its own
     first = await _while_connected(request, anext(results, None))
     worker.metrics.first_token.observe(time.monotonic() - start)
-    return EventSourceResponse(_events(worker, first, results), sep="\n")
+    # without the grace, its task is cancelled before the model has stopped, and the client is not told
+    return EventSourceResponse(_events(worker, first, results), sep="\n", shutdown_grace_period=GRACE)
 
 
 async def _events(worker: Worker, first: Any, results: AsyncGenerator[Any, None]) -> AsyncIterator[dict[str, str]]:

@@ -1,13 +1,19 @@
 """The process of a server: options, a port that is taken, and its end."""
 
+import asyncio
 import json
 import socket
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pytest
 from helpers.cli import dapq_edge
 from helpers.serving import LETTERS, assert_error, serving
 from helpers.tiny import Spec
+
+from dapq_edge.server.app import create_app
+from dapq_edge.server.metrics import Metrics
+from dapq_edge.server.worker import StoppedError
 
 
 @pytest.mark.slow
@@ -49,6 +55,29 @@ def test_sigterm_ends_a_stream_with_an_error(tiny_model):
         assert code.result() in (0, 143, -15)
         assert "stopping" in json.loads(rest[-2].removeprefix("data: "))["error"]["message"]
         assert server.log().count("\n") == 1
+
+
+def test_a_model_that_stops_late_ends_its_stream_with_an_error(monkeypatch):
+    from sse_starlette.sse import AppStatus
+
+    class LateWorker:
+        metrics = Metrics()
+
+        async def results(self, task):
+            yield {"choices": [{"text": "a", "finish_reason": None}]}
+            await asyncio.sleep(1)
+            raise StoppedError("the server is stopping")
+
+    async def lines():
+        transport = httpx.ASGITransport(create_app(LateWorker(), model="tiny"))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            response = await client.post("/v1/completions", json={"prompt": "a", "stream": True})
+        return [line for line in response.text.splitlines() if line]
+
+    monkeypatch.setattr(AppStatus, "should_exit", True)
+    _, error, done = asyncio.run(lines())
+    assert "stopping" in json.loads(error.removeprefix("data: "))["error"]["message"]
+    assert done == "data: [DONE]"
 
 
 def test_port_in_use_and_other_usage(tiny_model):
