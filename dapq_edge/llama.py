@@ -3,6 +3,7 @@
 import contextlib
 import weakref
 from collections.abc import Generator, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from .llamacpp.compat import GuardedLlama, is_logits_all
 from .llamacpp.model import Model, loading, model_options, set_flash_attn
 from .planning.gguf_shape import check_eviction
 from .planning.weights import check_gguf
+from .prompt.messages import ChatPrompt, chat_tokens
 from .reading.engine import Engine
 from .reading.open_model import memory_before_loading
 from .reading.relevance import Serves, serves
@@ -30,6 +32,9 @@ from .reading.stats import Usage
 
 # options of `llama_cpp.Llama` that fill the cache in other ways than with tokens
 NOT_EVICTED = ("embedding", "vocab_only", "chat_handler")
+
+# arguments of a chat that its template is given
+TOOLS = ("functions", "function_call", "tools", "tool_choice")
 
 
 class Llama(GuardedLlama):
@@ -59,6 +64,7 @@ class Llama(GuardedLlama):
     """
 
     _engine: Engine | None = None
+    _chat: ChatPrompt | None = None
     _ids_of: Ledger | None = None
     _ids: npt.NDArray[np.intc]
 
@@ -161,7 +167,8 @@ class Llama(GuardedLlama):
         if self._engine and reset:
             # a grammar is refused before a prompt is read
             self.check_grammar(options.get("grammar"))
-            self._engine.prefill(tokens, self.control)
+            messages = self._chat.messages if self._chat and self._chat.tokens == list(tokens) else None
+            self._engine.prefill(tokens, self.control, messages)
             tokens, reset = [], False
         made = super().generate(tokens, *args, reset=reset, **options)
         with contextlib.closing(made), contextlib.suppress(StopIteration):
@@ -171,6 +178,23 @@ class Llama(GuardedLlama):
             # llama-cpp-python counts no tokens in the middle of a character, and would go on
             if self.token_eos() >= 0:
                 yield self.token_eos()
+
+    def create_chat_completion(self, messages: list[dict[str, Any]], *args: Any, **options: Any) -> Any:
+        """Answer messages, as `llama_cpp.Llama.create_chat_completion`, but what stands in a message is text.
+
+        No control token comes out of a message, and what a chat template cannot write is said, see `chat_tokens`.
+        """
+        arguments = signature(super().create_chat_completion).bind(messages, *args, **options).arguments
+        if not self._engine or not self.has_chat_template:
+            return super().create_chat_completion(**arguments)
+        tools = {name: arguments[name] for name in TOOLS if arguments.get(name) is not None}
+        chat = chat_tokens(self.engine.model, self.render_chat, messages, tools)
+
+        def tokens(text: str, add_bos: bool) -> list[int]:
+            self._chat = chat
+            return chat.tokens
+
+        return self.answer_chat(tokens, **{**arguments, "messages": chat.accepted})
 
     def save_state(self) -> llama_cpp.LlamaState:
         """Return a state as `llama_cpp.Llama.save_state` does, with what was evicted."""

@@ -40,6 +40,11 @@ class KVCache:
     Args:
         ctx: The context of llama.cpp.
         seq_id: Its number of the sequence.
+
+    Attributes:
+        sequence: The ledger.
+        has_logits: Whether the logits in the context are those of the last token.
+        ending: Tokens that will be read before the answer, behind those that are here: the generation prompt.
     """
 
     def __init__(self, ctx: context.Context, seq_id: int = 0) -> None:
@@ -47,6 +52,7 @@ class KVCache:
         self.seq_id = seq_id
         self.sequence = Sequence()
         self.has_logits = False
+        self.ending: list[int] = []
 
     @property
     def positions(self) -> npt.NDArray[np.int32]:
@@ -62,6 +68,11 @@ class KVCache:
     def next_position(self) -> int:
         """Position of the next token."""
         return context.next_position(self.ctx, self.seq_id)
+
+    @property
+    def answer_position(self) -> int:
+        """Position of the first token of the answer."""
+        return self.next_position + len(self.ending)
 
     @property
     def n_bytes(self) -> int:
@@ -175,15 +186,30 @@ class KVCache:
         """Say that what was read is a part of a longer text, see `Sequence.place`."""
         self.sequence = self.sequence.place(text, text_index, self.logits.copy())
 
+    def pin(self, tokens: npt.NDArray[np.intp]) -> None:
+        """Say which tokens of the text are never evicted, those that are read later, too: integers, ascending."""
+        self.sequence = replace(self.sequence, pinned=tokens)
+
+    @contextmanager
+    def before(self, ending: Tokens[int]) -> Iterator[None]:
+        """Look ahead as if `ending` had been read, which will be."""
+        self.ending = list(ending)
+        try:
+            yield
+        finally:
+            self.ending = []
+
     def note_document(self, has_document: bool) -> None:
         """Say whether the text has a part that is long enough to be read again for a question."""
         self.sequence = replace(self.sequence, has_document=has_document)
 
     def look_ahead(self, n_tokens: int) -> tuple[list[int], float]:
-        """Return the next tokens by greedy decoding after `read`, and the geometric mean of their probabilities.
+        """Return the first tokens of the answer by greedy decoding, and the geometric mean of their probabilities.
 
-        It ends with a token that ends the answer, or after `n_tokens`. All but the last token are read, too.
+        It ends with a token that ends the answer, or after `n_tokens`. What comes before the answer is read, and all
+        but its last token.
         """
+        self.read(self.ending)
         tokens: list[int] = []
         log_probabilities = []
         while True:
@@ -262,7 +288,8 @@ class KVCache:
             native.seq_gather(self.ctx, self.seq_id, BRANCH, keep)
             branch = KVCache(self.ctx, BRANCH)
             try:
-                branch.sequence, branch.has_logits = self.sequence.compact(keep), True
+                branch.sequence, branch.has_logits = self.sequence.compact(keep), self.has_logits
+                branch.ending = self.ending
                 yield branch
             finally:
                 branch.clear()
@@ -294,12 +321,13 @@ class KVCache:
 
     @contextmanager
     def _logits_put_back(self) -> Iterator[None]:
-        logits, has_logits = self.logits.copy(), self.has_logits
+        logits = self.logits.copy() if self.has_logits else None
         try:
             yield
         finally:
-            self.put_logits(logits)
-            self.has_logits = has_logits
+            self.has_logits = False
+            if logits is not None:
+                self.put_logits(logits)
 
     def put_logits(self, logits: npt.NDArray[np.float32]) -> None:
         """Make `logits` those of the last token, as if it had just been read: float32 [n_vocab]."""

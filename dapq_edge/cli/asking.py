@@ -14,7 +14,7 @@ from ..llamacpp.log import captured_log
 from ..planning.ram import MIB
 from ..prompt.chat_template import chat_prompt
 from .ask import Options
-from .running import check_budget, check_model, open_engine, read_prompt
+from .running import check_budget, check_model, open_engine, read_prompt, warn
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Result:
     chunks: list[dict[str, Any]]
     kv_cells_peak: int
     kv_cells_kept: int
+    unpinned_tokens: int
     kv_bytes_peak: int
     kv_bytes_kept: int
     attention_kept: float | None
@@ -82,6 +83,9 @@ def _answer(options: Options, console: Console) -> int:
         pieces.append(piece)
         if not options.json:
             print(piece, end="", flush=True)
+    if not options.json:
+        print(flush=True)
+    warn(read.n_unpinned, console)
     # an answer that is empty has its first token when it ends
     times = times or [time.perf_counter()]
     seconds = times[-1] - times[0]
@@ -95,6 +99,7 @@ def _answer(options: Options, console: Console) -> int:
         chunks=[{**asdict(chunk), "relevance": round(chunk.relevance, 4)} for chunk in read.chunks],
         kv_cells_peak=read.cells_peak,
         kv_cells_kept=read.cells_kept,
+        unpinned_tokens=read.n_unpinned,
         kv_bytes_peak=read.bytes_peak,
         kv_bytes_kept=read.bytes_kept,
         attention_kept=None if read.attention_kept is None else round(read.attention_kept, 4),
@@ -106,6 +111,5 @@ def _answer(options: Options, console: Console) -> int:
     if options.json:
         print(json.dumps(asdict(result), ensure_ascii=False))
     else:
-        print(flush=True)
         console.print(result.line(), style="dim", highlight=False, soft_wrap=True)
     return 0

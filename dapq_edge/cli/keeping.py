@@ -14,7 +14,7 @@ from ..prompt.chat_template import chat_prompt
 from ..render.pictures import require_matplotlib
 from ..render.shading import to_html, to_picture, to_terminal
 from .kept import Options
-from .running import check_budget, check_model, open_engine, read_prompt
+from .running import check_budget, check_model, open_engine, read_prompt, warn
 
 
 def show(options: Options) -> int:
@@ -40,6 +40,7 @@ def _show(options: Options) -> int:
     policy = get_policy(reading.policy, reading.granularity, engine.heads)
     prompt = chat_prompt(engine.model, document, options.question, options.answer_prefix)
     stats = read_prompt(engine, prompt, policy, reading, console, n_predict=1, ctx_size=options.model.ctx_size)
+    warn(stats.n_unpinned, console)
     pieces = engine.kept(None if options.layer is None else layers.index(options.layer))
     summary = f"{policy.name} keeps {stats.cells_kept:,} of {len(prompt):,} tokens in each head"
     if options.layer is not None:

@@ -21,7 +21,8 @@ from ..planning.weights import find_hf_model, find_model
 from ..prompt import Prompt
 from ..reading.engine import Engine
 from ..reading.open_model import open_model
-from ..reading.stats import ReadStats
+from ..reading.stats import ReadStats, room_warning
+from .names import message_of
 from .options import Eviction, Model, Reading, RunningModel, SizedModel, Source
 
 
@@ -133,6 +134,13 @@ def read_prompt(
             allow_overflow=options.allow_overflow,
             control=Control(lambda done, total: bar.update(task, completed=done, total=total)),
         )
+
+
+def warn(n_unpinned: int, console: Console) -> None:
+    """Say if some of the request may be evicted."""
+    warning = room_warning(n_unpinned)
+    if warning:
+        console.print(f"dapq-edge: {message_of(warning)}", style="dim", highlight=False, soft_wrap=True, markup=False)
 
 
 def progress_bar(console: Console) -> Progress:

@@ -13,6 +13,7 @@ from .listen import listen
 from .running import check_budget, check_model, open_llama
 from .serve import Options
 
+
 def serve(options: Options) -> int:
     """Serve until the process is told to end; returns the exit code."""
     check_budget(options.eviction)

@@ -19,7 +19,7 @@ from ..planning.ram import MIB
 from ..render.shading import to_terminal
 from .chat import Options
 from .names import message_of
-from .running import check_budget, check_model, open_llama, progress_bar
+from .running import check_budget, check_model, open_llama, progress_bar, warn
 
 HELP = """\
 /doc FILE    add a document to the next question
@@ -117,6 +117,7 @@ class _Terminal:
         print(flush=True)
         if self.is_stopped:
             self._say("stopped")
+        warn(self.llama.usage.n_unpinned, self.console)
         if self.options.verbose:
             self._say(f"{(first or start) - start:.1f} s to first token; {self._figures()}")
         if self.session:

@@ -106,7 +106,8 @@ def cut_prompt(model: Model, context: str, question: str, n_tokens: int) -> Prom
         return None
     if n_tokens <= len(prompt.head) + len(prompt.tail):
         raise DapqError(f"{n_tokens} tokens have no room for what is asked: raise `lengths`")
-    return Prompt(prompt.head, prompt.body[: n_tokens - len(prompt.head) - len(prompt.tail)], prompt.tail)
+    n_body = n_tokens - len(prompt.head) - len(prompt.tail)
+    return Prompt.of(prompt.head, prompt.body[:n_body], prompt.tail, n_end=prompt.n_end)
 
 
 def log_probabilities(cache: KVCache, tokens: Sequence[int]) -> npt.NDArray[np.float64]:

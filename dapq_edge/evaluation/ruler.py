@@ -157,4 +157,4 @@ def plain_prompt(model: Model, text: str) -> Prompt:
     tokens, start = (model.tokenize(part, add_bos=True) for part in (text, f"{body}\n"))
     same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(tokens, start, strict=False))
     n_body = max(N_SINK, sum(1 for _ in same))
-    return Prompt(tokens[:N_SINK], tokens[N_SINK:n_body], tokens[n_body:], has_question=bool(question))
+    return Prompt.of(tokens[:N_SINK], tokens[N_SINK:n_body], tokens[n_body:], has_question=bool(question))

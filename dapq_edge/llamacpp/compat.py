@@ -5,7 +5,7 @@
 
 import contextlib
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,7 +22,7 @@ __all__ = ["MEMBERS", "GuardedLlama", "lib", "log_callback"]
 
 # what an opened `llama_cpp.Llama`, and the objects in it, must have
 MEMBERS = {
-    "Llama": ("_ctx", "_model", "_stack", "_n_ctx", "_n_vocab", "_logits_all", "_lora_adapter"),
+    "Llama": ("_ctx", "_model", "_stack", "_n_ctx", "_n_vocab", "_logits_all", "_lora_adapter", "_chat_handlers"),
     "Llama methods": ("_init_sampler", "_create_completion"),
     "LlamaModel": ("vocab", "model", "n_ctx_train", "token_get_text", "_exit_stack"),
     "LlamaContext": ("ctx", "close", "_exit_stack"),
@@ -86,8 +86,19 @@ def chat_formatter(llama: llama_cpp.Llama, template: str) -> llama_chat_format.J
     )
 
 
+class _RenderedError(Exception):
+    """The text that a chat template made, and whether a start token comes before it."""
+
+
 class GuardedLlama(llama_cpp.Llama):
     """`llama_cpp.Llama` that does not abort in a grammar, and says in tokens of the text what is too long."""
+
+    # is given the text of a chat, and whether a start token comes before it, instead of the tokenizer
+    _on_chat: Callable[[str, bool], list[int]] | None = None
+
+    chat_handler: Any
+    chat_format: str
+    _chat_handlers: dict[str, Any]
 
     # what is closed in the end, if the constructor fails early
     _stack = contextlib.ExitStack()
@@ -105,6 +116,43 @@ class GuardedLlama(llama_cpp.Llama):
         if hasattr(self, "_ctx"):
             self._ctx.close()
         super().close()
+
+    @property
+    def has_chat_template(self) -> bool:
+        """True if chats are written by a template, and not by a handler of another kind."""
+        handlers: Any = llama_chat_format
+        chosen = self._chat_handlers.get(self.chat_format) or handlers.get_chat_completion_handler(self.chat_format)
+        name: str = handlers.chat_formatter_to_chat_completion_handler.__name__
+        return not self.chat_handler and str(chosen.__qualname__).startswith(name)
+
+    def render_chat(self, messages: list[dict[str, Any]], tools: dict[str, Any]) -> tuple[str, bool]:
+        """Return the text that the chat template makes, and whether a start token comes before it.
+
+        Raises what the template raises.
+        """
+
+        def stop(text: str, add_bos: bool) -> list[int]:
+            raise _RenderedError(text, add_bos)
+
+        try:
+            self.answer_chat(stop, messages=messages, **tools)
+        except _RenderedError as rendered:
+            text, add_bos = rendered.args
+            return text, add_bos
+        raise DapqError("llama-cpp-python made no text of the messages")
+
+    def answer_chat(self, on_chat: Callable[[str, bool], list[int]], **options: Any) -> Any:
+        """Call `create_chat_completion` of llama-cpp-python, with the tokens that `on_chat` gives for its text."""
+        self._on_chat = on_chat
+        try:
+            return super().create_chat_completion(**options)
+        finally:
+            self._on_chat = None
+
+    def tokenize(self, text: bytes, add_bos: bool = True, special: bool = False) -> list[int]:
+        """Return the tokens of a text, as `llama_cpp.Llama.tokenize`."""
+        on_chat, self._on_chat = self._on_chat, None
+        return on_chat(text.decode(), add_bos) if on_chat else super().tokenize(text, add_bos, special)
 
     def check_grammar(self, grammar: llama_cpp.LlamaGrammar | None) -> None:
         """Raise `UsageError` if llama.cpp cannot read a grammar."""

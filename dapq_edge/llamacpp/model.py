@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,12 @@ class Model:
     def is_control(self, token: int) -> bool:
         """Return whether a token is one of the template's, and no text."""
         return llama_cpp.llama_vocab_is_control(self._vocab, token)
+
+    @cached_property
+    def control_texts(self) -> list[str]:
+        """Spellings of the control tokens."""
+        tokens = range(self.n_vocab)
+        return [compat.token_text(self._llama, token) for token in tokens if self.is_control(token)]
 
     def is_end(self, token: int) -> bool:
         """Return whether a token ends an answer."""

@@ -6,6 +6,7 @@ from ..cells import N_SINK
 from ..errors import DapqError
 from ..llamacpp.model import Model
 from .prompt import Prompt
+from .request import Message, split_prompt
 
 
 def chat_prompt(model: Model, document: str, question: str = "", answer_prefix: str = "") -> Prompt:
@@ -22,21 +23,24 @@ def chat_prompt(model: Model, document: str, question: str = "", answer_prefix: 
 
     Raises `DapqError` if the template fails.
     """
-    head, tail = _template_parts(model)
+    before, behind = _template_parts(model)
     document = document.strip()
     message = model.tokenize(f"{document}\n\n{question}".strip())
     # a token can reach across the border
     same = zip(message, model.tokenize(document), strict=False)
     n_body = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], same))
-    start = model.tokenize(head, special=True) if head else []
-    end = model.tokenize(tail + answer_prefix, special=True)
+    start = model.tokenize(before, special=True) if before else []
+    end = model.tokenize(behind + answer_prefix, special=True)
     # a template may spell the BOS token out
     if start[:1] != model.start_tokens:
         start = model.start_tokens + start
     # the first tokens draw attention whatever they are, so that they belong to every part of the document
     n_more = min(max(0, N_SINK - len(start)), n_body)
-    body, tail_tokens = message[n_more:n_body], message[n_body:] + end
-    return Prompt(start + message[:n_more], body, tail_tokens, has_question=bool(question))
+    head = start + message[:n_more]
+    if not question:
+        # the document says itself what is wanted
+        return split_prompt(model, [*start, *message, *end], [Message("user", len(start), len(start) + len(message))])
+    return Prompt.of(head, message[n_more:n_body], message[n_body:] + end, n_end=len(end))
 
 
 def _template_parts(model: Model) -> tuple[str, str]:

@@ -1,28 +1,267 @@
-"""A prompt in three parts."""
+"""A prompt in its parts."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import cached_property
+from itertools import chain, takewhile
+
+import numpy as np
+import numpy.typing as npt
+
+# tokens of a request that are read with every window, at most; see docs/results.md, "The request"
+N_ASKED = 192
+
+
+# level of a part that asks a question
+QUESTION = 2
+
+
+class Kind(str, Enum):
+    """Kind of a part of a prompt.
+
+    frame: what the chat template writes between messages. system: the system message. request: what is wanted. answer:
+    the last answer, which a new question may speak of. document: what it is wanted of, and older turns. end: the
+    generation prompt, which is read after an eviction.
+    """
+
+    FRAME = "frame"
+    SYSTEM = "system"
+    REQUEST = "request"
+    ANSWER = "answer"
+    DOCUMENT = "document"
+    END = "end"
+
+
+PINNED = Kind.SYSTEM, Kind.REQUEST
+
+
+@dataclass(frozen=True)
+class Part:
+    """Tokens `start` to `stop` (exclusive) of a prompt.
+
+    Attributes:
+        kind: See `Kind`.
+        start: The first one.
+        stop: The one behind the last.
+        level: How surely a request says what is wanted: 2 if it is a question, 1 if it tells to do something.
+        age: Messages of the user behind it.
+    """
+
+    kind: Kind
+    start: int
+    stop: int
+    level: int = 0
+    age: int = 0
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of a document: tokens `start` to `stop`, whose first lines end at `header`.
+
+    is_pinned: whether those are never evicted.
+    """
+
+    start: int
+    header: int
+    stop: int
+    is_pinned: bool = False
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """Tokens of a prompt: what comes before a document, the document, and the question after it.
+    """Tokens of a prompt, and what they are.
 
     Attributes:
-        head: Not empty, where there is a document to skim.
-        body: The document.
-        tail: The question, and what the template puts behind it.
-        has_question: Whether `tail` says what is wanted of the document.
+        tokens: All of them.
+        parts: Their kinds, without gaps, from the first token to the last.
+        tables: Those of its documents.
+        separator: Tokens of a blank line, which stands between a document and a request that stood elsewhere.
+        n_longest: Tokens of documents in the message that has most.
+        n_unpinned: Tokens of the system message and of the request that may be evicted, see `fit`.
     """
 
-    head: list[int]
-    body: list[int]
-    tail: list[int]
-    has_question: bool = True
+    tokens: list[int]
+    parts: tuple[Part, ...]
+    tables: tuple[Table, ...] = ()
+    separator: tuple[int, ...] = ()
+    n_longest: int = 0
+    n_unpinned: int = field(default=0, compare=False)
 
-    @property
-    def tokens(self) -> list[int]:
-        """Tokens of the whole prompt."""
-        return self.head + self.body + self.tail
+    @classmethod
+    def of(
+        cls, head: list[int], body: list[int], tail: list[int], has_question: bool = True, n_end: int = 0
+    ) -> "Prompt":
+        """Return a prompt that is a document between two others parts.
+
+        Args:
+            head: Not empty, where there is a document to skim.
+            body: The document.
+            tail: The question, and the generation prompt.
+            has_question: Whether `tail` says what is wanted of the document.
+            n_end: Tokens of the generation prompt.
+        """
+        n_document, n_all = len(head) + len(body), len(head) + len(body) + len(tail)
+        kind = Kind.REQUEST if has_question else Kind.FRAME
+        parts = (
+            Part(Kind.FRAME, 0, len(head)),
+            Part(Kind.DOCUMENT, len(head), n_document),
+            Part(kind, n_document, n_all - n_end, level=QUESTION * has_question),
+            Part(Kind.END, n_all - n_end, n_all),
+        )
+        return cls(head + body + tail, tuple(part for part in parts if len(part)), n_longest=len(body))
 
     def __len__(self) -> int:
-        return len(self.head) + len(self.body) + len(self.tail)
+        return len(self.tokens)
+
+    def tokens_of(self, part: Part) -> list[int]:
+        """Return the tokens of a part."""
+        return self.tokens[part.start : part.stop]
+
+    def of_kind(self, *kinds: Kind) -> list[Part]:
+        """Return the parts of some kinds."""
+        return [part for part in self.parts if part.kind in kinds]
+
+    @property
+    def documents(self) -> list[Part]:
+        """Parts that may be skimmed."""
+        return self.of_kind(Kind.DOCUMENT)
+
+    @property
+    def has_question(self) -> bool:
+        """True if it says what is wanted of the documents."""
+        return bool(self.of_kind(Kind.REQUEST))
+
+    @cached_property
+    def body_index(self) -> npt.NDArray[np.intp]:
+        """Which tokens are of documents: integers [tokens of documents], ascending."""
+        return _index(self.documents)
+
+    @property
+    def pinned(self) -> npt.NDArray[np.intp]:
+        """Which tokens are never evicted: integers, ascending."""
+        headers = [range(table.start, table.header) for table in self.tables if table.is_pinned]
+        return np.union1d(_index(self.of_kind(*PINNED)), _index(headers))
+
+    @cached_property
+    def body(self) -> list[int]:
+        """Tokens of the documents, one behind the other."""
+        return list(chain.from_iterable(self.tokens_of(part) for part in self.documents))
+
+    @property
+    def head(self) -> list[int]:
+        """Tokens before the first document."""
+        return self.tokens[: self._borders[0]]
+
+    @property
+    def tail(self) -> list[int]:
+        """Tokens behind the last document."""
+        return self.tokens[self._borders[1] :]
+
+    @property
+    def n_around(self) -> int:
+        """Tokens that are neither of documents nor of the generation prompt."""
+        return len(self) - sum(map(len, self.documents)) - self.n_end
+
+    @property
+    def n_header(self) -> int:
+        """Tokens of the longest first lines of a table, which go with a window of its rows."""
+        return max((table.header - table.start for table in self.tables), default=0)
+
+    def header_of(self, place: int) -> list[int]:
+        """Return the first lines of the table that token `place` of the documents is in the middle of."""
+        token = int(self.body_index[place])
+        table = next((table for table in self.tables if table.header <= token < table.stop), None)
+        return self.tokens[table.start : table.header] if table else []
+
+    def with_headers(self, is_read: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Return which tokens are read if tables have their first lines beside what is read of them: bool [tokens]."""
+        is_read = is_read.copy()
+        for table in self.tables:
+            is_read[table.start : table.header] |= is_read[table.start : table.stop].any()
+        return is_read
+
+    @property
+    def n_end(self) -> int:
+        """Tokens of the generation prompt."""
+        return sum(map(len, self.of_kind(Kind.END)))
+
+    @property
+    def n_asked_from(self) -> int:
+        """The first token from which on the newest request asks."""
+        return self._first_asked.start if self._first_asked else len(self.text)
+
+    def whole(self) -> "Prompt":
+        """Return it as one text, nothing of which is evicted, so that it is read at once."""
+        return Prompt.of([], self.tokens, [], has_question=self.has_question)
+
+    @property
+    def text(self) -> list[int]:
+        """Tokens before the generation prompt."""
+        return self.tokens[: len(self) - self.n_end]
+
+    @property
+    def end(self) -> list[int]:
+        """Tokens of the generation prompt."""
+        return self.tokens[len(self) - self.n_end :]
+
+    @property
+    def _borders(self) -> tuple[int, int]:
+        documents = self.documents
+        return (documents[0].start, documents[-1].stop) if documents else (len(self), len(self))
+
+    # what stands around a window of the documents, so that all layouts are asked alike
+
+    @property
+    def window_head(self) -> list[int]:
+        """Tokens before each window: the system message, and the start of a message."""
+        parts = takewhile(lambda part: part.kind in (Kind.FRAME, Kind.SYSTEM), self.parts)
+        return list(chain.from_iterable(map(self.tokens_of, parts)))
+
+    @cached_property
+    def window_tail(self) -> tuple[list[int], int]:
+        """Tokens behind each window, and how many of them ask: the request, wherever it stands, and what follows it.
+
+        Where the request has more than `N_ASKED` tokens, the surest and newest parts of it are taken.
+        """
+        n_head, last = len(self.window_head), self._borders[1]
+        asked, first = self._asked(n_head), self._first_asked
+        tokens: list[int] = []
+        n_before = 0
+        for part in self.parts:
+            if part == first:
+                n_before = len(tokens)
+            if part in asked:
+                tokens += [*self.separator, *asked[part]] if part.stop <= last else asked[part]
+            elif part.start >= last and part.kind in (Kind.FRAME, Kind.END):
+                tokens += self.tokens_of(part)
+        return tokens, len(tokens) - n_before
+
+    @cached_property
+    def _first_asked(self) -> Part | None:
+        """The part from which on it is asked: of the newest request, or what that leaves to an older one."""
+        requests = sorted(self.of_kind(Kind.REQUEST), key=lambda part: (part.age, part.start))
+        systems = [part for part in self.of_kind(Kind.SYSTEM) if part.level == QUESTION]
+        questions = [part for part in requests if part.level == QUESTION] + systems
+        newest = [part for part in requests if part.age == requests[0].age]
+        return next(iter(questions or [part for part in newest if part.level] or newest), None)
+
+    def _asked(self, n_head: int) -> dict[Part, list[int]]:
+        """Return the tokens that are read behind each window, of each part."""
+        asked: dict[Part, list[int]] = {}
+        n_free = N_ASKED
+        parts = self.of_kind(*PINNED, Kind.ANSWER)
+        parts = [part for part in parts if part.start >= n_head or part == self._first_asked]
+        for part in sorted(parts, key=lambda part: (part.age, part.kind != Kind.REQUEST, -part.level, -part.start)):
+            tokens = self.tokens_of(part)[-n_free:] if n_free else []
+            if tokens:
+                asked[part] = tokens
+                n_free -= len(tokens)
+        return asked
+
+
+def _index(parts: Iterable[Part | range]) -> npt.NDArray[np.intp]:
+    return np.concatenate([np.empty(0, dtype=np.intp), *(np.arange(part.start, part.stop) for part in parts)])

@@ -1,62 +1,258 @@
-"""The request in plain tokens: where messages begin, and which part of them asks something."""
+"""The request, wherever it stands: which tokens of a prompt are pinned, which ask, and which are documents."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
 
 from ..cells import N_SINK
 from ..llamacpp.model import Model
-from .prompt import Prompt
+from .paragraphs import level_of, split_text
+from .prompt import QUESTION, Kind, Part, Prompt, Table
+from .tables import find_tables
 
-# tokens at the end of a prompt among which its question is, and how many that has at least
-N_QUESTION, N_SHORT = 256, 8
+# a message of more tokens has a document in it
+N_LONG = 256
+
+# a system message of more tokens is a document itself
+N_SYSTEM = 1024
+
+# a shorter message without a question mark is a remark
+N_SHORT = 8
+
+# messages of the user whose requests hold, beside the last one; what they gave is not asked again later
+N_BACK = 2
+
+# tokens of an answer that a new question may speak of, and of the first lines of a table, at most
+N_LAST_ANSWER, N_HEADER = 128, 96
+
+# tokens of a generation prompt at most; what is longer is the start of an answer
+N_END = 128
 
 # tokens between the start of a message and its text: the role
 N_ROLE = 6
 
-
-def longest_message(model: Model, tokens: Sequence[int]) -> int:
-    """Return the number of tokens of the longest message of a prompt, see `split_prompt`."""
-    return max(stop - start for start, stop in itertools.pairwise([0, *_borders(model, tokens), len(tokens)]))
+SYSTEM, ASSISTANT = ("system", "developer"), ("assistant", "model", "bot", "gpt")
+ROLES = {*SYSTEM, *ASSISTANT, "user", "human", "tool", "function", "ipython", "environment"}
 
 
-def split_prompt(model: Model, tokens: Sequence[int], n_question: int = N_QUESTION) -> Prompt:
-    """Find the question at the end of a prompt, and what stands before the first long message.
+@dataclass(frozen=True)
+class Message:
+    """The text of a message of `role`: tokens `start` to `stop` (exclusive) of a prompt."""
 
-    Messages begin with control tokens. A question is the last message, or the last paragraph of a long one. Without
-    control tokens and paragraphs, the last tokens are taken. Neither part has more than `n_question` tokens.
+    role: str
+    start: int
+    stop: int
+
+
+def split_prompt(
+    model: Model, tokens: Sequence[int], messages: Sequence[Message] | None = None, n_long: int = N_LONG
+) -> Prompt:
+    """Find what a prompt wants, and of what.
+
+    Args:
+        model: For its vocabulary.
+        tokens: Of the prompt.
+        messages: What is known of it; otherwise messages begin with control tokens.
+        n_long: A message of more tokens has a document in it.
     """
-    borders = _borders(model, tokens)
-    n_head = _head_length(model, tokens, borders, n_question)
-    start = max(n_head, _question_start(model, tokens, borders, n_question))
-    return Prompt(list(tokens[:n_head]), list(tokens[n_head:start]), list(tokens[start:]))
+    pieces = [model.detokenize([token]) for token in tokens]
+    if messages is None:
+        messages = find_messages(model, tokens, pieces)
+    return _Splitter(list(tokens), pieces, list(messages), n_long).prompt(tuple(model.tokenize("\n\n")))
 
 
-def _borders(model: Model, tokens: Sequence[int]) -> list[int]:
-    """Return where the control tokens are."""
-    return [i for i, token in enumerate(tokens) if model.is_control(token)]
+def find_messages(model: Model, tokens: Sequence[int], pieces: Sequence[bytes]) -> list[Message]:
+    """Return the messages of a prompt by its control tokens; all of it is one of the user if there are none."""
+    borders = [-1, *(i for i, token in enumerate(tokens) if model.is_control(token)), len(tokens)]
+    messages, role = [], "user"
+    for before, after in itertools.pairwise(borders):
+        text = b"".join(pieces[before + 1 : after]).strip().decode("utf-8", "replace")
+        if text in ROLES:
+            # the name of a role, alone
+            role = text
+            continue
+        n_role, named = _role(pieces[before + 1 : before + 1 + N_ROLE]) if before >= 0 else (0, "")
+        role = named or role
+        if b"".join(pieces[before + 1 + n_role : after]).strip():
+            messages.append(Message(role, before + 1 + n_role, after))
+            role = "user"
+    # an answer that has begun is a part of the generation prompt
+    while len(messages) > 1 and messages[-1].role in ASSISTANT:
+        messages.pop()
+    return messages
 
 
-def _head_length(model: Model, tokens: Sequence[int], borders: list[int], n_most: int) -> int:
-    for start, stop in itertools.pairwise([*borders, len(tokens)]):
-        if start + 1 + N_ROLE > n_most:
-            break
-        if stop - start > n_most:
-            role = [model.detokenize([token], special=False) for token in tokens[start + 1 : start + 1 + N_ROLE]]
-            n_role = next((i for i, piece in enumerate(role, start=1) if b"\n" in piece), 0)
-            return max(start + 1 + n_role, N_SINK)
-    return min(N_SINK, len(tokens))
+def _role(pieces: Sequence[bytes]) -> tuple[int, str]:
+    """Return the tokens of a role's name and its line break at the start of a message, and the name."""
+    for n, piece in enumerate(pieces, start=1):
+        if b"\n" in piece:
+            name = b"".join(pieces[:n]).strip().decode("utf-8", "replace")
+            return (n, name) if name in ROLES else (0, "")
+    return 0, ""
 
 
-def _question_start(model: Model, tokens: Sequence[int], borders: list[int], n_most: int) -> int:
-    n_tokens = len(tokens)
-    start = next((i for i in reversed(borders) if n_tokens - i >= N_SHORT), 0)
-    if n_tokens - start <= n_most:
-        return start
-    first = max(0, n_tokens - n_most)
-    pieces = [model.detokenize([token]) for token in tokens[first : n_tokens - N_SHORT]]
-    for wanted in (b"\n\n", b"\n"):
-        for i in range(len(pieces) - 1, -1, -1):
-            # the line break may be one token or two; it belongs to the question, which stands behind other text then
-            if b"".join(pieces[i : i + 2]).rstrip(b" ").endswith(wanted):
-                return first + i
-    return n_tokens - min(n_most, N_QUESTION // 4)
+class _Splitter:
+    """Divides the tokens of a prompt, given its messages, into parts."""
+
+    def __init__(self, tokens: list[int], pieces: list[bytes], messages: list[Message], n_long: int) -> None:
+        self.tokens = tokens
+        self.pieces = pieces
+        self.messages = messages
+        self.n_long = n_long
+        self.tables: list[Table] = []
+        asking = [message for message in messages if message.role not in (*SYSTEM, *ASSISTANT, "tool", "function")]
+        self.last = asking[-1] if asking else None
+        self.ages = {message: age for age, message in enumerate(reversed(asking))}
+
+    def prompt(self, separator: tuple[int, ...]) -> Prompt:
+        parts = self._parts()
+        # what asks nothing anywhere ends with what is wanted, as most prompts do
+        if not any(_says_what_is_wanted(part) for part in parts):
+            parts = self._parts(must_ask=True)
+        return Prompt(self.tokens, _joined(parts), tuple(self.tables), separator, self._n_longest(parts))
+
+    def _n_longest(self, parts: list[Part]) -> int:
+        """Return the tokens of documents in the message that has most; small talk has none."""
+        documents = [part for part in parts if part.kind == Kind.DOCUMENT]
+        messages = self.messages or [Message("user", 0, len(self.tokens))]
+        counts = [
+            sum(len(part) for part in documents if message.start <= part.start < message.stop) for message in messages
+        ]
+        return max(counts)
+
+    def _parts(self, must_ask: bool = False) -> list[Part]:
+        self.tables, parts, place = [], [], 0
+        for message in self.messages:
+            parts.append(Part(Kind.FRAME, place, message.start))
+            parts += self._message(message, must_ask and message == self.last)
+            place = message.stop
+        n_tokens = len(self.tokens)
+        is_end = bool(self.messages) and n_tokens - place <= N_END
+        parts.append(Part(Kind.END if is_end else Kind.DOCUMENT, place, n_tokens))
+        return _with_sinks([part for part in parts if len(part)])
+
+    def _message(self, message: Message, must_ask: bool) -> list[Part]:
+        start, stop, n_tokens = message.start, message.stop, message.stop - message.start
+        if message.role in ASSISTANT:
+            return [Part(Kind.ANSWER if self._is_last_answer(message) else Kind.DOCUMENT, start, stop)]
+        if n_tokens > (N_SYSTEM if message.role in SYSTEM else self.n_long):
+            return self._long(message, must_ask)
+        if message.role in SYSTEM:
+            return [Part(Kind.SYSTEM, start, stop, level_of(self._text(start, stop)))]
+        age = self.ages.get(message, N_BACK + 1)
+        if age > N_BACK:
+            return [Part(Kind.DOCUMENT, start, stop)]
+        return [Part(Kind.REQUEST, start, stop, level_of(self._text(start, stop)), age)]
+
+    def _is_last_answer(self, message: Message) -> bool:
+        later = self.messages[self.messages.index(message) + 1 :]
+        is_last = not any(other.role in ASSISTANT for other in later) and self.last in later
+        return is_last and message.stop - message.start <= N_LAST_ANSWER
+
+    def _long(self, message: Message, must_ask: bool) -> list[Part]:
+        text, starts = self._text(message.start, message.stop), self._starts(message)
+        age = self.ages.get(message, N_BACK + 1)
+
+        def token(place: int) -> int:
+            return message.start + int(np.searchsorted(starts, place))
+
+        for start, header, stop in find_tables(text):
+            first, end = token(start), token(stop)
+            self.tables.append(Table(first, min(token(header), first + N_HEADER), end))
+        if message.role in SYSTEM:
+            # what it asks stands for the whole conversation
+            age = 0
+        elif age > N_BACK:
+            return [Part(Kind.DOCUMENT, message.start, message.stop)]
+        kinds = {True: Kind.REQUEST, False: Kind.DOCUMENT}
+        spans = split_text(text, lambda start, stop: token(stop) - token(start), must_ask=must_ask)
+        return [Part(kinds[span.is_request], token(span.start), token(span.stop), span.level, age) for span in spans]
+
+    def _text(self, start: int, stop: int) -> str:
+        return b"".join(self.pieces[start:stop]).decode("utf-8", "replace")
+
+    def _starts(self, message: Message) -> npt.NDArray[np.intp]:
+        """Return at which character of a message each of its tokens starts: integers [tokens]."""
+        pieces = self.pieces[message.start : message.stop]
+        # a character is where its first byte is
+        is_first = (np.frombuffer(b"".join(pieces), dtype=np.uint8) & 0xC0) != 0x80
+        n_before = np.concatenate([[0], np.cumsum(is_first)])
+        starts: npt.NDArray[np.intp] = n_before[np.cumsum([0, *map(len, pieces[:-1])])]
+        return starts
+
+
+def _says_what_is_wanted(part: Part) -> bool:
+    if part.kind == Kind.SYSTEM:
+        return part.level == QUESTION
+    return part.kind == Kind.REQUEST and (part.level > 0 or part.age == 0)
+
+
+def _with_sinks(parts: list[Part]) -> list[Part]:
+    """The first tokens draw attention whatever they are, so that they stand before each window."""
+    made: list[Part] = []
+    for part in parts:
+        start = min(max(part.start, N_SINK), part.stop) if part.kind == Kind.DOCUMENT else part.start
+        made += [Part(Kind.FRAME, part.start, start), replace(part, start=start)]
+    return [part for part in made if len(part)]
+
+
+def _joined(parts: Iterable[Part]) -> tuple[Part, ...]:
+    """Return the parts with neighbours of one kind, and older turns with the frames between them, as one."""
+    made: list[Part] = []
+    for part in parts:
+        if not len(part):
+            continue
+        is_history = part.kind == Kind.DOCUMENT and len(part) <= N_LONG
+        if is_history and [old.kind for old in made[-2:]] == [Kind.DOCUMENT, Kind.FRAME]:
+            made[-2:] = [replace(made[-2], stop=part.stop)]
+        elif made and part.kind in (Kind.DOCUMENT, Kind.FRAME) and made[-1].kind == part.kind:
+            made[-1] = replace(made[-1], stop=part.stop)
+        else:
+            made.append(part)
+    return tuple(made)
+
+
+def moved(messages: Sequence[Message], tokens: Sequence[int], aligned: Sequence[int]) -> list[Message]:
+    """Return where messages are when some of the tokens are replaced by others that spell the same, see `align`."""
+    n_same = next((i for i, (old, new) in enumerate(zip(tokens, aligned, strict=False)) if old != new), len(tokens))
+    shift = len(aligned) - len(tokens)
+
+    def place(i: int) -> int:
+        return i if i <= n_same else max(n_same, i + shift)
+
+    return [replace(message, start=place(message.start), stop=place(message.stop)) for message in messages]
+
+
+def fit(prompt: Prompt, n_most: int) -> Prompt:
+    """Return a prompt that pins at most `n_most` tokens: the newest request first, but a quarter is for the system.
+
+    What has no room becomes a part of the documents, and is counted in `n_unpinned`. Of a system message the start
+    stays, of a request the end.
+    """
+    n_system = sum(map(len, prompt.of_kind(Kind.SYSTEM)))
+    n_free = n_most - min(n_system, n_most // 4)
+    cut: dict[Part, list[Part]] = {}
+    for part in sorted(prompt.of_kind(Kind.REQUEST), key=lambda part: (part.age, -part.level, -part.start)):
+        start = max(part.start, part.stop - n_free)
+        cut[part] = [Part(Kind.DOCUMENT, part.start, start), replace(part, start=start)]
+        n_free -= part.stop - start
+    n_free += min(n_system, n_most // 4)
+    for part in prompt.of_kind(Kind.SYSTEM):
+        stop = min(part.stop, part.start + n_free)
+        cut[part] = [replace(part, stop=stop), Part(Kind.DOCUMENT, stop, part.stop)]
+        n_free -= stop - part.start
+    for part in prompt.of_kind(Kind.ANSWER):
+        # it stands beside the question while there is room
+        if len(part) > n_free:
+            cut[part] = [replace(part, kind=Kind.DOCUMENT)]
+    tables = []
+    for table in prompt.tables:
+        tables.append(replace(table, is_pinned=table.header - table.start <= n_free))
+        n_free -= (table.header - table.start) * tables[-1].is_pinned
+    parts = itertools.chain.from_iterable(cut.get(part, [part]) for part in prompt.parts)
+    lost = [part for whole, pieces in cut.items() if whole.level or whole.kind == Kind.SYSTEM for part in pieces]
+    n_unpinned = sum(len(part) for part in lost if part.kind == Kind.DOCUMENT)
+    return replace(prompt, parts=_joined(parts), tables=tuple(tables), n_unpinned=n_unpinned)

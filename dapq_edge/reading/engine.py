@@ -16,8 +16,8 @@ from ..eviction.heads import HeadProfile
 from ..eviction.policies import Full, Policy
 from ..llamacpp import native
 from ..llamacpp.model import Model
-from ..prompt import Prompt
-from ..prompt.request import N_QUESTION, N_SHORT, longest_message, split_prompt
+from ..prompt import QUESTION, Prompt
+from ..prompt.request import N_LONG, N_SHORT, Message, fit, moved, split_prompt
 from .decide import N_ANSWER, Append, Limits, Reread, align, decide
 from .pieces import text_pieces
 from .plan import ReadMode, make_plan
@@ -68,7 +68,7 @@ class Engine:
         self._ram = ram
         self._serves = serves
         self._one_shot = one_shot
-        self._n_evictions = self._n_rereads = 0
+        self._n_evictions = self._n_rereads = self._n_unpinned = 0
         self._n_configured = self.cache.allocated[0]
         self._keep_all(self._n_configured)
 
@@ -108,6 +108,7 @@ class Engine:
             bytes_allocated=allocated[1],
             n_evictions=self._n_evictions,
             n_rereads=self._n_rereads,
+            n_unpinned=self._n_unpinned,
             attention_kept=self.sequence.attention_kept,
         )
 
@@ -209,45 +210,74 @@ class Engine:
 
     # prompts
 
-    def prefill(self, tokens: Tokens[int], control: Control = UNCONTROLLED) -> None:
+    def prefill(
+        self, tokens: Tokens[int], control: Control = UNCONTROLLED, messages: Tokens[Message] | None = None
+    ) -> None:
         """Bring a prompt into the cache, so that its last token has logits. What it shares with the last one is reused.
+
+        Args:
+            tokens: Token ids.
+            control: Watches and stops.
+            messages: Where its messages are; without that, they begin with control tokens.
 
         Raises `TooLongError`, what `control` raises, and `DapqError` if llama.cpp fails; the sequence is empty then.
         """
         try:
             self.cache.mend()
-            self._prefill(list(tokens), control)
+            self._prefill(list(tokens), control, messages)
         except BaseException:
             self.reset()
             raise
 
-    def _prefill(self, tokens: list[int], control: Control) -> None:
+    def _prefill(self, tokens: list[int], control: Control, messages: Tokens[Message] | None) -> None:
         if len(tokens) > self.n_ctx:
             raise TooLongError(f"{len(tokens):,} tokens exceed the context of {self.n_ctx:,}")
+        self._n_unpinned = 0
         # what fits whole is as llama-cpp-python has it, to the token
         if self.scores is None and (self.sequence.n_frozen or len(tokens) > self.budget.n_limit):
-            tokens = align(self.sequence, tokens, self.model.detokenize)
+            aligned = align(self.sequence, tokens, self.model.detokenize)
+            messages = None if messages is None else moved(messages, tokens, aligned)
+            tokens = aligned
         step = decide(self.sequence, tokens, self._limits)
         if isinstance(step, Reread):
-            self._read_anew(tokens, control)
+            self._read_anew(tokens, control, messages)
             return
         if step.n_tokens == 0:
             self.reset()
         else:
             self.truncate(step.n_tokens)
         if isinstance(step, Append):
-            self._append_prompt(tokens, step, control)
+            self._append_prompt(tokens, step, control, messages)
         elif not self.cache.has_logits and self.sequence.logits_at_eviction is not None:
             self.cache.put_logits(self.sequence.logits_at_eviction)
 
-    def _append_prompt(self, tokens: list[int], step: Append, control: Control) -> None:
-        rest = tokens[step.n_tokens :]
-        self.append(rest, control)
-        if step.may_reread and self._can_need_document(rest) and not self._is_served(rest):
-            self._n_rereads += 1
-            self._read_anew(tokens, control)
-        elif self.is_evicted and self.sequence.n_cells > self.budget.n_limit + (N_ANSWER if step.may_reread else 0):
-            self._evict(self.policy)
+    def _append_prompt(
+        self, tokens: list[int], step: Append, control: Control, messages: Tokens[Message] | None
+    ) -> None:
+        n_limit = self.budget.n_limit + (N_ANSWER if step.may_reread else 0)
+        n_cells = self.sequence.n_cells + len(tokens) - step.n_tokens
+        if not self.is_evicted or not (step.may_reread or n_cells > n_limit):
+            self.append(tokens[step.n_tokens :], control)
+            return
+        prompt = self._fit(tokens, messages)
+        n_text = max(step.n_tokens, len(prompt.text))
+        self.cache.pin(prompt.pinned)
+        self.append(tokens[step.n_tokens : n_text], control)
+        with self.cache.before(tokens[n_text:]):
+            if step.may_reread and not self._is_served(prompt, step.n_tokens, n_text):
+                self._n_rereads += 1
+                self._read_anew(tokens, control, messages)
+                return
+            if self.sequence.n_cells + len(self.cache.ending) > n_limit:
+                self._evict(self.policy)
+        self.append(tokens[n_text:], control)
+
+    def _fit(self, tokens: list[int], messages: Tokens[Message] | None) -> Prompt:
+        """Return the parts of a prompt, of which the pinned ones have at most half of the cells that are kept."""
+        half = self.budget.n_start // 2
+        prompt = fit(split_prompt(self.model, tokens, messages, min(N_LONG, half)), half)
+        self._n_unpinned = prompt.n_unpinned
+        return prompt
 
     @property
     def _limits(self) -> Limits:
@@ -264,16 +294,17 @@ class Engine:
             needs_whole_prompt=self.policy.needs_whole_prompt,
         )
 
-    def _can_need_document(self, message: list[int]) -> bool:
-        """Return whether a message may ask for the document again; a remark ("Thanks!") has too few tokens to do so."""
-        sees = self.policy.sees_attention and self.sequence.has_document
-        return sees and longest_message(self.model, message) >= N_SHORT
+    def _is_served(self, prompt: Prompt, n_known: int, n_text: int) -> bool:
+        """Return whether the kept cells answer the request, which was just evaluated, or none need to."""
+        start = max(prompt.n_asked_from, n_known)
+        level = max((part.level for part in prompt.parts if part.start >= n_known), default=0)
+        # a remark ("Thanks!") asks for no document
+        is_asking = level == QUESTION or n_text - start >= N_SHORT
+        if not (is_asking and start < n_text and self.policy.sees_attention and self.sequence.has_document):
+            return True
+        return self._serves(self.cache, prompt.tokens[start:n_text], self.heads, self.policy.n_probe)
 
-    def _is_served(self, question: list[int]) -> bool:
-        """Return whether the kept cells answer a question that was just evaluated."""
-        return self._serves(self.cache, question, self.heads, self.policy.n_probe)
-
-    def _read_anew(self, tokens: list[int], control: Control) -> None:
+    def _read_anew(self, tokens: list[int], control: Control, messages: Tokens[Message] | None) -> None:
         """Read the whole prompt."""
         self.reset()
         if self.scores is not None:
@@ -281,10 +312,7 @@ class Engine:
             self.append(tokens, control)
             self._evict(self.policy)
             return
-        half = self.budget.n_start // 2
-        prompt = split_prompt(self.model, tokens, min(N_QUESTION, half))
-        if self._one_shot:
-            prompt = Prompt([], tokens, [], has_question=False)
+        prompt = self._fit(tokens, messages)
         plan = make_plan(
             prompt,
             self.policy,
@@ -296,7 +324,7 @@ class Engine:
         self.last_read = read_as_planned(self.cache, prompt, self.policy, plan, control, self.heads)
         self._n_evictions += 1
         # small talk is not read again
-        self.cache.note_document(self._one_shot or longest_message(self.model, tokens) > max(N_QUESTION, half))
+        self.cache.note_document(self._one_shot or prompt.n_longest > max(N_LONG, self.budget.n_start // 2))
 
     # one prompt
 
@@ -328,11 +356,14 @@ class Engine:
 
         Raises `DapqError` if the cells are too few or if llama.cpp fails, and as `make_plan` and `Policy.evict` do.
         """
-        prompt = prompt if isinstance(prompt, Prompt) else Prompt([], list(prompt), [], has_question=False)
+        prompt = prompt if isinstance(prompt, Prompt) else Prompt.of([], list(prompt), [], has_question=False)
         policy = policy.with_heads(self.heads)
         policy.check(self.cache)
         if budget == Auto():
             budget = self.auto_budget(self.model.n_ctx_train)
+        n_keep = policy.cells_to_keep(budget, len(prompt))
+        # what is kept whole is read as llama.cpp would, at once
+        prompt = fit(prompt, n_keep // 2) if n_keep < len(prompt) else prompt.whole()
         plan = make_plan(
             prompt,
             policy,
@@ -348,7 +379,7 @@ class Engine:
         self._open(n_cells)
         self._keep_all(max(pad(n_cells), len(prompt) + plan.n_predict))
         stats = self.last_read = read_as_planned(self.cache, prompt, policy, plan, control, self.heads)
-        n_needed = pad(stats.cells_kept + plan.n_predict)
+        n_needed = pad(stats.cells_kept + prompt.n_end + plan.n_predict)
         # bounded reading leaves no more than a chunk to give back
         if plan.mode == ReadMode.FULL and stats.cells_kept < len(prompt) and n_needed < stats.cells_peak:
             native.resize(self.cache.ctx, n_needed)
@@ -379,7 +410,8 @@ class Engine:
         """
         share = self.sequence.coverage(layer).tolist()
         pieces = text_pieces(self.model, self.sequence.text.tolist(), special=True)
-        return [(text, part) for text, part in zip(pieces, share, strict=False) if text]
+        # what is left of a character is one more piece than there are tokens
+        return [(text, part) for text, part in zip(pieces, [*share, *share[-1:]], strict=False) if text]
 
     def close(self) -> None:
         """Free the model and its context."""

@@ -41,7 +41,7 @@ class Plan:
         n_positions: Positions that the prompt takes; when it is skimmed, they count only the tokens that are read then.
         n_window: Tokens that are skimmed together.
         n_body: Tokens of the document that are read at most after skimming.
-        n_chunk: Tokens that are read at once, so that a probe has room behind them.
+        n_chunk: Tokens that are read at once, so that a probe and the generation prompt have room behind them.
     """
 
     mode: ReadMode
@@ -82,18 +82,18 @@ def make_plan(
         n_seen = int((n_ctx_train - CHUNK - min(n_predict, n_ctx_train // 4)) / policy.max_share)
         n_keep, n_most = min(n_keep, max(n_seen, CHUNK)), min(n_most, max(n_seen, CHUNK))
     n_resident = min(n_prompt, math.ceil(n_most * policy.max_share))
-    n_chunk = CHUNK - policy.n_probe
+    n_chunk = CHUNK - policy.n_probe - prompt.n_end
     mode = ReadMode.FULL
     if not one_shot and n_prompt > n_resident + n_chunk:
         mode = _bounded_mode(policy, can_skim)
     n_reading = n_resident + CHUNK if mode != ReadMode.FULL else n_prompt + (policy.n_probe if n_keep < n_prompt else 0)
     n_branch = policy.n_branch(n_keep) if n_keep < n_prompt else 0
-    n_asked = len(prompt.head) + len(prompt.tail)
+    n_asked = len(prompt.window_head) + len(prompt.window_tail[0]) + prompt.n_header
     # skimming needs the question, the look-ahead and its probe beside the text
     n_beside = n_asked + 2 * N_LOOK_AHEAD
     if mode == ReadMode.SKIM and n_beside > n_keep:
         raise UsageError(f"the question has {n_asked:,} tokens: set `kv_budget` to {n_beside} cells or more")
-    n_body = n_resident + n_chunk - n_asked
+    n_body = n_resident + n_chunk - prompt.n_around
     n_positions = n_resident + n_chunk if mode == ReadMode.SKIM else n_prompt
     _check_positions(mode, n_positions, n_ctx_train, allow_overflow)
     return Plan(
@@ -101,10 +101,10 @@ def make_plan(
         n_keep=n_keep,
         n_most=n_most,
         n_resident=n_resident,
-        n_cells=max(n_reading + n_branch, n_resident + n_predict),
+        n_cells=max(n_reading + n_branch, n_resident + prompt.n_end + n_predict),
         n_predict=n_predict if allow_overflow else min(n_predict, n_ctx_train - n_positions),
         n_positions=n_positions,
-        n_window=min(n_body, max(N_SKIM - n_beside, CHUNK)),
+        n_window=min(n_resident + CHUNK - policy.n_probe - n_asked, n_body, max(N_SKIM - n_beside, CHUNK)),
         n_body=n_body,
         n_chunk=n_chunk,
     )

@@ -49,15 +49,27 @@ class Finding:
         return (relevance(self.asked, cells) + self.confidence * relevance(self.guessed, cells)) / 2
 
 
-def ask(cache: KVCache, question: Sequence[int], heads: HeadProfile | None) -> Finding:
-    """Ask a cache whose last tokens are `question`; it is left as it was. Raises as `KVCache.probe` does."""
-    pos = cache.next_position
+def ask(cache: KVCache, question: Sequence[int], heads: HeadProfile | None, n_queries: int) -> Finding:
+    """Ask a cache whose last tokens are `question`; it is left as it was. Raises as `KVCache.probe` does.
+
+    Args:
+        cache: What comes before the answer is asked, too.
+        question: Token ids.
+        heads: The head profile, if there is one.
+        n_queries: Tokens that are probed at once.
+    """
 
     def attention(tokens: Sequence[int], first: int) -> npt.NDArray[np.float32]:
-        return retrieval_heads(cache.probe(tokens, first, ProbeType.MAX), heads)
+        parts = [
+            retrieval_heads(cache.probe(tokens[start : start + n_queries], first + start, ProbeType.MAX), heads)
+            for start in range(0, len(tokens), n_queries)
+        ]
+        largest: npt.NDArray[np.float32] = np.maximum.reduce(parts)
+        return largest
 
     ahead, confidence = cache.peek(N_LOOK_AHEAD)
-    return Finding(attention(question, pos - len(question)), attention(ahead, pos), confidence)
+    asked = attention([*question, *cache.ending], cache.next_position - len(question))
+    return Finding(asked, attention(ahead, cache.answer_position), confidence)
 
 
 def serves(cache: KVCache, question: Sequence[int], heads: HeadProfile | None, n_queries: int) -> bool:
@@ -65,7 +77,7 @@ def serves(cache: KVCache, question: Sequence[int], heads: HeadProfile | None, n
 
     If they do, a guess at the answer attends to them, and the model is sure of it.
     """
-    found = ask(cache, question[-n_queries:], heads)
+    found = ask(cache, question, heads, n_queries)
     cells = slice(N_SINK, cache.n_cells - len(question))
     if relevance(found.guessed, cells) < MIN_USED:
         return True

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from ..cache.kv_cache import KVCache
 from ..control import Control
+from ..errors import DapqError
 from ..eviction.heads import HeadProfile
 from ..eviction.policies import Policy
 from ..prompt import Prompt
@@ -24,6 +25,7 @@ class ReadStats:
         n_predict: Tokens of the answer at most.
         cells_peak: Cells of the context while it was read, used or free.
         cells_kept: Of the prompt, after eviction.
+        n_unpinned: Tokens of the system message and of the request that had no room to be pinned.
         bytes_peak: K and V of `cells_peak`.
         bytes_kept: K and V of `cells_kept`.
         attention_kept: The share of the attention that the kept cells hold; None if nothing was evicted.
@@ -38,6 +40,7 @@ class ReadStats:
     n_predict: int
     cells_peak: int
     cells_kept: int
+    n_unpinned: int
     bytes_peak: int
     bytes_kept: int
     attention_kept: float | None
@@ -57,6 +60,7 @@ class Usage:
         bytes_allocated: K and V of the context.
         n_evictions: Prompts and conversations that were evicted.
         n_rereads: Prompts that were read again, because what was kept did not serve a new question.
+        n_unpinned: Tokens of the last system message and request that have no room to be pinned, and may be evicted.
         attention_kept: The share of the attention that the cells of the last eviction hold.
     """
 
@@ -67,7 +71,18 @@ class Usage:
     bytes_allocated: int
     n_evictions: int
     n_rereads: int
+    n_unpinned: int
     attention_kept: float | None
+
+
+def room_warning(n_unpinned: int) -> DapqError | None:
+    """Return what to say if some of the request had no room to be pinned."""
+    if not n_unpinned:
+        return None
+    return DapqError(
+        f"{n_unpinned:,} tokens of the request have no room in half of the cells that are kept, and may be evicted: "
+        "raise `kv_budget`"
+    )
 
 
 def read_as_planned(
@@ -78,7 +93,6 @@ def read_as_planned(
     cells_peak, bytes_peak = cache.allocated
     reader = READERS[plan.mode](cache, policy, plan, control, heads)
     reader.read(prompt)
-    cells_kept, bytes_kept = cache.used
     return ReadStats(
         mode=plan.mode,
         is_compact=cache.sequence.n_skipped > 0,
@@ -86,9 +100,10 @@ def read_as_planned(
         tokens_evaluated=reader.n_done,
         n_predict=plan.n_predict,
         cells_peak=cells_peak,
-        cells_kept=cells_kept,
+        cells_kept=reader.cells_kept,
+        n_unpinned=prompt.n_unpinned,
         bytes_peak=bytes_peak,
-        bytes_kept=bytes_kept,
+        bytes_kept=reader.bytes_kept,
         attention_kept=cache.sequence.attention_kept,
         evict_seconds=reader.evict_seconds,
         seconds=time.perf_counter() - start,

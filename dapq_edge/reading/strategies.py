@@ -55,6 +55,8 @@ class Reader(ABC):
     Attributes:
         chunks: Those of a document that was skimmed.
         n_done: Tokens that were evaluated so far.
+        cells_kept: Cells after the last eviction.
+        bytes_kept: Bytes of them.
         evict_seconds: What all evictions took.
     """
 
@@ -71,20 +73,27 @@ class Reader(ABC):
         self.plan = plan
         self.heads = heads
         self.chunks: list[Chunk] = []
-        self.n_done = 0
+        self.n_done = self.cells_kept = self.bytes_kept = 0
         self.evict_seconds = 0.0
         self._control = control
         self._n_total = 0
 
     def read(self, prompt: Prompt) -> None:
-        """Read and evict. Raises `DapqError` if llama.cpp fails, and what `Policy.evict` and the control raise."""
+        """Read and evict, and then read the generation prompt, so that the next turn begins with what is kept.
+
+        Raises `DapqError` if llama.cpp fails, and what `Policy.evict` and the control raise.
+        """
         self._n_total = len(prompt)
         self._bring_in(prompt)
-        self._evict(self.policy, self.plan.n_keep)
+        self.cache.pin(prompt.pinned)
+        with self.cache.before(prompt.end):
+            self._evict(self.policy, self.plan.n_keep)
+        self.cells_kept, self.bytes_kept = self.cache.used
+        self._read(prompt.end)
 
     @abstractmethod
     def _bring_in(self, prompt: Prompt) -> None:
-        """Read, until only the last eviction is left."""
+        """Read all but the generation prompt, until only the last eviction is left."""
 
     def _read(self, tokens: list[int]) -> None:
         for start in range(0, len(tokens), CHUNK):
@@ -104,14 +113,15 @@ class FullReader(Reader):
     """Reads everything, then evicts: the peak is the full cache."""
 
     def _bring_in(self, prompt: Prompt) -> None:
-        self._read(prompt.tokens)
+        self._read(prompt.text)
 
 
 class ChunkedReader(Reader):
     """After each chunk, probes and evicts down to the budget."""
 
     def _bring_in(self, prompt: Prompt) -> None:
-        tokens, n_resident = prompt.tokens, self.plan.n_resident
+        tokens, n_resident = prompt.text, self.plan.n_resident
+        self.cache.pin(prompt.pinned)
         self._read(tokens[:n_resident])
         for part in _split(range(n_resident, len(tokens)), self.plan.n_chunk):
             self._evict(self.policy.while_reading, self.plan.n_most)
@@ -126,48 +136,53 @@ class SkimReader(Reader):
         self._read_chosen(prompt)
 
     def _skim(self, prompt: Prompt) -> None:
-        """Read the document piece by piece with the question, look ahead, and see what both attend to."""
-        n_head, n_asked = len(prompt.head), len(prompt.head) + len(prompt.tail)
+        """Read the documents piece by piece with the request, look ahead, and see what both attend to."""
+        body, head, (tail, n_asking) = prompt.body, prompt.window_head, prompt.window_tail
         windows = [
             [Chunk(part.start, part.stop) for part in _split(window, self.plan.n_chunk)]
-            for window in _split(range(len(prompt.body)), self.plan.n_window)
+            for window in _split(range(len(body)), self.plan.n_window)
         ]
         self.chunks = [chunk for window in windows for chunk in window]
         # the chunks that are read are not known yet
-        self._n_total = len(prompt.body) + len(windows) * n_asked + self.plan.n_keep
+        self._n_total = len(body) + len(windows) * (len(head) + len(tail)) + self.plan.n_keep
         for window in windows:
             start, stop = window[0].start, window[-1].stop
+            before = head + prompt.header_of(start)
             self.cache.clear()
-            self._read(prompt.head + prompt.body[start:stop] + prompt.tail)
-            found = ask(self.cache, prompt.tail[-self.policy.n_probe :], self.heads)
+            self._read(before + body[start:stop] + tail)
+            found = ask(self.cache, tail[len(tail) - n_asking :], self.heads, self.policy.n_probe)
             for chunk in window:
-                chunk.relevance = found.relevance(slice(n_head + chunk.start - start, n_head + chunk.stop - start))
+                cells = slice(len(before) + chunk.start - start, len(before) + chunk.stop - start)
+                chunk.relevance = found.relevance(cells)
         self.cache.clear()
 
     def _read_chosen(self, prompt: Prompt) -> None:
-        """Read what was chosen of the document as one text, with the question."""
-        chosen = self._choose(len(prompt.body))
-        head, tail = (np.ones(len(part), dtype=bool) for part in (prompt.head, prompt.tail))
-        text, index = prompt.tokens, np.flatnonzero(np.concatenate([head, chosen, tail]))
-        self._n_total = self.n_done + len(index)
+        """Read what was chosen of the documents as one text, with all that stands around them."""
+        text, is_read = prompt.text, self._choose(prompt)
+        index = np.flatnonzero(is_read[: len(text)])
+        self._n_total = self.n_done + len(index) + prompt.n_end
         self._read(np.array(text)[index].tolist())
         self.cache.place(text, index)
 
-    def _choose(self, n_body: int) -> npt.NDArray[np.bool_]:
-        """Choose a window around the most relevant chunk, then relevant chunks as long as they fit: bool [n_body]."""
-        ranked, n_window = sorted(self.chunks, key=lambda chunk: -chunk.relevance), self.plan.n_window
+    def _choose(self, prompt: Prompt) -> npt.NDArray[np.bool_]:
+        """Choose a window around the most relevant chunk, then relevant chunks as long as they fit: bool [tokens]."""
+        body, ranked = prompt.body_index, sorted(self.chunks, key=lambda chunk: -chunk.relevance)
+        n_body, n_window = len(body), self.plan.n_window
         middle = (ranked[0].start + ranked[0].stop) // 2
         start = min(max(0, middle - n_window // 2), n_body - n_window)
-        is_chosen = np.zeros(n_body, dtype=bool)
-        is_chosen[start : start + n_window] = True
+        is_read = np.ones(len(prompt), dtype=bool)
+        is_read[body] = False
+        is_read[body[start : start + n_window]] = True
+        is_read = prompt.with_headers(is_read)
         for chunk in ranked:
-            tokens = slice(chunk.start, chunk.stop)
-            fits = is_chosen.sum() + (~is_chosen[tokens]).sum() <= self.plan.n_body
-            if fits and chunk.relevance >= MIN_SHARE * ranked[0].relevance:
-                is_chosen[tokens] = True
+            more = is_read.copy()
+            more[body[chunk.start : chunk.stop]] = True
+            more = prompt.with_headers(more)
+            if more[body].sum() <= self.plan.n_body and chunk.relevance >= MIN_SHARE * ranked[0].relevance:
+                is_read = more
         for chunk in self.chunks:
-            chunk.is_read = bool(is_chosen[chunk.start : chunk.stop].any())
-        return is_chosen
+            chunk.is_read = bool(is_read[body[chunk.start : chunk.stop]].any())
+        return is_read
 
 
 READERS: dict[ReadMode, type[Reader]] = {

@@ -7,6 +7,7 @@ from typing import Any
 from ..errors import TooLongError, UsageError
 from ..llama import Llama
 from ..llamacpp.openai import at_least, grammar_of
+from ..reading.stats import room_warning
 from .schemas import ChatRequest, CompletionRequest
 from .worker import Task
 
@@ -28,7 +29,7 @@ def completion_task(body: CompletionRequest, model: str) -> Task:
         options = _options(llama, body)
         options["prompt"] = body.prompt[0] if isinstance(body.prompt, list) else body.prompt
         _check_length(llama, options["prompt"] + (body.suffix or ""))
-        yield from _results(llama.create_completion(**options | {"model": model}), body.stream)
+        yield from _results(llama, llama.create_completion(**options | {"model": model}), body.stream)
 
     return task
 
@@ -43,7 +44,7 @@ def chat_task(body: ChatRequest, model: str) -> Task:
         texts = [str(message.content) for message in body.messages]
         # templates write the tools into the prompt
         _check_length(llama, "".join([*texts, json.dumps(body.tools or ""), json.dumps(body.functions or "")]))
-        yield from _results(llama.create_chat_completion(**options | {"model": model}), body.stream)
+        yield from _results(llama, llama.create_chat_completion(**options | {"model": model}), body.stream)
 
     return task
 
@@ -90,8 +91,10 @@ def _check_length(llama: Llama, text: str) -> None:
             raise TooLongError(f"Requested tokens (more than {n_tokens}) exceed context window of {llama.n_ctx()}")
 
 
-def _results(made: Any, is_stream: bool) -> Generator[Any, None, None]:
-    if is_stream:
-        yield from made
-    else:
-        yield made
+def _results(llama: Llama, made: Any, is_stream: bool) -> Generator[Any, None, None]:
+    """Yield results; the last one says what was not done as it should."""
+    for result in made if is_stream else [made]:
+        warning = room_warning(llama.usage.n_unpinned) if result["choices"][0]["finish_reason"] else None
+        if warning:
+            result["warnings"] = [str(warning)]
+        yield result

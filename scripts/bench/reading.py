@@ -91,7 +91,7 @@ def measure(model: str, kind: Kind, n_tokens: int, n_predict: int, n_threads: in
     options = {"n_threads": n_threads, "n_gpu_layers": n_gpu_layers}
     engine = open_model(find_model(model), type_k=kind.cache_type, type_v=kind.cache_type, **options)
     tokens = np.random.default_rng(0).integers(100, engine.model.n_vocab, n_tokens).tolist()
-    prompt = Prompt(tokens[:N_HEAD], tokens[N_HEAD:-N_TAIL], tokens[-N_TAIL:], kind.has_question)
+    prompt = Prompt.of(tokens[:N_HEAD], tokens[N_HEAD:-N_TAIL], tokens[-N_TAIL:], kind.has_question)
     start = time.perf_counter()
     stats = engine.read(
         prompt,

@@ -126,7 +126,7 @@ def test_uneven_layers_are_evicted_again(tiny_model, name):
 @pytest.mark.parametrize("has_question", [False, True])
 def test_bounded_reading(tiny_model, name, has_question):
     tokens = random_tokens(1600, 5)
-    prompt, policy = Prompt(tokens[:5], tokens[5:1580], tokens[1580:], has_question), policy_of(name)
+    prompt, policy = Prompt.of(tokens[:5], tokens[5:1580], tokens[1580:], has_question), policy_of(name)
     options = {"n_predict": 16, "n_ctx_train": 8192}
     if name == "h2o":
         with pytest.raises(UsageError, match="set one_shot"):

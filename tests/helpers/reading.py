@@ -10,7 +10,7 @@ from .tokens import random_tokens
 
 def make_prompt(n_body: int, n_head: int = 5, n_tail: int = 20, has_question: bool = True) -> Prompt:
     tokens = random_tokens(n_head + n_body + n_tail, 7)
-    return Prompt(tokens[:n_head], tokens[n_head : n_head + n_body], tokens[n_head + n_body :], has_question)
+    return Prompt.of(tokens[:n_head], tokens[n_head : n_head + n_body], tokens[n_head + n_body :], has_question)
 
 
 def make_plan(prompt, policy="dapq", budget="100", **options):

@@ -13,6 +13,7 @@ from ...errors import UsageError
 from ..budget import Budget, Cells, in_steps
 from ..heads import HeadProfile
 from ..score import Scores, attention_kept, cells_to_hold
+from ..select import n_most_pinned
 from .parts import Best, Even, FirstPass, LayerBudget, Queries, Score, Selection
 
 __all__ = ["Eviction", "Policy", "ProbingPolicy", "Queries", "Score", "ScoringPolicy"]
@@ -172,9 +173,11 @@ class ScoringPolicy(Policy):
         """Return the cells that are kept with these scores."""
         missing = cache.sequence.n_missing or [0] * len(scores)
         scores = [layer[:, n:] for layer, n in zip(scores, missing, strict=True)]
+        pinned = cache.sequence.pinned_cells([len(layer) for layer in scores])
         budgets = self.layer_budget.cells(self, n_keep, cache.n_cells, list(cache.gathered_heads()))
-        n_kept = in_steps(budgets, [layer.shape[1] for layer in scores], self.n_sink + self.n_recent)
-        keep = self.selection.cells(self, scores, n_kept)
+        n_least = min(n_keep, self.n_sink + self.n_recent + n_most_pinned(pinned))
+        n_kept = in_steps(budgets, [layer.shape[1] for layer in scores], n_least)
+        keep = self.selection.cells(self, scores, n_kept, pinned)
         return [cells + n for cells, n in zip(keep, missing, strict=True)]
 
     def first_pass(self, n_keep: int) -> FirstPass:

@@ -85,7 +85,7 @@ class AtAnswer(Queries):
     def tokens(self, policy: Owner, cache: KVCache, n_keep: int) -> tuple[Tokens, int]:
         ahead = np.array(cache.peek(self.n_look_ahead)[0] if self.n_look_ahead else [], dtype=np.int64)
         rest = self.filler(cache, self.n - len(ahead)) if self.filler else ahead[:0]
-        return np.concatenate([ahead, rest]), cache.next_position + self.shift
+        return np.concatenate([ahead, rest]), cache.answer_position + self.shift
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,6 @@ class BranchLookAhead(Queries):
 
     def tokens(self, policy: Owner, cache: KVCache, n_keep: int) -> tuple[Tokens, int]:
         with cache.branch(policy.first_pass(n_keep).keep(cache, n_keep)) as branch:
-            ahead, pos = branch.look_ahead(self.n)[0], cache.next_position
-        window = cache.sequence.recent[-policy.n_recent :] if self.with_window else np.empty(0)
-        return np.concatenate([window, ahead]).astype(np.int64), pos - len(window)
+            ahead = branch.look_ahead(self.n)[0]
+        window = [*cache.sequence.recent, *cache.ending][-policy.n_recent :] if self.with_window else []
+        return np.array([*window, *ahead], dtype=np.int64), cache.answer_position - len(window)
