@@ -109,7 +109,8 @@ def split_text(text: str, size: Callable[[int, int], int], *, must_ask: bool = F
         chosen |= _between(blocks)
     if not any(blocks[i].level for i in chosen):
         # a short paragraph at the end may be all that says what is wanted
-        chosen = (tail or {len(blocks) - 1}) if must_ask else set()
+        last = max((i for i, block in enumerate(blocks) if block.n_tokens), default=0)
+        chosen = tail | {last} if must_ask else set()
     elif not any(blocks[i].level for i in tail):
         chosen -= tail
     return _spans(blocks, chosen)
@@ -121,6 +122,16 @@ def level_of(text: str) -> int:
     if any(_QUESTION.search(sentence) for sentence in sentences):
         return 2
     return int(any(_TELLS.match(_BULLET.sub("", sentence).lstrip(" *_#>\"'")) for sentence in sentences))
+
+
+def question_in(text: str) -> tuple[int, int]:
+    """Return the first and the last character of the part of a request that asks: its questions, or all of it."""
+    ends = [match.start() for match in re.finditer(r"[\r\n]+|(?<=[.!?。？！؟])[\"'”’)]*\s+", text)]  # noqa: RUF001
+    sentences = [(start, stop) for start, stop in pairwise([0, *ends, len(text)]) if text[start:stop].strip()]
+    asking = [(start, stop) for start, stop in sentences if _QUESTION.search(text[start:stop])]
+    first, last = (asking or sentences or [(0, 1)])[0][0], (asking or sentences or [(0, 1)])[-1][1]
+    words = text[first:last]
+    return first + len(words) - len(words.lstrip()), first + max(1, len(words.rstrip())) - 1
 
 
 def _blocks(text: str, size: Callable[[int, int], int]) -> list[_Block]:
@@ -204,7 +215,8 @@ def _with_levels(text: str, blocks: list[_Block]) -> list[_Block]:
         is_short = block.n_tokens <= n_short
         if is_short and _SPEAKS.match(words):
             level = max(level, 1)
-        made.append(replace(block, level=level, is_short=is_short))
+        # a block inside of a token is none
+        made.append(replace(block, level=level if block.n_tokens else 0, is_short=is_short))
     return made
 
 

@@ -1,17 +1,16 @@
 """A prompt in its parts."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
-from itertools import chain, takewhile
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
 
-# tokens of a request that are read with every window, at most; see docs/results.md, "The request"
-N_ASKED = 192
-
+# tokens beside a question that are read with every window, at most; see docs/results.md, "The request"
+N_ASKED = 128
 
 # level of a part that asks a question
 QUESTION = 2
@@ -60,15 +59,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of a document: tokens `start` to `stop`, whose first lines end at `header`.
-
-    is_pinned: whether those are never evicted.
-    """
+    """A table of a document: tokens `start` to `stop`, whose first lines end at `header`."""
 
     start: int
     header: int
     stop: int
-    is_pinned: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,18 +73,22 @@ class Prompt:
     Attributes:
         tokens: All of them.
         parts: Their kinds, without gaps, from the first token to the last.
-        tables: Those of its documents.
+        question: The tokens that ask most surely, of the newest request that does; None if nothing is asked.
+        tables: Those of its documents whose first lines are pinned.
         separator: Tokens of a blank line, which stands between a document and a request that stood elsewhere.
         n_longest: Tokens of documents in the message that has most.
         n_unpinned: Tokens of the system message and of the request that may be evicted, see `fit`.
+        n_asked: Tokens beside the question that are read with every window, at most.
     """
 
     tokens: list[int]
     parts: tuple[Part, ...]
+    question: range | None = None
     tables: tuple[Table, ...] = ()
     separator: tuple[int, ...] = ()
     n_longest: int = 0
-    n_unpinned: int = field(default=0, compare=False)
+    n_unpinned: int = 0
+    n_asked: int = N_ASKED
 
     @classmethod
     def of(
@@ -112,7 +111,8 @@ class Prompt:
             Part(kind, n_document, n_all - n_end, level=QUESTION * has_question),
             Part(Kind.END, n_all - n_end, n_all),
         )
-        return cls(head + body + tail, tuple(part for part in parts if len(part)), n_longest=len(body))
+        question = range(n_document, n_all - n_end) if has_question else None
+        return cls(head + body + tail, tuple(part for part in parts if len(part)), question, n_longest=len(body))
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -133,17 +133,17 @@ class Prompt:
     @property
     def has_question(self) -> bool:
         """True if it says what is wanted of the documents."""
-        return bool(self.of_kind(Kind.REQUEST))
+        return self.question is not None
 
     @cached_property
     def body_index(self) -> npt.NDArray[np.intp]:
-        """Which tokens are of documents: integers [tokens of documents], ascending."""
+        """Tokens that are of documents: integers [tokens of documents], ascending."""
         return _index(self.documents)
 
     @property
     def pinned(self) -> npt.NDArray[np.intp]:
-        """Which tokens are never evicted: integers, ascending."""
-        headers = [range(table.start, table.header) for table in self.tables if table.is_pinned]
+        """Tokens that are never evicted: integers, ascending."""
+        headers = [range(table.start, table.header) for table in self.tables]
         return np.union1d(_index(self.of_kind(*PINNED)), _index(headers))
 
     @cached_property
@@ -154,12 +154,12 @@ class Prompt:
     @property
     def head(self) -> list[int]:
         """Tokens before the first document."""
-        return self.tokens[: self._borders[0]]
+        return self.tokens[: self.borders[0]]
 
     @property
     def tail(self) -> list[int]:
         """Tokens behind the last document."""
-        return self.tokens[self._borders[1] :]
+        return self.tokens[self.borders[1] :]
 
     @property
     def n_around(self) -> int:
@@ -189,14 +189,9 @@ class Prompt:
         """Tokens of the generation prompt."""
         return sum(map(len, self.of_kind(Kind.END)))
 
-    @property
-    def n_asked_from(self) -> int:
-        """The first token from which on the newest request asks."""
-        return self._first_asked.start if self._first_asked else len(self.text)
-
     def whole(self) -> "Prompt":
         """Return it as one text, nothing of which is evicted, so that it is read at once."""
-        return Prompt.of([], self.tokens, [], has_question=self.has_question)
+        return Prompt.of([], self.tokens, [], has_question=False)
 
     @property
     def text(self) -> list[int]:
@@ -209,58 +204,10 @@ class Prompt:
         return self.tokens[len(self) - self.n_end :]
 
     @property
-    def _borders(self) -> tuple[int, int]:
+    def borders(self) -> tuple[int, int]:
+        """Tokens before the first document, and up to the end of the last one."""
         documents = self.documents
         return (documents[0].start, documents[-1].stop) if documents else (len(self), len(self))
-
-    # what stands around a window of the documents, so that all layouts are asked alike
-
-    @property
-    def window_head(self) -> list[int]:
-        """Tokens before each window: the system message, and the start of a message."""
-        parts = takewhile(lambda part: part.kind in (Kind.FRAME, Kind.SYSTEM), self.parts)
-        return list(chain.from_iterable(map(self.tokens_of, parts)))
-
-    @cached_property
-    def window_tail(self) -> tuple[list[int], int]:
-        """Tokens behind each window, and how many of them ask: the request, wherever it stands, and what follows it.
-
-        Where the request has more than `N_ASKED` tokens, the surest and newest parts of it are taken.
-        """
-        n_head, last = len(self.window_head), self._borders[1]
-        asked, first = self._asked(n_head), self._first_asked
-        tokens: list[int] = []
-        n_before = 0
-        for part in self.parts:
-            if part == first:
-                n_before = len(tokens)
-            if part in asked:
-                tokens += [*self.separator, *asked[part]] if part.stop <= last else asked[part]
-            elif part.start >= last and part.kind in (Kind.FRAME, Kind.END):
-                tokens += self.tokens_of(part)
-        return tokens, len(tokens) - n_before
-
-    @cached_property
-    def _first_asked(self) -> Part | None:
-        """The part from which on it is asked: of the newest request, or what that leaves to an older one."""
-        requests = sorted(self.of_kind(Kind.REQUEST), key=lambda part: (part.age, part.start))
-        systems = [part for part in self.of_kind(Kind.SYSTEM) if part.level == QUESTION]
-        questions = [part for part in requests if part.level == QUESTION] + systems
-        newest = [part for part in requests if part.age == requests[0].age]
-        return next(iter(questions or [part for part in newest if part.level] or newest), None)
-
-    def _asked(self, n_head: int) -> dict[Part, list[int]]:
-        """Return the tokens that are read behind each window, of each part."""
-        asked: dict[Part, list[int]] = {}
-        n_free = N_ASKED
-        parts = self.of_kind(*PINNED, Kind.ANSWER)
-        parts = [part for part in parts if part.start >= n_head or part == self._first_asked]
-        for part in sorted(parts, key=lambda part: (part.age, part.kind != Kind.REQUEST, -part.level, -part.start)):
-            tokens = self.tokens_of(part)[-n_free:] if n_free else []
-            if tokens:
-                asked[part] = tokens
-                n_free -= len(tokens)
-        return asked
 
 
 def _index(parts: Iterable[Part | range]) -> npt.NDArray[np.intp]:

@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from ..cells import N_SINK
 from ..llamacpp.model import Model
-from .paragraphs import level_of, split_text
-from .prompt import QUESTION, Kind, Part, Prompt, Table
+from .paragraphs import level_of, question_in, split_text
+from .prompt import PINNED, QUESTION, Kind, Part, Prompt, Table
 from .tables import find_tables
 
 # a message of more tokens has a document in it
@@ -21,6 +21,9 @@ N_SYSTEM = 1024
 
 # a shorter message without a question mark is a remark
 N_SHORT = 8
+
+# tokens of a question at most; what is before them is read with it where there is room
+N_QUESTION = 64
 
 # messages of the user whose requests hold, beside the last one; what they gave is not asked again later
 N_BACK = 2
@@ -112,7 +115,22 @@ class _Splitter:
         # what asks nothing anywhere ends with what is wanted, as most prompts do
         if not any(_says_what_is_wanted(part) for part in parts):
             parts = self._parts(must_ask=True)
-        return Prompt(self.tokens, _joined(parts), tuple(self.tables), separator, self._n_longest(parts))
+        n_longest = self._n_longest(parts)
+        return Prompt(self.tokens, _joined(parts), self._question(parts), tuple(self.tables), separator, n_longest)
+
+    def _question(self, parts: list[Part]) -> range | None:
+        """Return the tokens that ask: of the newest request that does, or of the system message."""
+        asking = sorted(
+            (part for part in parts if _says_what_is_wanted(part)),
+            key=lambda part: (-(part.level == QUESTION), part.kind == Kind.SYSTEM, part.age, -part.level, -part.start),
+        )
+        if not asking:
+            return None
+        part = asking[0]
+        text, starts = self._text(part.start, part.stop), self._starts(part)
+        first, last = np.searchsorted(starts, question_in(text), side="right").tolist()
+        start, stop = part.start + first - 1, part.start + last
+        return range(max(start, stop - N_QUESTION), stop)
 
     def _n_longest(self, parts: list[Part]) -> int:
         """Return the tokens of documents in the message that has most; small talk has none."""
@@ -174,8 +192,8 @@ class _Splitter:
     def _text(self, start: int, stop: int) -> str:
         return b"".join(self.pieces[start:stop]).decode("utf-8", "replace")
 
-    def _starts(self, message: Message) -> npt.NDArray[np.intp]:
-        """Return at which character of a message each of its tokens starts: integers [tokens]."""
+    def _starts(self, message: Message | Part) -> npt.NDArray[np.intp]:
+        """Return at which character of a text each of its tokens starts: integers [tokens]."""
         pieces = self.pieces[message.start : message.stop]
         # a character is where its first byte is
         is_first = (np.frombuffer(b"".join(pieces), dtype=np.uint8) & 0xC0) != 0x80
@@ -227,18 +245,27 @@ def moved(messages: Sequence[Message], tokens: Sequence[int], aligned: Sequence[
 
 
 def fit(prompt: Prompt, n_most: int) -> Prompt:
-    """Return a prompt that pins at most `n_most` tokens: the newest request first, but a quarter is for the system.
+    """Return a prompt that pins at most `n_most` tokens of its system message and its request, or half of that.
 
-    What has no room becomes a part of the documents, and is counted in `n_unpinned`. Of a system message the start
-    stays, of a request the end.
+    If they have more, the newest request comes first, but a quarter is for the system message. What has no room becomes
+    a part of the documents, and is counted in `n_unpinned`. Of a system message the start
+    stays, of a request the question and the end.
     """
-    n_system = sum(map(len, prompt.of_kind(Kind.SYSTEM)))
+    n_system, n_request = (sum(map(len, prompt.of_kind(kind))) for kind in PINNED)
+    if n_system + n_request > n_most:
+        # the document needs the cells more than what has no room anyway
+        n_most //= 2
     n_free = n_most - min(n_system, n_most // 4)
     cut: dict[Part, list[Part]] = {}
+    question = (prompt.question or range(0))[-max(1, n_most // 2) :]
     for part in sorted(prompt.of_kind(Kind.REQUEST), key=lambda part: (part.age, -part.level, -part.start)):
         start = max(part.start, part.stop - n_free)
-        cut[part] = [Part(Kind.DOCUMENT, part.start, start), replace(part, start=start)]
-        n_free -= part.stop - start
+        if part.start <= question.start < start:
+            start = question.start
+        stop = min(part.stop, start + n_free)
+        around = [Part(Kind.DOCUMENT, part.start, start), Part(Kind.DOCUMENT, stop, part.stop)]
+        cut[part] = [around[0], replace(part, start=start, stop=stop), around[1]]
+        n_free -= stop - start
     n_free += min(n_system, n_most // 4)
     for part in prompt.of_kind(Kind.SYSTEM):
         stop = min(part.stop, part.start + n_free)
@@ -250,9 +277,17 @@ def fit(prompt: Prompt, n_most: int) -> Prompt:
             cut[part] = [replace(part, kind=Kind.DOCUMENT)]
     tables = []
     for table in prompt.tables:
-        tables.append(replace(table, is_pinned=table.header - table.start <= n_free))
-        n_free -= (table.header - table.start) * tables[-1].is_pinned
+        if table.header - table.start <= n_free:
+            n_free -= table.header - table.start
+            tables.append(table)
     parts = itertools.chain.from_iterable(cut.get(part, [part]) for part in prompt.parts)
     lost = [part for whole, pieces in cut.items() if whole.level or whole.kind == Kind.SYSTEM for part in pieces]
     n_unpinned = sum(len(part) for part in lost if part.kind == Kind.DOCUMENT)
-    return replace(prompt, parts=_joined(parts), tables=tuple(tables), n_unpinned=n_unpinned)
+    return replace(
+        prompt,
+        parts=_joined(parts),
+        question=question or None,
+        tables=tuple(tables),
+        n_unpinned=n_unpinned,
+        n_asked=min(prompt.n_asked, n_most // 3),
+    )

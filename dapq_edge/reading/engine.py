@@ -18,6 +18,7 @@ from ..llamacpp import native
 from ..llamacpp.model import Model
 from ..prompt import QUESTION, Prompt
 from ..prompt.request import N_LONG, N_SHORT, Message, fit, moved, split_prompt
+from ..prompt.window import ending_of
 from .decide import N_ANSWER, Append, Limits, Reread, align, decide
 from .pieces import text_pieces
 from .plan import ReadMode, make_plan
@@ -263,12 +264,12 @@ class Engine:
         n_text = max(step.n_tokens, len(prompt.text))
         self.cache.pin(prompt.pinned)
         self.append(tokens[step.n_tokens : n_text], control)
-        with self.cache.before(tokens[n_text:]):
+        with self.cache.before(ending_of(prompt)):
             if step.may_reread and not self._is_served(prompt, step.n_tokens, n_text):
                 self._n_rereads += 1
                 self._read_anew(tokens, control, messages)
                 return
-            if self.sequence.n_cells + len(self.cache.ending) > n_limit:
+            if self.sequence.n_cells + len(tokens) - n_text > n_limit:
                 self._evict(self.policy)
         self.append(tokens[n_text:], control)
 
@@ -296,7 +297,7 @@ class Engine:
 
     def _is_served(self, prompt: Prompt, n_known: int, n_text: int) -> bool:
         """Return whether the kept cells answer the request, which was just evaluated, or none need to."""
-        start = max(prompt.n_asked_from, n_known)
+        start = max(prompt.question.start if prompt.question else n_text, n_known)
         level = max((part.level for part in prompt.parts if part.start >= n_known), default=0)
         # a remark ("Thanks!") asks for no document
         is_asking = level == QUESTION or n_text - start >= N_SHORT

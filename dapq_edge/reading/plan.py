@@ -9,6 +9,7 @@ from ..errors import TooLongError, UsageError
 from ..eviction.budget import Budget
 from ..eviction.policies import Policy
 from ..prompt import Prompt
+from ..prompt.window import ending_of, window_of
 from .relevance import N_LOOK_AHEAD
 
 # cells used at most to skim, where a larger cache takes more time than fewer questions save
@@ -82,13 +83,13 @@ def make_plan(
         n_seen = int((n_ctx_train - CHUNK - min(n_predict, n_ctx_train // 4)) / policy.max_share)
         n_keep, n_most = min(n_keep, max(n_seen, CHUNK)), min(n_most, max(n_seen, CHUNK))
     n_resident = min(n_prompt, math.ceil(n_most * policy.max_share))
-    n_chunk = CHUNK - policy.n_probe - prompt.n_end
+    n_chunk = CHUNK - policy.n_probe - len(ending_of(prompt))
     mode = ReadMode.FULL
     if not one_shot and n_prompt > n_resident + n_chunk:
         mode = _bounded_mode(policy, can_skim)
     n_reading = n_resident + CHUNK if mode != ReadMode.FULL else n_prompt + (policy.n_probe if n_keep < n_prompt else 0)
     n_branch = policy.n_branch(n_keep) if n_keep < n_prompt else 0
-    n_asked = len(prompt.window_head) + len(prompt.window_tail[0]) + prompt.n_header
+    n_asked = len(window_of(prompt)) + prompt.n_header
     # skimming needs the question, the look-ahead and its probe beside the text
     n_beside = n_asked + 2 * N_LOOK_AHEAD
     if mode == ReadMode.SKIM and n_beside > n_keep:
@@ -104,7 +105,7 @@ def make_plan(
         n_cells=max(n_reading + n_branch, n_resident + prompt.n_end + n_predict),
         n_predict=n_predict if allow_overflow else min(n_predict, n_ctx_train - n_positions),
         n_positions=n_positions,
-        n_window=min(n_resident + CHUNK - policy.n_probe - n_asked, n_body, max(N_SKIM - n_beside, CHUNK)),
+        n_window=min(n_resident + CHUNK - policy.n_probe - n_asked, max(N_SKIM - n_beside, CHUNK)),
         n_body=n_body,
         n_chunk=n_chunk,
     )

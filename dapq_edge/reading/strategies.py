@@ -17,6 +17,7 @@ from ..control import UNCONTROLLED, Control
 from ..eviction.heads import HeadProfile
 from ..eviction.policies import Policy
 from ..prompt import Prompt
+from ..prompt.window import ending_of, window_of
 from .plan import Plan, ReadMode
 from .relevance import ask
 
@@ -86,7 +87,7 @@ class Reader(ABC):
         self._n_total = len(prompt)
         self._bring_in(prompt)
         self.cache.pin(prompt.pinned)
-        with self.cache.before(prompt.end):
+        with self.cache.before(ending_of(prompt)):
             self._evict(self.policy, self.plan.n_keep)
         self.cells_kept, self.bytes_kept = self.cache.used
         self._read(prompt.end)
@@ -137,20 +138,21 @@ class SkimReader(Reader):
 
     def _skim(self, prompt: Prompt) -> None:
         """Read the documents piece by piece with the request, look ahead, and see what both attend to."""
-        body, head, (tail, n_asking) = prompt.body, prompt.window_head, prompt.window_tail
+        body, around = prompt.body, window_of(prompt)
+        question = around.tail[len(around.tail) - around.n_asking :]
         windows = [
             [Chunk(part.start, part.stop) for part in _split(window, self.plan.n_chunk)]
             for window in _split(range(len(body)), self.plan.n_window)
         ]
         self.chunks = [chunk for window in windows for chunk in window]
         # the chunks that are read are not known yet
-        self._n_total = len(body) + len(windows) * (len(head) + len(tail)) + self.plan.n_keep
+        self._n_total = len(body) + len(windows) * len(around) + self.plan.n_keep
         for window in windows:
             start, stop = window[0].start, window[-1].stop
-            before = head + prompt.header_of(start)
+            before = around.head + prompt.header_of(start)
             self.cache.clear()
-            self._read(before + body[start:stop] + tail)
-            found = ask(self.cache, tail[len(tail) - n_asking :], self.heads, self.policy.n_probe)
+            self._read(before + body[start:stop] + around.tail)
+            found = ask(self.cache, question, self.heads, self.policy.n_probe)
             for chunk in window:
                 cells = slice(len(before) + chunk.start - start, len(before) + chunk.stop - start)
                 chunk.relevance = found.relevance(cells)
@@ -167,7 +169,7 @@ class SkimReader(Reader):
     def _choose(self, prompt: Prompt) -> npt.NDArray[np.bool_]:
         """Choose a window around the most relevant chunk, then relevant chunks as long as they fit: bool [tokens]."""
         body, ranked = prompt.body_index, sorted(self.chunks, key=lambda chunk: -chunk.relevance)
-        n_body, n_window = len(body), self.plan.n_window
+        n_body, n_window = len(body), min(self.plan.n_window, self.plan.n_body, len(body))
         middle = (ranked[0].start + ranked[0].stop) // 2
         start = min(max(0, middle - n_window // 2), n_body - n_window)
         is_read = np.ones(len(prompt), dtype=bool)
