@@ -35,7 +35,8 @@ class Sequence:
         n_frozen: Tokens at the start of the text that only stay or go together, because some of them are lost.
         logits_at_eviction: Of the last token before the last eviction: float32 [n_vocab], or None.
         attention_kept: The share of the attention that the cells of the last eviction hold, see `score.attention_kept`.
-        has_document: Whether the text has a part that is long enough to be read again for a question.
+        documents: Which tokens of the text are of documents that are read again for a question which the kept cells do
+            not serve: integers, ascending; empty if none are.
         pinned: Which tokens of the text are never evicted: integers, ascending.
     """
 
@@ -46,7 +47,7 @@ class Sequence:
     n_frozen: int = 0
     logits_at_eviction: npt.NDArray[np.float32] | None = None
     attention_kept: float | None = None
-    has_document: bool = False
+    documents: npt.NDArray[np.intp] = field(default_factory=_no_positions)
     pinned: npt.NDArray[np.intp] = field(default_factory=_no_positions)
 
     @property
@@ -92,8 +93,13 @@ class Sequence:
         if n_tokens < self.n_frozen:
             raise ValueError(f"{self.n_frozen} tokens only go together, so that {n_tokens} cannot stay")
         n_positions = int(np.searchsorted(self.text_index, n_tokens))
-        pinned = self.pinned[self.pinned < n_tokens]
-        return replace(self, text=self.text[:n_tokens], text_index=self.text_index[:n_positions], pinned=pinned)
+        return replace(
+            self,
+            text=self.text[:n_tokens],
+            text_index=self.text_index[:n_positions],
+            documents=self.documents[self.documents < n_tokens],
+            pinned=self.pinned[self.pinned < n_tokens],
+        )
 
     def place(
         self,
@@ -144,19 +150,18 @@ class Sequence:
         layers = zip(positions, cells, self.n_missing, strict=True)
         return [np.take_along_axis(layer, indices - n, axis=1) for layer, indices, n in layers]
 
-    def pinned_cells(self, n_heads: Tokens[int]) -> list[npt.NDArray[np.bool_]]:
-        """Return which cells hold pinned tokens, for each evicted layer: bool [KV heads, cells]; empty if none do.
+    def cells_of(self, tokens: npt.NDArray[np.intp], n_heads: Tokens[int]) -> list[npt.NDArray[np.bool_]]:
+        """Return which cells hold some of the tokens, for each evicted layer: bool [KV heads, cells].
 
         Args:
+            tokens: Which of the text: integers.
             n_heads: KV heads of each layer that can be evicted.
         """
-        if not self.pinned.size:
-            return []
-        is_pinned = np.isin(self.text_index, self.pinned)
-        recent = is_pinned[self.n_compacted :]
+        is_wanted = np.isin(self.text_index, tokens)
+        recent = is_wanted[self.n_compacted :]
         if not self.kept:
             return [np.tile(recent, (n, 1)) for n in n_heads]
-        return [np.hstack([is_pinned[heads], np.tile(recent, (len(heads), 1))]) for heads in self.kept]
+        return [np.hstack([is_wanted[heads], np.tile(recent, (len(heads), 1))]) for heads in self.kept]
 
     def coverage(self, layer: int | None = None) -> npt.NDArray[np.float64]:
         """Return the share of KV heads that have each token of the text: [n_tokens], 0 to 1.

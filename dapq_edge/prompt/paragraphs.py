@@ -47,10 +47,10 @@ _TELLS = re.compile(
     r"(?:please|kindly|answer|summari[sz]e|explain|describe|list|tell|give|write|translate|find|extract|compare|name|"
     r"state|use|return|respond|reply|read|quote|classify|rewrite|identify|determine|calculate|count|show|make|create|"
     r"generate|provide|analy[sz]e|review|check|fix|convert|based on|according to|using|given|i want|i need|"
-    r"i would like|i'd like|let me know|you are|you must|do not|don't|only|thanks|thank you|"
+    r"i would like|i'd like|let me know|you are|you must|do not|don't|only|"
     r"what|who|whom|whose|which|when|where|why|how|"
-    r"bitte|beantworte|fasse|erkläre|nenne|übersetze|schreibe|danke|résume|explique|réponds|traduis|merci|"
-    r"resume|explica|responde|traduce|gracias|riassumi|spiega|rispondi|traduci|grazie|responda|traduza|obrigado)\b",
+    r"bitte|beantworte|fasse|erkläre|nenne|übersetze|schreibe|résume|explique|réponds|traduis|"
+    r"resume|explica|responde|traduce|riassumi|spiega|rispondi|traduci|responda|traduza)\b",
     re.IGNORECASE,
 )
 _SPEAKS = re.compile(

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from ..cells import N_SINK
 from ..llamacpp.model import Model
 from .paragraphs import level_of, question_in, split_text
-from .prompt import PINNED, QUESTION, Kind, Part, Prompt, Table
+from .prompt import QUESTION, Kind, Part, Prompt, Table
 from .tables import find_tables
 
 # a message of more tokens has a document in it
@@ -122,7 +122,7 @@ class _Splitter:
         """Return the tokens that ask: of the newest request that does, or of the system message."""
         asking = sorted(
             (part for part in parts if _says_what_is_wanted(part)),
-            key=lambda part: (-(part.level == QUESTION), part.kind == Kind.SYSTEM, part.age, -part.level, -part.start),
+            key=lambda part: (part.level == 0, part.kind == Kind.SYSTEM, part.age, -part.level, -part.start),
         )
         if not asking:
             return None
@@ -251,14 +251,16 @@ def fit(prompt: Prompt, n_most: int) -> Prompt:
     a part of the documents, and is counted in `n_unpinned`. Of a system message the start
     stays, of a request the question and the end.
     """
-    n_system, n_request = (sum(map(len, prompt.of_kind(kind))) for kind in PINNED)
-    if n_system + n_request > n_most:
+    requests = sorted(prompt.of_kind(Kind.REQUEST), key=lambda part: (part.age, -part.level, -part.start))
+    newest = [part for part in requests if part.age == requests[0].age]
+    n_system = sum(map(len, prompt.of_kind(Kind.SYSTEM)))
+    if n_system + sum(map(len, newest)) > n_most:
         # the document needs the cells more than what has no room anyway
         n_most //= 2
     n_free = n_most - min(n_system, n_most // 4)
     cut: dict[Part, list[Part]] = {}
     question = (prompt.question or range(0))[-max(1, n_most // 2) :]
-    for part in sorted(prompt.of_kind(Kind.REQUEST), key=lambda part: (part.age, -part.level, -part.start)):
+    for part in requests:
         start = max(part.start, part.stop - n_free)
         if part.start <= question.start < start:
             start = question.start
@@ -281,7 +283,9 @@ def fit(prompt: Prompt, n_most: int) -> Prompt:
             n_free -= table.header - table.start
             tables.append(table)
     parts = itertools.chain.from_iterable(cut.get(part, [part]) for part in prompt.parts)
-    lost = [part for whole, pieces in cut.items() if whole.level or whole.kind == Kind.SYSTEM for part in pieces]
+    # an older request is pinned as long as there is room, and so is what only stands at the end
+    wanted = [*prompt.of_kind(Kind.SYSTEM), *(part for part in newest if part.level)]
+    lost = [part for whole in wanted for part in cut[whole]]
     n_unpinned = sum(len(part) for part in lost if part.kind == Kind.DOCUMENT)
     return replace(
         prompt,

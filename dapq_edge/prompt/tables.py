@@ -58,7 +58,9 @@ def _is_rule(line: str) -> bool:
 
 
 def _kind(line: str) -> tuple[str, int] | None:
-    """Return the delimiter of a row, and how many fields it makes; None for a line that is no row."""
+    """Return the delimiter of a row, and how many fields it makes; None for a line that is no row, but a sentence."""
+    if line.rstrip().endswith((".", "!", "?")):
+        return None
     counts = {delimiter: _count(line, delimiter) for delimiter in DELIMITERS}
     best = max(counts, key=lambda delimiter: counts[delimiter])
     return (best, counts[best]) if counts[best] > 1 else None
@@ -66,7 +68,8 @@ def _kind(line: str) -> tuple[str, int] | None:
 
 def _count(line: str, delimiter: str) -> int:
     """Return the fields of a line; 0 for one that is too long for a row."""
-    if len(line) > MAX_ROW:
+    # people write a space behind a comma
+    if len(line) > MAX_ROW or (delimiter in ",;" and f"{delimiter} " in line and '"' not in line):
         return 0
     if '"' not in line:
         return line.count(delimiter) + 1

@@ -207,7 +207,7 @@ class Engine:
         if policy.evict(self.cache, self.budget.n_start, self.budget.n_limit):
             self._n_evictions += 1
             if self._one_shot:
-                self.cache.note_document(True)
+                self.cache.note_documents(np.arange(self.sequence.n_tokens))
 
     # prompts
 
@@ -301,7 +301,7 @@ class Engine:
         level = max((part.level for part in prompt.parts if part.start >= n_known), default=0)
         # a remark ("Thanks!") asks for no document
         is_asking = level == QUESTION or n_text - start >= N_SHORT
-        if not (is_asking and start < n_text and self.policy.sees_attention and self.sequence.has_document):
+        if not (is_asking and start < n_text and self.policy.sees_attention and self.sequence.documents.size):
             return True
         return self._serves(self.cache, prompt.tokens[start:n_text], self.heads, self.policy.n_probe)
 
@@ -324,8 +324,9 @@ class Engine:
         )
         self.last_read = read_as_planned(self.cache, prompt, self.policy, plan, control, self.heads)
         self._n_evictions += 1
-        # small talk is not read again
-        self.cache.note_document(self._one_shot or prompt.n_longest > max(N_LONG, self.budget.n_start // 2))
+        if prompt.n_longest > max(N_LONG, self.budget.n_start // 2):
+            # small talk is not read again
+            self.cache.note_documents(prompt.body_index)
 
     # one prompt
 

@@ -86,10 +86,8 @@ class Message(BaseModel, extra="allow"):
     @model_validator(mode="after")
     def _as_text(self) -> "Message":
         if isinstance(self.content, list):
-            self.content = "".join(part.text for part in self.content)
+            self.content = "\n\n".join(part.text for part in self.content)
         self.content = self.content or ""
-        if self.role == "developer":
-            self.role = "system"
         return self
 
 

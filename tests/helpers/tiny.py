@@ -26,6 +26,7 @@ class Spec:
     n_layer: int = 3
     window: int = 8
     n_ctx: int = 512
+    template: str = ""
 
     @property
     def full_layers(self) -> list[int]:
@@ -74,13 +75,16 @@ def write_gguf(spec: Spec, path: Path) -> Path:
     writer.add_key_length(spec.head_dim)
     writer.add_value_length(spec.head_dim)
     writer.add_layer_norm_rms_eps(EPS)
+    if spec.template:
+        writer.add_chat_template(spec.template)
     if spec.arch == "llama":
         writer.add_rope_dimension_count(spec.head_dim)
     if spec.arch == "gemma2":
         writer.add_attn_logit_softcapping(SOFT_CAP)
         writer.add_final_logit_softcapping(30.0)
         writer.add_sliding_window(spec.window)
-    return finish(writer, path, {f"{name}.weight": data for name, data in spec.weights.items()})
+    tensors = {f"{name}.weight": data for name, data in spec.weights.items()}
+    return finish(writer, path, tensors, has_space=bool(spec.template))
 
 
 def write_recurrent_gguf(path: Path) -> Path:
@@ -117,13 +121,14 @@ def write_recurrent_gguf(path: Path) -> Path:
     return finish(writer, path, tensors)
 
 
-def finish(writer: gguf.GGUFWriter, path: Path, tensors: dict[str, np.ndarray]) -> Path:
-    """Add a vocabulary of bytes and some words, and the tensors."""
+def finish(writer: gguf.GGUFWriter, path: Path, tensors: dict[str, np.ndarray], *, has_space: bool = False) -> Path:
+    """Add a vocabulary of bytes and some words, and the tensors. has_space: the last word is a space."""
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
     kinds = [gguf.TokenType.UNKNOWN, *2 * [gguf.TokenType.CONTROL], *256 * [gguf.TokenType.BYTE]]
     n_words = N_VOCAB - len(tokens)
     writer.add_tokenizer_model("llama")
-    writer.add_token_list([*tokens, *(f"▁w{i}" for i in range(n_words))])
+    words = [f"▁w{i}" for i in range(n_words)]
+    writer.add_token_list([*tokens, *words[: n_words - has_space], *["▁"] * has_space])
     writer.add_token_types([*kinds, *n_words * [gguf.TokenType.NORMAL]])
     writer.add_token_scores(N_VOCAB * [0.0])
     writer.add_bos_token_id(1)

@@ -173,7 +173,8 @@ class ScoringPolicy(Policy):
         """Return the cells that are kept with these scores."""
         missing = cache.sequence.n_missing or [0] * len(scores)
         scores = [layer[:, n:] for layer, n in zip(scores, missing, strict=True)]
-        pinned = cache.sequence.pinned_cells([len(layer) for layer in scores])
+        tokens = cache.sequence.pinned
+        pinned = cache.sequence.cells_of(tokens, [len(layer) for layer in scores]) if tokens.size else []
         budgets = self.layer_budget.cells(self, n_keep, cache.n_cells, list(cache.gathered_heads()))
         n_least = min(n_keep, self.n_sink + self.n_recent + n_most_pinned(pinned))
         n_kept = in_steps(budgets, [layer.shape[1] for layer in scores], n_least)
