@@ -194,7 +194,7 @@ class Llama(GuardedLlama):
             self._chat = chat
             return chat.tokens
 
-        return self.answer_chat(tokens, **{**arguments, "messages": chat.accepted})
+        return self.answer_chat(tokens, **{**arguments, **chat.accepted})
 
     def save_state(self) -> llama_cpp.LlamaState:
         """Return a state as `llama_cpp.Llama.save_state` does, with what was evicted."""

@@ -204,10 +204,10 @@ class KVCache:
         self.sequence = replace(self.sequence, documents=tokens)
 
     def look_ahead(self, n_tokens: int) -> tuple[list[int], float]:
-        """Return the first tokens of the answer by greedy decoding, and the geometric mean of their probabilities.
+        """Return the first tokens of the answer by greedy decoding, and how sure the model is of them, 0 to 1.
 
-        It ends with a token that ends the answer, or after `n_tokens`. What comes before the answer is read, and all
-        but its last token.
+        That is the geometric mean of the probabilities of all but the first one. The answer ends with a token that says
+        so, or after `n_tokens`. What comes before it is read, and all but its last token.
         """
         self.read(self.ending)
         tokens: list[int] = []
@@ -217,7 +217,8 @@ class KVCache:
             tokens.append(int(np.argmax(logits)))
             log_probabilities.append(-np.log(np.exp(logits - logits.max()).sum()))
             if len(tokens) == n_tokens or context.is_end(self.ctx, tokens[-1]):
-                return tokens, float(np.exp(np.mean(log_probabilities)))
+                # an answer may begin in many ways; what it says comes behind that
+                return tokens, float(np.exp(np.mean(log_probabilities[1:] or log_probabilities)))
             self.read(tokens[-1:])
 
     def probed_heads(self) -> dict[int, tuple[int, int]]:

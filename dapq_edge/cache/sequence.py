@@ -82,6 +82,12 @@ class Sequence:
         """The tokens that were read since the last eviction, those of the last cells: int32 [tokens]."""
         return self.text[self.text_index[self.n_compacted :]]
 
+    def n_same(self, tokens: Tokens[int]) -> int:
+        """Return how many tokens the text and `tokens` both begin with."""
+        n_both = min(self.n_tokens, len(tokens))
+        is_other = np.flatnonzero(self.text[:n_both] != np.array(tokens[:n_both], dtype=self.text.dtype))
+        return int(is_other[0]) if is_other.size else n_both
+
     def append(self, tokens: Tokens[int] | npt.NDArray[Any]) -> "Sequence":
         """Read tokens behind the text."""
         new = np.asarray(tokens, dtype=np.int32)

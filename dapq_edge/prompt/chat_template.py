@@ -5,7 +5,7 @@ import itertools
 from ..cells import N_SINK
 from ..errors import DapqError
 from ..llamacpp.model import Model
-from .prompt import Prompt
+from .prompt import Kind, Prompt
 from .request import Message, split_prompt
 
 
@@ -38,9 +38,13 @@ def chat_prompt(model: Model, document: str, question: str = "", answer_prefix: 
     n_more = min(max(0, N_SINK - len(start)), n_body)
     head = start + message[:n_more]
     if not question:
-        # the document says itself what is wanted
-        return split_prompt(model, [*start, *message, *end], [Message("user", len(start), len(start) + len(message))])
-    return Prompt.of(head, message[n_more:n_body], message[n_body:] + end, n_end=len(end))
+        # the document may say itself what is wanted
+        whole = Message("user", len(start), len(start) + len(message))
+        prompt = split_prompt(model, [*start, *message, *end], [whole])
+        if any(part.level for part in prompt.of_kind(Kind.REQUEST)):
+            return prompt
+    body, tail = message[n_more:n_body], message[n_body:] + end
+    return Prompt.of(head, body, tail, has_question=bool(question), n_end=len(end))
 
 
 def _template_parts(model: Model) -> tuple[str, str]:

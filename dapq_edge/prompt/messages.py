@@ -1,5 +1,6 @@
 """Messages to tokens by a chat template: what stands in a message is text, and it is known where it stands."""
 
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,12 +27,12 @@ class ChatPrompt:
     Attributes:
         tokens: Of all of it.
         messages: Where its messages are in them; None if that is not known.
-        accepted: The messages as the chat template takes them.
+        accepted: Arguments of the chat, as its template takes them.
     """
 
     tokens: list[int]
     messages: list[Message] | None
-    accepted: list[dict[str, Any]]
+    accepted: dict[str, Any]
 
 
 def chat_tokens(
@@ -53,9 +54,11 @@ def chat_tokens(
     """
     plain, refusal = [_as_text(message) for message in messages], ""
     spelling = _Spelling(model, [plain, tools])
-    for form in _forms(plain):
+    # some templates look through the tools without looking whether there are any
+    choices: list[dict[str, Any]] = [tools] if tools else [{}, {"tools": []}]
+    for form, options in itertools.product(_forms(plain), choices):
         try:
-            return _written(model, render, spelling, spelling.hide(form), spelling.hide(tools or {}))
+            return _written(model, render, spelling, spelling.hide(form), spelling.hide(options))
         except _RefusedError as error:
             refusal = refusal or str(error)
     raise UsageError(f"the chat template of the model {refusal}")
@@ -79,8 +82,9 @@ def _written(
         for role, span in zip(roles, spans, strict=True)
         if span
     ]
+    accepted = {"messages": messages, **tools}
     has_bos = add_bos and tokens[:1] == model.start_tokens
-    return ChatPrompt(tokens, _locate(model, tokens, spelling.show(text), shown, has_bos), messages)
+    return ChatPrompt(tokens, _locate(model, tokens, spelling.show(text), shown, has_bos), accepted)
 
 
 class _RefusedError(Exception):

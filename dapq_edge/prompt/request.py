@@ -1,6 +1,7 @@
 """The request, wherever it stands: which tokens of a prompt are pinned, which ask, and which are documents."""
 
 import itertools
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -36,6 +37,12 @@ N_END = 128
 
 # tokens between the start of a message and its text: the role
 N_ROLE = 6
+
+# tokens that a template writes between messages at most; more are a text of its own
+N_FRAME = 64
+
+# the name of a tool in JSON, as templates and agents write it
+_NAME = re.compile(r'"name"\s*:\s*"([^"\n]{1,64})"')
 
 SYSTEM, ASSISTANT = ("system", "developer"), ("assistant", "model", "bot", "gpt")
 ROLES = {*SYSTEM, *ASSISTANT, "user", "human", "tool", "function", "ipython", "environment"}
@@ -144,13 +151,39 @@ class _Splitter:
     def _parts(self, must_ask: bool = False) -> list[Part]:
         self.tables, parts, place = [], [], 0
         for message in self.messages:
-            parts.append(Part(Kind.FRAME, place, message.start))
+            parts += self._frame(place, message.start)
             parts += self._message(message, must_ask and message == self.last)
             place = message.stop
         n_tokens = len(self.tokens)
         is_end = bool(self.messages) and n_tokens - place <= N_END
         parts.append(Part(Kind.END if is_end else Kind.DOCUMENT, place, n_tokens))
         return _with_sinks([part for part in parts if len(part)])
+
+    def _frame(self, start: int, stop: int) -> list[Part]:
+        """Return the parts of what the template writes; it may have a long text of its own, or tools."""
+        if stop - start <= N_FRAME:
+            return [Part(Kind.FRAME, start, stop)]
+        text = Message("system", start, stop - N_ROLE)
+        return [*self._with_names(text, [Part(Kind.DOCUMENT, start, text.stop)]), Part(Kind.FRAME, text.stop, stop)]
+
+    def _with_names(self, message: Message, parts: list[Part]) -> list[Part]:
+        """Return the parts of a long system message, of which the start and the names of tools are pinned."""
+        starts = self._starts(message)
+        names = [
+            range(*(message.start + int(np.searchsorted(starts, place)) for place in name.span(1)))
+            for name in _NAME.finditer(self._text(message.start, message.stop))
+        ]
+        made: list[Part] = []
+        for part in parts:
+            place = part.start
+            first = range(message.start, message.start + N_FRAME)
+            for name in [first, *names] if part.kind == Kind.DOCUMENT else []:
+                start, stop = max(place, name.start), min(part.stop, name.stop)
+                if start < stop:
+                    made += [replace(part, start=place, stop=start), Part(Kind.SYSTEM, start, stop)]
+                    place = stop
+            made.append(replace(part, start=place))
+        return [part for part in made if len(part)]
 
     def _message(self, message: Message, must_ask: bool) -> list[Part]:
         start, stop, n_tokens = message.start, message.stop, message.stop - message.start
@@ -187,7 +220,8 @@ class _Splitter:
             return [Part(Kind.DOCUMENT, message.start, message.stop)]
         kinds = {True: Kind.REQUEST, False: Kind.DOCUMENT}
         spans = split_text(text, lambda start, stop: token(stop) - token(start), must_ask=must_ask)
-        return [Part(kinds[span.is_request], token(span.start), token(span.stop), span.level, age) for span in spans]
+        parts = [Part(kinds[span.is_request], token(span.start), token(span.stop), span.level, age) for span in spans]
+        return self._with_names(message, parts) if message.role in SYSTEM else parts
 
     def _text(self, start: int, stop: int) -> str:
         return b"".join(self.pieces[start:stop]).decode("utf-8", "replace")

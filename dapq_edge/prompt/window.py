@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from itertools import chain, takewhile
 
-from .prompt import PINNED, Kind, Part, Prompt
+from .prompt import Kind, Part, Prompt
 
 # tokens behind a question that are no words
 N_MARKS = 2
@@ -34,7 +34,7 @@ def window_of(prompt: Prompt) -> Window:
     """
     parts = list(takewhile(lambda part: part.kind in (Kind.FRAME, Kind.SYSTEM), prompt.parts))
     head, last = list(chain.from_iterable(map(prompt.tokens_of, parts))), prompt.borders[1]
-    asked, tail = _asked(prompt, len(head)), []
+    asked, tail = _asked(prompt), []
     for part in prompt.parts[len(parts) :]:
         if part in asked:
             tail += [*prompt.separator, *asked[part]] if part.stop <= last else asked[part]
@@ -57,12 +57,12 @@ def ending_of(prompt: Prompt) -> list[int]:
     return [*prompt.separator, *prompt.tokens[prompt.question.start : prompt.question.stop], *prompt.end]
 
 
-def _asked(prompt: Prompt, n_head: int) -> dict[Part, list[int]]:
+def _asked(prompt: Prompt) -> dict[Part, list[int]]:
     """Return the tokens that are read behind each window, of each part of the request."""
     asked: dict[Part, list[int]] = {}
     question = prompt.question or range(0)
     n_free = prompt.n_asked + (len(question) if is_last(prompt) else 0)
-    parts = [part for part in prompt.of_kind(*PINNED, Kind.ANSWER) if part.start >= n_head]
+    parts = prompt.of_kind(Kind.REQUEST, Kind.ANSWER)
     for part in sorted(parts, key=lambda part: (part.age, part.kind != Kind.REQUEST, -part.level, -part.start)):
         is_question = part.start <= question.start and question.stop <= part.stop
         if is_question and not is_last(prompt) and len(part) - len(question) <= N_MARKS:

@@ -4,9 +4,6 @@ from collections.abc import Callable
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
 from ..cache.sequence import Sequence
 from ..cells import CHUNK
 
@@ -75,7 +72,7 @@ def decide(sequence: Sequence, tokens: Tokens[int], limits: Limits) -> Decision:
         tokens: All of the prompt, see `align`.
         limits: What there is room for.
     """
-    n_same = _n_same(sequence.text, tokens)
+    n_same = sequence.n_same(tokens)
     is_cut = n_same < sequence.n_tokens or (n_same == len(tokens) and not limits.has_logits)
     if n_same < sequence.n_frozen or (is_cut and limits.is_recurrent):
         sequence, n_same = Sequence(), 0
@@ -106,19 +103,12 @@ def _fits(sequence: Sequence, n_tokens: int, limits: Limits) -> bool:
     return n_used + n_tokens + limits.n_working <= limits.n_cells or not limits.can_skim
 
 
-def _n_same(text: npt.NDArray[np.int32], tokens: Tokens[int]) -> int:
-    """Return how many tokens both begin with."""
-    n_both = min(len(text), len(tokens))
-    is_other = np.flatnonzero(text[:n_both] != np.array(tokens[:n_both], dtype=text.dtype))
-    return int(is_other[0]) if is_other.size else n_both
-
-
 def align(sequence: Sequence, tokens: list[int], detokenize: Callable[[Tokens[int]], bytes]) -> list[int]:
     """Return `tokens`, with the sequence's own tokens where both spell the same text.
 
     An answer, when it comes back as a part of the next prompt, may be other tokens of the same text.
     """
-    n_same = _n_same(sequence.text, tokens)
+    n_same = sequence.n_same(tokens)
     if n_same == min(sequence.n_tokens, len(tokens)):
         return tokens
     text = detokenize(sequence.text[n_same:].tolist())

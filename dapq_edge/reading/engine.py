@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from ..cache.kv_cache import KVCache
 from ..cache.sequence import Sequence
+from ..cache.state import SequenceState
 from ..cells import CHUNK, pad
 from ..control import UNCONTROLLED, Control
 from ..errors import DapqError, TooLongError
@@ -16,6 +17,7 @@ from ..eviction.heads import HeadProfile
 from ..eviction.policies import Full, Policy
 from ..llamacpp import native
 from ..llamacpp.model import Model
+from ..planning.ram import free_memory
 from ..prompt import QUESTION, Prompt
 from ..prompt.request import N_LONG, N_SHORT, Message, fit, moved, split_prompt
 from ..prompt.window import ending_of
@@ -25,6 +27,9 @@ from .plan import ReadMode, make_plan
 from .relevance import Serves, serves
 from .room import plan_auto, plan_room
 from .stats import ReadStats, Usage, read_as_planned
+
+# share of the free memory that a copy of the sequence may take
+MAX_COPY = 0.25
 
 
 class Engine:
@@ -71,6 +76,9 @@ class Engine:
         self._one_shot = one_shot
         self._n_evictions = self._n_rereads = self._n_unpinned = 0
         self._n_configured = self.cache.allocated[0]
+        # the sequence before its answer was evicted, if that happened
+        self._turn: SequenceState | None = None
+        self._is_answering = False
         self._keep_all(self._n_configured)
 
     def _keep_all(self, n_ctx: int) -> None:
@@ -149,6 +157,7 @@ class Engine:
 
     def _open(self, n_cells: int) -> None:
         """Open a new, empty context."""
+        self._turn = None
         try:
             self.cache = KVCache(self.model.open_context(n_cells))
         except DapqError:
@@ -170,6 +179,7 @@ class Engine:
     def reset(self) -> None:
         """Forget the sequence."""
         self.cache.clear()
+        self._turn = None
 
     def truncate(self, n_tokens: int) -> None:
         """Forget all tokens after the first `n_tokens`. Raises ValueError if some of those that stay are lost."""
@@ -194,9 +204,25 @@ class Engine:
             part = tokens[start : start + n_part]
             control.report(start, n_tokens)
             if self.is_evicted and self.sequence.n_cells + len(part) > n_free:
+                self._keep_turn()
                 self._evict(self.policy.while_reading)
             first = n_before + start
             self.cache.read(part, None if self.scores is None else self.scores[first : first + len(part)])
+
+    def _keep_turn(self) -> None:
+        """Keep a copy of the sequence when its answer is evicted for the first time, if there is memory for it.
+
+        Another answer to the same prompt, or the same one with other white space, then needs no reading.
+        """
+        if self._is_answering and self._turn is None and self.cache.n_bytes <= free_memory() * MAX_COPY:
+            self._turn = self.cache.state()
+
+    def _put_turn_back(self, tokens: list[int]) -> None:
+        """Go back to the sequence before its answer was evicted, if a prompt differs from it in the answer only."""
+        n_same, turn = self.sequence.n_same(tokens), self._turn
+        if turn and n_same < self.sequence.n_frozen and turn.sequence.n_same(tokens) >= turn.sequence.n_frozen:
+            self.cache.restore(turn)
+        self._turn = None
 
     @property
     def _n_working(self) -> int:
@@ -225,7 +251,10 @@ class Engine:
         """
         try:
             self.cache.mend()
+            self._is_answering = False
+            self._put_turn_back(list(tokens))
             self._prefill(list(tokens), control, messages)
+            self._is_answering = True
         except BaseException:
             self.reset()
             raise

@@ -23,9 +23,9 @@ from dapq_edge.planning.weights import find_model
 DOCS = Path(__file__).parents[2] / "docs"
 N_CHARACTERS = 10_500
 
-WHO = "A sailor;The cook;Our guide;The old clerk;A painter;Two girls;The guard;My uncle".split(";")
-DOES = "swept the yard;wrote a list;moved the boxes;fed the horses;read the paper;fixed the lamp".split(";")
-WHEN = "at dawn;after lunch;in the rain;on market day;before the storm;once more".split(";")
+WHO = ["A sailor", "The cook", "Our guide", "The old clerk", "A painter", "Two girls", "The guard", "My uncle"]
+DOES = ["swept the yard", "wrote a list", "moved the boxes", "fed the horses", "read the paper", "fixed the lamp"]
+WHEN = ["at dawn", "after lunch", "in the rain", "on market day", "before the storm", "once more"]
 
 Message = dict[str, object]
 
@@ -106,8 +106,8 @@ def layouts(paragraphs: list[str], fact: Fact) -> dict[str, list[Message]]:
         return [{"role": "user", "content": text}]
 
     def system(text: str, *rest: str) -> list[Message]:
-        roles = ["user", "assistant"] * len(rest)
-        return [{"role": "system", "content": text}, *({"role": r, "content": t} for r, t in zip(roles, rest))]
+        turns = zip(["user", "assistant"] * len(rest), rest, strict=False)
+        return [{"role": "system", "content": text}, *({"role": role, "content": said} for role, said in turns)]
 
     return {
         "plain": one(f"{doc}\n\n{ask}"),

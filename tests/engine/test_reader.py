@@ -108,7 +108,8 @@ def test_relevance_is_attention_of_the_question_and_the_look_ahead(tiny_model, h
     assert ahead == logits[len(tokens) - 1 : -1].argmax(axis=1).tolist()
     logits = logits[len(tokens) - 1 : -1].astype(np.float64)
     probabilities = np.exp(logits.max(axis=1)) / np.exp(logits).sum(axis=1)
-    assert confidence == pytest.approx(np.exp(np.log(probabilities).mean()), rel=0.03)
+    # how an answer begins says little
+    assert confidence == pytest.approx(np.exp(np.log(probabilities[1:]).mean()), rel=0.03)
     asked, guessed = (
         attention[:, :, queries].max(axis=2).reshape(-1, len(tokens + ahead))
         for queries in (slice(len(tokens) - 20, len(tokens)), slice(len(tokens), None))

@@ -273,6 +273,22 @@ def test_the_next_turn_costs_only_itself(tiny_model, monkeypatch, name):
         assert llama.usage.n_rereads == 0
 
 
+def test_an_answer_that_was_evicted_comes_again(tiny_model, monkeypatch):
+    """It costs at most itself, though its own eviction has mixed it with the prompt."""
+    evaluated = Evaluated(monkeypatch)
+    with opened(tiny_model(spec(templates.CHATML)), kv_budget=300, serves=lambda *_: True) as llama:
+        first = [user(f"{DOC}\n\n{ASK}")]
+        answer = say(llama, first, max_tokens=700, logit_bias={2: -100})
+        n_evictions, n_prompt = llama.usage.n_evictions, evaluated.take()
+        assert n_evictions > 1
+        assert n_prompt > 600
+        assert say(llama, first, max_tokens=700, logit_bias={2: -100}) == answer
+        assert evaluated.take() < 60
+        say(llama, [*first, assistant(f" {answer.strip()}\n"), user("And why?")])
+        assert evaluated.take() < 700 + 250
+        assert llama.usage.n_rereads == 0
+
+
 # tables
 
 

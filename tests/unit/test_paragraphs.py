@@ -130,4 +130,7 @@ def test_tables(table, header):
 def test_no_tables():
     assert find_tables(DOC) == find_tables("") == []
     assert find_tables("\n".join(["a, b, and c", "d, e", "f", "g, h, i, j"])) == []
-    assert find_tables("\n".join(["It rained, and the mill", "stood still, so that we", "went on, or tried to,"] * 3)) == []
+    assert (
+        find_tables("\n".join(["It rained, and the mill", "stood still, so that we", "went on, or tried to,"] * 3))
+        == []
+    )
