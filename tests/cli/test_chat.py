@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from helpers import templates
 from helpers.cli import TEXT, assert_one_line, assert_usage, dapq_edge
 from helpers.tiny import Spec
 
@@ -87,3 +88,20 @@ def test_chat_refuses(model, doc, tmp_path):
     assert_one_line(chat(model, ["hi"], "--policy", "h2o"), 2, "bounded memory")
     assert_one_line(chat(model, ["/save /proc/no/where"], "-c", 512), 1, "cannot write")
     assert_usage(dapq_edge("chat", "-m", model, "-n", 0), "'0'")
+
+
+def test_a_template_without_a_system_role(tiny_model):
+    """Its text stands at the start of the first message; and what no form helps against is one line."""
+    model = tiny_model(Spec(n_ctx=4096, template=templates.STRICT))
+    result = chat(model, ["w1 w2", "/kept"], "-sys", "Be brief.")
+    assert result.returncode == 0, result.stderr.decode()
+    assert "user\nBe brief.\n\nw1 w2</s>" in result.stdout.decode()
+    broken = tiny_model(Spec(n_ctx=4096, template=templates.BROKEN))
+    assert_one_line(chat(broken, ["Why?"]), 2, "the chat template of the model refuses the messages")
+
+
+def test_a_request_without_room_is_said(model, doc):
+    result = chat(model, ["Why? " * 90], "--doc", doc)
+    assert result.returncode == 0
+    assert "tokens of the request have no room in half of the cells that are kept" in result.stderr.decode()
+    assert "--kv-budget" in result.stderr.decode()
