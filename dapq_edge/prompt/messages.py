@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..errors import DapqError, UsageError
 from ..llamacpp.model import Model
@@ -240,9 +241,12 @@ def _check_tools(text: str, tools: dict[str, Any]) -> None:
                 raise UsageError(f"the chat template of the model has no {param}: {name} would be ignored")
 
 
-def _n_bytes(text: str) -> int:
-    """Return the bytes of a text that are no white space, which tokenizers add and take away."""
-    return len("".join(text.split()).encode("utf-8", "replace"))
+def _visible(data: bytes) -> npt.NDArray[np.bool_]:
+    """Return which bytes are no white space, which tokenizers add, take away, and spell: bool [bytes]."""
+    is_visible = ~np.isin(np.frombuffer(data, dtype=np.uint8), np.frombuffer(b" \t\n\r\v\f", dtype=np.uint8))
+    for space in re.finditer("▁".encode(), data):
+        is_visible[space.start() : space.end()] = False
+    return is_visible
 
 
 def _locate(
@@ -252,14 +256,19 @@ def _locate(
     pieces = [model.detokenize([token]) for token in tokens]
     if has_bos:
         pieces[0] = b""
-    # as many bytes are in the tokens up to each one
-    ends = np.cumsum([len(b"".join(piece.split())) for piece in pieces])
-    if ends.size == 0 or ends[-1] != _n_bytes(text):
+    # as many visible bytes are in the tokens up to each one
+    counts = np.concatenate([[0], np.cumsum(_visible(b"".join(pieces)))])
+    ends = counts[np.cumsum([len(piece) for piece in pieces], dtype=int)]
+    if ends.size == 0 or ends[-1] != _n_visible(text):
         return None
     messages = []
     for role, before, inside in spans:
-        first, n_inside = _n_bytes(before), _n_bytes(inside)
+        first, n_inside = _n_visible(before), _n_visible(inside)
         if n_inside:
             start, last = np.searchsorted(ends, [first, first + n_inside - 1], side="right").tolist()
             messages.append(Message(role, start, last + 1))
     return messages
+
+
+def _n_visible(text: str) -> int:
+    return int(_visible(text.encode("utf-8", "replace")).sum())
