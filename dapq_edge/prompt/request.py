@@ -282,50 +282,63 @@ def fit(prompt: Prompt, n_most: int) -> Prompt:
     """Return a prompt that pins at most `n_most` tokens of its system message and its request, or half of that.
 
     If they have more, the newest request comes first, but a quarter is for the system message. What has no room becomes
-    a part of the documents, and is counted in `n_unpinned`. Of a system message the start
-    stays, of a request the question and the end.
+    a part of the documents, and is counted in `n_unpinned`. Of a system message the start stays, of a request the
+    question and the end. An older request, the last answer and the first lines of tables follow while there is room.
     """
-    requests = sorted(prompt.of_kind(Kind.REQUEST), key=lambda part: (part.age, -part.level, -part.start))
+    systems, requests = prompt.of_kind(Kind.SYSTEM), sorted(prompt.of_kind(Kind.REQUEST), key=_newest_first)
     newest = [part for part in requests if part.age == requests[0].age]
-    n_system = sum(map(len, prompt.of_kind(Kind.SYSTEM)))
+    n_system = sum(map(len, systems))
+    n_reserved = n_system
     if n_system + sum(map(len, newest)) > n_most:
         # the document needs the cells more than what has no room anyway
         n_most //= 2
-    n_free = n_most - min(n_system, n_most // 4)
-    cut: dict[Part, list[Part]] = {}
+        n_reserved = min(n_system, n_most // 4)
     question = (prompt.question or range(0))[-max(1, n_most // 2) :]
-    for part in requests:
-        start = max(part.start, part.stop - n_free)
-        if part.start <= question.start < start:
-            start = question.start
-        stop = min(part.stop, start + n_free)
-        around = [Part(Kind.DOCUMENT, part.start, start), Part(Kind.DOCUMENT, stop, part.stop)]
-        cut[part] = [around[0], replace(part, start=start, stop=stop), around[1]]
-        n_free -= stop - start
-    n_free += min(n_system, n_most // 4)
-    for part in prompt.of_kind(Kind.SYSTEM):
-        stop = min(part.stop, part.start + n_free)
-        cut[part] = [replace(part, stop=stop), Part(Kind.DOCUMENT, stop, part.stop)]
-        n_free -= stop - part.start
+    cut: dict[Part, list[Part]] = {}
+
+    def keep(parts: list[Part], n_free: int) -> int:
+        for part in parts:
+            cut[part] = _cut_part(part, question, n_free)
+            n_free -= len(cut[part][1])
+        return n_free
+
+    n_free = n_reserved + keep(newest, n_most - n_reserved)
+    n_free = keep(systems + requests[len(newest) :], n_free)
     for part in prompt.of_kind(Kind.ANSWER):
-        # it stands beside the question while there is room
         if len(part) > n_free:
             cut[part] = [replace(part, kind=Kind.DOCUMENT)]
-    tables = []
-    for table in prompt.tables:
-        if table.header - table.start <= n_free:
-            n_free -= table.header - table.start
-            tables.append(table)
     parts = itertools.chain.from_iterable(cut.get(part, [part]) for part in prompt.parts)
-    # an older request is pinned as long as there is room, and so is what only stands at the end
-    wanted = [*prompt.of_kind(Kind.SYSTEM), *(part for part in newest if part.level)]
-    lost = [part for whole in wanted for part in cut[whole]]
-    n_unpinned = sum(len(part) for part in lost if part.kind == Kind.DOCUMENT)
+    # what only stands at the end asks nothing
+    wanted = systems + [part for part in newest if part.level]
     return replace(
         prompt,
         parts=_joined(parts),
         question=question or None,
-        tables=tuple(tables),
-        n_unpinned=n_unpinned,
+        tables=_tables_within(prompt, n_free),
+        n_unpinned=sum(len(part) - len(cut[part][1]) for part in wanted),
         n_asked=min(prompt.n_asked, n_most // 3),
     )
+
+
+def _newest_first(part: Part) -> tuple[int, int, int]:
+    return part.age, -part.level, -part.start
+
+
+def _cut_part(part: Part, question: range, n_most: int) -> list[Part]:
+    """Return what is of a document before the part that stays, that part, and what is behind it."""
+    start = part.start if part.kind == Kind.SYSTEM else max(part.start, part.stop - n_most)
+    if part.start <= question.start < start:
+        start = question.start
+    stop = min(part.stop, start + n_most)
+    before, behind = Part(Kind.DOCUMENT, part.start, start), Part(Kind.DOCUMENT, stop, part.stop)
+    return [before, replace(part, start=start, stop=stop), behind]
+
+
+def _tables_within(prompt: Prompt, n_most: int) -> tuple[Table, ...]:
+    """Return the tables whose first lines have room."""
+    tables = []
+    for table in prompt.tables:
+        if table.header - table.start <= n_most:
+            n_most -= table.header - table.start
+            tables.append(table)
+    return tuple(tables)

@@ -8,7 +8,6 @@ import numpy.typing as npt
 
 from ..cache.kv_cache import KVCache
 from ..cache.sequence import Sequence
-from ..cache.state import SequenceState
 from ..cells import CHUNK, pad
 from ..control import UNCONTROLLED, Control
 from ..errors import DapqError, TooLongError
@@ -17,8 +16,7 @@ from ..eviction.heads import HeadProfile
 from ..eviction.policies import Full, Policy
 from ..llamacpp import native
 from ..llamacpp.model import Model
-from ..planning.ram import free_memory
-from ..prompt import QUESTION, Prompt
+from ..prompt import QUESTION, Kind, Prompt
 from ..prompt.request import N_LONG, N_SHORT, Message, fit, moved, split_prompt
 from ..prompt.window import ending_of
 from .decide import N_ANSWER, Append, Limits, Reread, align, decide
@@ -27,9 +25,7 @@ from .plan import ReadMode, make_plan
 from .relevance import Serves, serves
 from .room import plan_auto, plan_room
 from .stats import ReadStats, Usage, read_as_planned
-
-# share of the free memory that a copy of the sequence may take
-MAX_COPY = 0.25
+from .turn import TurnCopy
 
 
 class Engine:
@@ -76,9 +72,7 @@ class Engine:
         self._one_shot = one_shot
         self._n_evictions = self._n_rereads = self._n_unpinned = 0
         self._n_configured = self.cache.allocated[0]
-        # the sequence before its answer was evicted, if that happened
-        self._turn: SequenceState | None = None
-        self._is_answering = False
+        self._turn = TurnCopy()
         self._keep_all(self._n_configured)
 
     def _keep_all(self, n_ctx: int) -> None:
@@ -157,7 +151,7 @@ class Engine:
 
     def _open(self, n_cells: int) -> None:
         """Open a new, empty context."""
-        self._turn = None
+        self._turn.forget()
         try:
             self.cache = KVCache(self.model.open_context(n_cells))
         except DapqError:
@@ -179,7 +173,7 @@ class Engine:
     def reset(self) -> None:
         """Forget the sequence."""
         self.cache.clear()
-        self._turn = None
+        self._turn.forget()
 
     def truncate(self, n_tokens: int) -> None:
         """Forget all tokens after the first `n_tokens`. Raises ValueError if some of those that stay are lost."""
@@ -204,25 +198,10 @@ class Engine:
             part = tokens[start : start + n_part]
             control.report(start, n_tokens)
             if self.is_evicted and self.sequence.n_cells + len(part) > n_free:
-                self._keep_turn()
+                self._turn.keep(self.cache)
                 self._evict(self.policy.while_reading)
             first = n_before + start
             self.cache.read(part, None if self.scores is None else self.scores[first : first + len(part)])
-
-    def _keep_turn(self) -> None:
-        """Keep a copy of the sequence when its answer is evicted for the first time, if there is memory for it.
-
-        Another answer to the same prompt, or the same one with other white space, then needs no reading.
-        """
-        if self._is_answering and self._turn is None and self.cache.n_bytes <= free_memory() * MAX_COPY:
-            self._turn = self.cache.state()
-
-    def _put_turn_back(self, tokens: list[int]) -> None:
-        """Go back to the sequence before its answer was evicted, if a prompt differs from it in the answer only."""
-        n_same, turn = self.sequence.n_same(tokens), self._turn
-        if turn and n_same < self.sequence.n_frozen and turn.sequence.n_same(tokens) >= turn.sequence.n_frozen:
-            self.cache.restore(turn)
-        self._turn = None
 
     @property
     def _n_working(self) -> int:
@@ -251,10 +230,10 @@ class Engine:
         """
         try:
             self.cache.mend()
-            self._is_answering = False
-            self._put_turn_back(list(tokens))
+            self._turn.is_answering = False
+            self._turn.put_back(self.cache, tokens)
             self._prefill(list(tokens), control, messages)
-            self._is_answering = True
+            self._turn.is_answering = True
         except BaseException:
             self.reset()
             raise
@@ -292,15 +271,25 @@ class Engine:
         prompt = self._fit(tokens, messages)
         n_text = max(step.n_tokens, len(prompt.text))
         self.cache.pin(prompt.pinned)
+        if self.sequence.documents.size:
+            self.cache.note_documents(prompt.body_index)
         self.append(tokens[step.n_tokens : n_text], control)
         with self.cache.before(ending_of(prompt)):
-            if step.may_reread and not self._is_served(prompt, step.n_tokens, n_text):
-                self._n_rereads += 1
-                self._read_anew(tokens, control, messages)
-                return
-            if self.sequence.n_cells + len(tokens) - n_text > n_limit:
+            self._make_room()
+            is_served = not step.may_reread or self._is_served(prompt, step.n_tokens, n_text)
+            if is_served and self.sequence.n_cells + len(tokens) - n_text > n_limit:
                 self._evict(self.policy)
-        self.append(tokens[n_text:], control)
+        if is_served:
+            self.append(tokens[n_text:], control)
+        else:
+            self._n_rereads += 1
+            self._read_anew(tokens, control, messages)
+
+    def _make_room(self) -> None:
+        """Evict before an eviction looks ahead, if there are too few cells for what comes before the answer."""
+        n_free = native.n_cells(self.cache.ctx) - self.sequence.n_cells
+        if self.is_evicted and n_free < self._n_working + len(self.cache.ending):
+            self._evict(self.policy.while_reading)
 
     def _fit(self, tokens: list[int], messages: Tokens[Message] | None) -> Prompt:
         """Return the parts of a prompt, of which the pinned ones have at most half of the cells that are kept."""
@@ -326,12 +315,13 @@ class Engine:
 
     def _is_served(self, prompt: Prompt, n_known: int, n_text: int) -> bool:
         """Return whether the kept cells answer the request, which was just evaluated, or none need to."""
-        start = max(prompt.question.start if prompt.question else n_text, n_known)
-        level = max((part.level for part in prompt.parts if part.start >= n_known), default=0)
+        requests = [part for part in prompt.of_kind(Kind.REQUEST) if part.stop > n_known]
+        n_tokens = sum(part.stop - max(part.start, n_known) for part in requests)
         # a remark ("Thanks!") asks for no document
-        is_asking = level == QUESTION or n_text - start >= N_SHORT
-        if not (is_asking and start < n_text and self.policy.sees_attention and self.sequence.documents.size):
+        is_asking = n_tokens >= N_SHORT or any(part.level == QUESTION for part in requests)
+        if not (is_asking and self.policy.sees_attention and self.sequence.documents.size):
             return True
+        start = max(prompt.question.start if prompt.question else n_known, n_known)
         return self._serves(self.cache, prompt.tokens[start:n_text], self.heads, self.policy.n_probe)
 
     def _read_anew(self, tokens: list[int], control: Control, messages: Tokens[Message] | None) -> None:

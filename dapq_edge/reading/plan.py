@@ -83,11 +83,12 @@ def make_plan(
         n_seen = int((n_ctx_train - CHUNK - min(n_predict, n_ctx_train // 4)) / policy.max_share)
         n_keep, n_most = min(n_keep, max(n_seen, CHUNK)), min(n_most, max(n_seen, CHUNK))
     n_resident = min(n_prompt, math.ceil(n_most * policy.max_share))
-    n_chunk = CHUNK - policy.n_probe - len(ending_of(prompt))
+    n_probe = policy.n_probe + len(ending_of(prompt))
+    n_chunk = CHUNK - n_probe
     mode = ReadMode.FULL
     if not one_shot and n_prompt > n_resident + n_chunk:
         mode = _bounded_mode(policy, can_skim)
-    n_reading = n_resident + CHUNK if mode != ReadMode.FULL else n_prompt + (policy.n_probe if n_keep < n_prompt else 0)
+    n_reading = n_resident + CHUNK if mode != ReadMode.FULL else n_prompt + (n_probe if n_keep < n_prompt else 0)
     n_branch = policy.n_branch(n_keep) if n_keep < n_prompt else 0
     n_asked = len(window_of(prompt)) + prompt.n_header
     # skimming needs the question, the look-ahead and its probe beside the text
