@@ -199,9 +199,9 @@ class KVCache:
         finally:
             self.ending = []
 
-    def note_documents(self, tokens: npt.NDArray[np.intp]) -> None:
-        """Say which tokens of the text are read again for a question, see `Sequence.documents`: integers, ascending."""
-        self.sequence = replace(self.sequence, documents=tokens)
+    def note_document(self, has_document: bool) -> None:
+        """Say whether the text has a part that is long enough to be read again for a question."""
+        self.sequence = replace(self.sequence, has_document=has_document)
 
     def look_ahead(self, n_tokens: int) -> tuple[list[int], float]:
         """Return the first tokens of the answer by greedy decoding, and how sure the model is of them, 0 to 1.

@@ -35,8 +35,7 @@ class Sequence:
         n_frozen: Tokens at the start of the text that only stay or go together, because some of them are lost.
         logits_at_eviction: Of the last token before the last eviction: float32 [n_vocab], or None.
         attention_kept: The share of the attention that the cells of the last eviction hold, see `score.attention_kept`.
-        documents: Which tokens of the text are of documents that are read again for a question which the kept cells do
-            not serve: integers, ascending; empty if none are.
+        has_document: Whether the text has a part that is long enough to be read again for a question.
         pinned: Which tokens of the text are never evicted: integers, ascending.
     """
 
@@ -47,7 +46,7 @@ class Sequence:
     n_frozen: int = 0
     logits_at_eviction: npt.NDArray[np.float32] | None = None
     attention_kept: float | None = None
-    documents: npt.NDArray[np.intp] = field(default_factory=_no_positions)
+    has_document: bool = False
     pinned: npt.NDArray[np.intp] = field(default_factory=_no_positions)
 
     @property
@@ -103,7 +102,6 @@ class Sequence:
             self,
             text=self.text[:n_tokens],
             text_index=self.text_index[:n_positions],
-            documents=self.documents[self.documents < n_tokens],
             pinned=self.pinned[self.pinned < n_tokens],
         )
 

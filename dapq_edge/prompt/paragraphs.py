@@ -25,6 +25,9 @@ SHORT = 24
 # tokens of a paragraph that asks something although its last sentence does not
 MAX_ASKING = 64
 
+# words of a question that says nothing by itself ("And why?"), at most
+MAX_WORDS = 3
+
 # questions between documents at most; a text with more of them is a text about questions
 MAX_BETWEEN = 3
 
@@ -55,6 +58,14 @@ _TELLS = re.compile(
 )
 _SPEAKS = re.compile(
     r"(?:i|i'm|i've|my|we|we're|our|here|below|above|attached|this is|the following|ich|wir|hier|je|nous|yo|io)\b",
+    re.IGNORECASE,
+)
+_REFERS = re.compile(
+    r"\b(?:it|its|it's|they|them|their|theirs|he|him|his|she|her|hers|this|these|those|again|same|former|latter|previous|"
+    r"else|also|above|(?:of|about|for|in|with|by|from|to|is|was|does|did|and) that|"
+    r"er|sie|ihn|ihm|ihr|ihre|seine?|deren|dessen|diese[rsnm]?|dort|davon|damit|"
+    r"il|elle|ils|elles|lui|leur|cela|celui|celle|él|ella|ellos|su|sus|eso|esto|lui|lei|suo|sua)\b"
+    r"|[它他她这那其]|それ|これ|その|この|그것|이것",
     re.IGNORECASE,
 )
 _BULLET = re.compile(r"\s*(?:[-*+•]|\d+[.)])\s+")
@@ -122,6 +133,11 @@ def level_of(text: str) -> int:
     if any(_QUESTION.search(sentence) for sentence in sentences):
         return 2
     return int(any(_TELLS.match(_BULLET.sub("", sentence).lstrip(" *_#>\"'")) for sentence in sentences))
+
+
+def refers_back(text: str) -> bool:
+    """Return whether a question speaks of what was said before: by a pronoun, or as it has hardly words of its own."""
+    return bool(_REFERS.search(text)) or len(text.split()) <= MAX_WORDS
 
 
 def question_in(text: str) -> tuple[int, int]:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ..cells import N_SINK
 from ..llamacpp.model import Model
-from .paragraphs import level_of, question_in, split_text
+from .paragraphs import level_of, question_in, refers_back, split_text
 from .prompt import QUESTION, Kind, Part, Prompt, Table
 from .tables import find_tables
 
@@ -122,8 +122,21 @@ class _Splitter:
         # what asks nothing anywhere ends with what is wanted, as most prompts do
         if not any(_says_what_is_wanted(part) for part in parts):
             parts = self._parts(must_ask=True)
-        n_longest = self._n_longest(parts)
-        return Prompt(self.tokens, _joined(parts), self._question(parts), tuple(self.tables), separator, n_longest)
+        question, n_longest = self._question(parts), self._n_longest(parts)
+        parts = self._without_answered(parts, question)
+        return Prompt(self.tokens, _joined(parts), question, tuple(self.tables), separator, n_longest)
+
+    def _without_answered(self, parts: list[Part], question: range | None) -> list[Part]:
+        """Return the parts, of which older questions and the last answer are history, unless the new one needs them."""
+        if question is None or refers_back(self._text(question.start, question.stop)):
+            return parts
+        asked = next(part for part in parts if part.start <= question.start < part.stop)
+        return [
+            replace(part, kind=Kind.DOCUMENT, level=0)
+            if part.kind == Kind.ANSWER or (part.level == QUESTION and part.age > asked.age)
+            else part
+            for part in parts
+        ]
 
     def _question(self, parts: list[Part]) -> range | None:
         """Return the tokens that ask: of the newest request that does, or of the system message."""

@@ -212,7 +212,7 @@ class Engine:
         if policy.evict(self.cache, self.budget.n_start, self.budget.n_limit):
             self._n_evictions += 1
             if self._one_shot:
-                self.cache.note_documents(np.arange(self.sequence.n_tokens))
+                self.cache.note_document(True)
 
     # prompts
 
@@ -271,8 +271,6 @@ class Engine:
         prompt = self._fit(tokens, messages)
         n_text = max(step.n_tokens, len(prompt.text))
         self.cache.pin(prompt.pinned)
-        if self.sequence.documents.size:
-            self.cache.note_documents(prompt.body_index)
         self.append(tokens[step.n_tokens : n_text], control)
         with self.cache.before(ending_of(prompt)):
             self._make_room()
@@ -319,7 +317,7 @@ class Engine:
         n_tokens = sum(part.stop - max(part.start, n_known) for part in requests)
         # a remark ("Thanks!") asks for no document
         is_asking = n_tokens >= N_SHORT or any(part.level == QUESTION for part in requests)
-        if not (is_asking and self.policy.sees_attention and self.sequence.documents.size):
+        if not (is_asking and self.policy.sees_attention and self.sequence.has_document):
             return True
         start = max(prompt.question.start if prompt.question else n_known, n_known)
         return self._serves(self.cache, prompt.tokens[start:n_text], self.heads, self.policy.n_probe)
@@ -343,9 +341,8 @@ class Engine:
         )
         self.last_read = read_as_planned(self.cache, prompt, self.policy, plan, control, self.heads)
         self._n_evictions += 1
-        if prompt.n_longest > max(N_LONG, self.budget.n_start // 2):
-            # small talk is not read again
-            self.cache.note_documents(prompt.body_index)
+        # small talk is not read again
+        self.cache.note_document(self._one_shot or prompt.n_longest > max(N_LONG, self.budget.n_start // 2))
 
     # one prompt
 

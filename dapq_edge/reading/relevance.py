@@ -1,7 +1,7 @@
 """Relevance: what a question finds in the cells of a cache."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -22,9 +22,6 @@ MIN_USED = 0.12
 
 # tokens of the answer that are guessed from the cells
 N_LOOK_AHEAD = 8
-
-# cells of some layers: bool [KV heads, cells]
-Cells = Mapping[int, npt.NDArray[np.bool_]]
 
 # whether the cells that were kept before the question answer it: the cache, whose last tokens are the question, the
 # question, the head profile, and how many tokens are probed at once
@@ -52,9 +49,7 @@ class Finding:
         return (relevance(self.asked, cells) + self.confidence * relevance(self.guessed, cells)) / 2
 
 
-def ask(
-    cache: KVCache, question: Sequence[int], heads: HeadProfile | None, n_queries: int, cells: Cells | None = None
-) -> Finding:
+def ask(cache: KVCache, question: Sequence[int], heads: HeadProfile | None, n_queries: int) -> Finding:
     """Ask a cache whose last tokens are `question`; it is left as it was. Raises as `KVCache.probe` does.
 
     Args:
@@ -62,14 +57,13 @@ def ask(
         question: Token ids.
         heads: The head profile, if there is one.
         n_queries: Tokens that are probed at once.
-        cells: Those of each layer whose attention counts: bool [KV heads, cells]; None for all.
     """
 
     def attention(tokens: Sequence[int], first: int) -> npt.NDArray[np.float32]:
         parts = []
         for start in range(0, len(tokens), n_queries):
             layers = cache.probe(tokens[start : start + n_queries], first + start, ProbeType.MAX)
-            parts.append(retrieval_heads([_only(layer, cells) for layer in layers], heads))
+            parts.append(retrieval_heads(layers, heads))
         largest: npt.NDArray[np.float32] = np.maximum.reduce(parts)
         return largest
 
@@ -78,25 +72,12 @@ def ask(
     return Finding(asked, attention(ahead, cache.answer_position), confidence)
 
 
-def _only(layer: LayerAttention, cells: Cells | None) -> LayerAttention:
-    """Return the attention of a layer to some of its cells."""
-    if cells is None or layer.layer not in cells:
-        return layer
-    wanted = np.repeat(cells[layer.layer], len(layer.attention) // layer.n_head_kv, axis=0)
-    # a layer that lacks cells lacks the first ones
-    n_missing = layer.attention.shape[-1] - wanted.shape[-1]
-    return replace(layer, attention=layer.attention * np.pad(wanted, ((0, 0), (n_missing, 0))))
-
-
 def serves(cache: KVCache, question: Sequence[int], heads: HeadProfile | None, n_queries: int) -> bool:
-    """Return whether the kept cells of documents answer `question`, the cache's last tokens, or none need to.
+    """Return whether the cells that were kept before `question`, the cache's last tokens, answer it, or none need to.
 
-    If they do, a guess at the answer attends to them, and the model is sure of it. What was said about them before is
-    no evidence: it answered another question.
+    If they do, a guess at the answer attends to them, and the model is sure of it.
     """
-    layers, sequence = cache.gathered_heads(), cache.sequence
-    kept = dict(zip(layers, sequence.cells_of(sequence.documents, list(layers.values())), strict=True))
-    found = ask(cache, question, heads, n_queries, kept)
+    found = ask(cache, question, heads, n_queries)
     cells = slice(N_SINK, cache.n_cells - len(question))
     if relevance(found.guessed, cells) < MIN_USED:
         return True

@@ -87,7 +87,7 @@ def test_reset_forgets_everything(tiny_model):
     """Also that there was a document, so that small talk is not read again for."""
     with opened(tiny_model(SPEC), serves=lambda *_: False) as llama:
         answer(llama, random_tokens(900, 1))
-        assert llama.kv_cache.sequence.documents.size
+        assert llama.kv_cache.sequence.has_document
         assert llama.usage.attention_kept is not None
         llama.reset()
         sequence = llama.kv_cache.sequence

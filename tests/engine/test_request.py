@@ -233,6 +233,18 @@ def test_requests_of_earlier_turns(tiny_model):
         )
 
 
+def test_what_was_answered_is_history(tiny_model):
+    """A question that speaks of nothing before is read without it; what was told, not asked, still holds."""
+    with opened(tiny_model(spec(templates.CHATML))) as llama:
+        turns = [user("In euros."), assistant("y"), user(f"{DOC}\n\n{ASK}"), assistant("It is w1.")]
+        _, parts = parts_of(llama, [*turns, user("What colour has the boat of the mill?")])
+        assert [text for kind, text in parts if kind == Kind.REQUEST] == [
+            "In euros.",
+            "What colour has the boat of the mill?",
+        ]
+        assert [text for kind, text in parts if kind == Kind.ANSWER] == []
+
+
 @pytest.mark.parametrize(
     ("messages", "question"),
     [

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from dapq_edge.prompt.paragraphs import level_of, question_in, split_text
+from dapq_edge.prompt.paragraphs import level_of, question_in, refers_back, split_text
 from dapq_edge.prompt.tables import find_tables
 
 ASK = "What is the code of the office?"
@@ -104,6 +104,16 @@ def test_levels(text, level):
 def test_question_in(text, expected):
     first, last = question_in(text)
     assert text[first : last + 1] == expected
+
+
+@pytest.mark.parametrize("text", ["What is its phone number?", "And why?", "Who wrote this?", "它是什么？"])  # noqa: RUF001
+def test_a_question_that_refers_back(text):
+    assert refers_back(text)
+
+
+@pytest.mark.parametrize("text", ["What is the phone number of the keeper?", "Itemise the bill of the mill please."])
+def test_a_question_of_its_own(text):
+    assert not refers_back(text)
 
 
 MARKDOWN = "| a | b |\n|---|---|\n| 1 | 2 |\n| 3 | 4 |"
