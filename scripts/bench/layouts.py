@@ -89,6 +89,9 @@ def layouts(paragraphs: list[str], fact: Fact) -> dict[str, list[Message]]:
     first, second = "\n\n".join([*paragraphs[:half], fact.text]), "\n\n".join(paragraphs[half:])
     ask, rules = fact.question, "Instructions:\n- Use only the text.\n- Answer in one short sentence."
     story = " ".join(f"On day {i} I asked at desk {i % 7}, and nobody there could help me." for i in range(22))
+    manual = "Instructions:\n" + "\n".join(
+        f"- Rule {i}: no word of list {i} is used, nor what it means." for i in range(12)
+    )
     shots = (
         "Text: The door is green.\nQuestion: What colour is the door?\nAnswer: The door is green.\n\n"
         "Text: The dog is called Rex.\nQuestion: What is the dog called?\nAnswer: The dog is called Rex.\n\n"
@@ -113,6 +116,7 @@ def layouts(paragraphs: list[str], fact: Fact) -> dict[str, list[Message]]:
         "plain": one(f"{doc}\n\n{ask}"),
         "thanks": one(f"{doc}\n\n{ask}\n\nThanks in advance!"),
         "instructions after": one(f"{doc}\n\n{ask}\n\n{rules}"),
+        "200 tokens of instructions": one(f"{doc}\n\n{ask}\n\n{manual}"),
         "an order": one(f"{doc}\n\n{fact.order}"),
         "question first": one(f"Read the text and answer: {ask}\n\n{doc}"),
         "question first, bare": one(f"{ask}\n\n{doc}"),

@@ -303,6 +303,18 @@ def test_an_answer_that_was_evicted_comes_again(tiny_model, monkeypatch):
         assert llama.usage.n_rereads == 0
 
 
+@pytest.mark.parametrize("policy", ["fused", "laq", "laq++"])
+def test_there_is_room_to_look_ahead(tiny_model, policy):
+    """However full the cells are when a question is repeated behind other words."""
+    options = {"kv_budget": 150, "policy": policy, "n_ctx": 8192, "serves": lambda *_: True}
+    with opened(tiny_model(spec(templates.CHATML)), **options) as llama:
+        messages = [user(f"{DOC}\n\n{ASK}")]
+        for n in range(20, 420, 39):
+            answer = say(llama, messages, max_tokens=3)
+            messages += [assistant(answer), user(f"{'Where is the mill, and who is in it? ' * 3}\n\n{'w1 ' * n}")]
+        assert llama.usage.n_evictions > 5
+
+
 # tables
 
 
