@@ -20,8 +20,9 @@ class Kind(str, Enum):
     """Kind of a part of a prompt.
 
     frame: what the chat template writes between messages. system: the system message. request: what is wanted. answer:
-    the last answer, which a new question may speak of. document: what it is wanted of, and older turns. end: the
-    generation prompt, which is read after an eviction.
+    the last answer, which a new question may speak of. document: what it is wanted of, and older turns. history:
+    questions that were answered, and their answers, which are not read again with a new one. end: the generation
+    prompt, which is read after an eviction.
     """
 
     FRAME = "frame"
@@ -29,6 +30,7 @@ class Kind(str, Enum):
     REQUEST = "request"
     ANSWER = "answer"
     DOCUMENT = "document"
+    HISTORY = "history"
     END = "end"
 
 
@@ -162,9 +164,14 @@ class Prompt:
         return self.tokens[self.borders[1] :]
 
     @property
+    def around_index(self) -> npt.NDArray[np.intp]:
+        """Tokens that are read whatever is chosen of the documents: integers, ascending."""
+        return _index(part for part in self.parts if part.kind not in (Kind.DOCUMENT, Kind.HISTORY))
+
+    @property
     def n_around(self) -> int:
-        """Tokens that are neither of documents nor of the generation prompt."""
-        return len(self) - sum(map(len, self.documents)) - self.n_end
+        """Tokens that are read with what is chosen of the documents, before the generation prompt."""
+        return len(self) - sum(map(len, self.of_kind(Kind.DOCUMENT, Kind.HISTORY, Kind.END)))
 
     @property
     def n_header(self) -> int:

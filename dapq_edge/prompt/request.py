@@ -126,17 +126,22 @@ class _Splitter:
         parts = self._without_answered(parts, question)
         return Prompt(self.tokens, _joined(parts), question, tuple(self.tables), separator, n_longest)
 
+    @property
+    def _has_document(self) -> bool:
+        return any(message.stop - message.start > self.n_long for message in self.messages)
+
     def _without_answered(self, parts: list[Part], question: range | None) -> list[Part]:
         """Return the parts, of which older questions and the last answer are history, unless the new one needs them."""
         if question is None or refers_back(self._text(question.start, question.stop)):
             return parts
         asked = next(part for part in parts if part.start <= question.start < part.stop)
-        return [
-            replace(part, kind=Kind.DOCUMENT, level=0)
-            if part.kind == Kind.ANSWER or (part.level == QUESTION and part.age > asked.age)
-            else part
+        answered = {
+            part
             for part in parts
-        ]
+            if part.kind == Kind.ANSWER
+            or (part.kind == Kind.REQUEST and part.level == QUESTION and part.age > asked.age)
+        }
+        return _as_history(parts, answered) if self._has_document else parts
 
     def _question(self, parts: list[Part]) -> range | None:
         """Return the tokens that ask: of the newest request that does, or of the system message."""
@@ -247,6 +252,19 @@ class _Splitter:
         n_before = np.concatenate([[0], np.cumsum(is_first)])
         starts: npt.NDArray[np.intp] = n_before[np.cumsum([0, *map(len, pieces[:-1])])]
         return starts
+
+
+def _as_history(parts: list[Part], old: set[Part]) -> list[Part]:
+    """Return the parts, some of which are history; of the frames around a run of them, one stays."""
+    made: list[Part] = []
+    is_run = has_frame = False
+    for part, after in zip(parts, [*parts[1:], parts[-1]], strict=True):
+        if part in old and not is_run:
+            is_run, has_frame = True, bool(made) and made[-1].kind == Kind.FRAME
+        elif part not in old:
+            is_run = is_run and part.kind == Kind.FRAME and (has_frame or after in old)
+        made.append(replace(part, kind=Kind.HISTORY, level=0) if is_run else part)
+    return made
 
 
 def _says_what_is_wanted(part: Part) -> bool:

@@ -172,8 +172,8 @@ class SkimReader(Reader):
         n_body, n_window = len(body), min(self.plan.n_window, self.plan.n_body, len(body))
         middle = (ranked[0].start + ranked[0].stop) // 2
         start = min(max(0, middle - n_window // 2), n_body - n_window)
-        is_read = np.ones(len(prompt), dtype=bool)
-        is_read[body] = False
+        is_read = np.zeros(len(prompt), dtype=bool)
+        is_read[prompt.around_index] = True
         is_read[body[start : start + n_window]] = True
         is_read = prompt.with_headers(is_read)
         for chunk in ranked:
