@@ -151,13 +151,16 @@ class _Spelling:
         self._mark = next(self._unused)
         # a template may write JSON in ASCII
         self._marks = re.compile("|".join(map(re.escape, (self._mark, json.dumps(self._mark)[1:-1]))))
-        names = sorted((name for name in model.control_texts if len(name) > 1), key=len, reverse=True)
-        self._control = re.compile("|".join(map(re.escape, names)) or r"(?!)")
+        # some vocabularies have thousands, too many for a regular expression
+        self._names = {name for name in model.control_texts if len(name) > 1}
+        self._lengths = sorted({len(name) for name in self._names}, reverse=True)
+        self._first = re.compile("|".join(map(re.escape, {name[0] for name in self._names})) or r"(?!)")
 
     def hide(self, value: Any) -> Any:
         """Return a text, or what holds texts, in which nothing spells a control token."""
         if isinstance(value, str):
-            return self._control.sub(lambda found: found[0][0] + self._mark + found[0][1:], value)
+            places = [0, *(start + 1 for start, _ in self._controls(value)), len(value)]
+            return self._mark.join(value[start:stop] for start, stop in itertools.pairwise(places))
         if isinstance(value, dict):
             return {self.hide(key): self.hide(part) for key, part in value.items()}
         return [self.hide(part) for part in value] if isinstance(value, list) else value
@@ -171,14 +174,24 @@ class _Spelling:
         if not self._marks.search(text):
             return self._model.tokenize(text, special=True, add_bos=add_bos)
         tokens, place = self._model.start_tokens if add_bos else [], 0
-        for control in [*self._control.finditer(text), None]:
-            part = text[place : control.start() if control else None]
-            if part:
-                tokens = tokens + self._model.tokenize(self.show(part))
-            if control:
-                tokens = tokens + self._model.tokenize(control[0], special=True)
-                place = control.end()
+        for start, stop in [*self._controls(text), (len(text), len(text))]:
+            if place < start:
+                tokens = tokens + self._model.tokenize(self.show(text[place:start]))
+            if start < stop:
+                tokens = tokens + self._model.tokenize(text[start:stop], special=True)
+            place = stop
         return tokens
+
+    def _controls(self, text: str) -> Iterator[tuple[int, int]]:
+        """Yield where a text spells control tokens: the longest first, as llama.cpp does."""
+        place = 0
+        for found in self._first.finditer(text):
+            start = found.start()
+            lengths = self._lengths if start >= place else []
+            length = next((n for n in lengths if text[start : start + n] in self._names), 0)
+            if length:
+                place = start + length
+                yield start, place
 
     def spans(
         self, render: Render, messages: list[dict[str, Any]], tools: dict[str, Any], text: str

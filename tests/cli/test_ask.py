@@ -21,6 +21,7 @@ def test_json(model, doc):
         "chunks",
         "kv_cells_peak",
         "kv_cells_kept",
+        "unpinned_tokens",
         "kv_bytes_peak",
         "kv_bytes_kept",
         "attention_kept",
