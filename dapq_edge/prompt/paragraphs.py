@@ -35,7 +35,8 @@ _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n|$)")
 _RULE = re.compile(r"\s*([-=*_#~`\"'+])\1{2,}\s*\w*\s*$")
 _LABEL = re.compile(
     r"\s*[#>*\-\[(\s]*(?:(?:my|the|user|user's|current|final|new)\s+)?"
-    r"(?:(?P<asks>questions?|q|query|task|instructions?|request|rules|prompt|frage|aufgabe|pregunta|domanda|tarefa)"
+    r"(?:(?P<asks>questions?|q|query|frage|pregunta|domanda|pergunta)"
+    r"|(?P<tells>task|instructions?|request|rules|prompt|aufgabe|tarefa)"
     r"|(?P<document>contexts?|documents?|texts?|passages?|sources?|articles?|input|content|background|data|kontext"
     r"|dokument|texte|texto|testo|documento)"
     r"|(?P<border>answers?|a|responses?|output|assistant|examples?|notes?|antwort|réponse|respuesta))"
@@ -228,6 +229,8 @@ def _with_levels(text: str, blocks: list[_Block]) -> list[_Block]:
         whole = block.n_tokens <= MAX_ASKING or (i == len(blocks) - 1 and block.n_tokens <= MAX_PARAGRAPH)
         if block.mark == "asks" or (sentences and level_of(" ".join(sentences if whole else sentences[-1:])) == 2):
             level = 2
+        elif block.mark == "tells":
+            level = 1
         is_short = block.n_tokens <= n_short
         if is_short and _SPEAKS.match(words):
             level = max(level, 1)
@@ -241,8 +244,9 @@ def _edge(blocks: list[_Block], *, is_end: bool, look_past: bool) -> int:
     n_chosen = n_tokens = 0
     is_joined = True
     for i, block in enumerate(blocks):
-        n_tokens += block.n_tokens
-        if block.mark == "document" or n_tokens > (ZONE if i else MAX_PARAGRAPH):
+        # the first one may be long: a question, or a list of instructions
+        n_tokens += block.n_tokens if i else 0
+        if block.mark == "document" or max(n_tokens, block.n_tokens - ZONE) > ZONE:
             break
         is_sure = any(chosen.level == 2 for chosen in blocks[:n_chosen])
         is_joined = is_joined and (block.level > 0 or (block.is_short and not is_sure))

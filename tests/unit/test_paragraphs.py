@@ -144,3 +144,10 @@ def test_no_tables():
         find_tables("\n".join(["It rained, and the mill", "stood still, so that we", "went on, or tried to,"] * 3))
         == []
     )
+
+
+def test_a_long_list_of_instructions_behind_the_question():
+    rules = "Instructions:\n" + "\n".join(
+        f"- Rule {i}: no word of list {i} is used, nor what it means." for i in range(14)
+    )
+    assert request(f"{DOC}\n\n{ASK}\n\n{rules}") == [f"{ASK}\n\n{rules}"]
