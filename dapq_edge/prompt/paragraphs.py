@@ -147,7 +147,12 @@ def question_in(text: str) -> tuple[int, int]:
     sentences = [(start, stop) for start, stop in pairwise([0, *ends, len(text)]) if text[start:stop].strip()]
     asking = [(start, stop) for start, stop in sentences if _QUESTION.search(text[start:stop])]
     first, last = (asking or sentences or [(0, 1)])[0][0], (asking or sentences or [(0, 1)])[-1][1]
-    words = text[first:last]
+    # the words alone, without a tag or a label
+    for mark in (_TAG, _LABEL):
+        found = mark.match(text[first:last])
+        first += found.end() if found and found.end() < len(text[first:last].rstrip()) else 0
+    found = _END_TAG.search(text[first:last])
+    words = text[first : first + found.start() if found and found.start() else last]
     return first + len(words) - len(words.lstrip()), first + max(1, len(words.rstrip())) - 1
 
 

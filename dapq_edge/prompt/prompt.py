@@ -20,9 +20,9 @@ class Kind(str, Enum):
     """Kind of a part of a prompt.
 
     frame: what the chat template writes between messages. system: the system message. request: what is wanted. answer:
-    the last answer, which a new question may speak of. document: what it is wanted of, and older turns. history:
-    questions that were answered, and their answers, which are not read again with a new one. end: the generation
-    prompt, which is read after an eviction.
+    the last answer, which a new question may speak of, and what of the request has no room to be pinned. document: what
+    it is wanted of, and older turns. history: questions that were answered, and their answers, which are not read again
+    with a new one. end: the generation prompt, which is read after an eviction.
     """
 
     FRAME = "frame"

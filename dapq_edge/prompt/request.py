@@ -338,6 +338,13 @@ def fit(prompt: Prompt, n_most: int) -> Prompt:
     for part in prompt.of_kind(Kind.ANSWER):
         if len(part) > n_free:
             cut[part] = [replace(part, kind=Kind.DOCUMENT)]
+    rest = sum(len(part) - len(cut[part][1]) for part in newest)
+    if rest <= n_most:
+        # it is read with the request, though it may be evicted
+        cut |= {
+            part: [replace(piece, kind=Kind.ANSWER) if piece.kind == Kind.DOCUMENT else piece for piece in cut[part]]
+            for part in newest
+        }
     parts = itertools.chain.from_iterable(cut.get(part, [part]) for part in prompt.parts)
     # what only stands at the end asks nothing
     wanted = systems + [part for part in newest if part.level]
