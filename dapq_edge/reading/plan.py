@@ -90,12 +90,15 @@ def make_plan(
         mode = _bounded_mode(policy, can_skim)
     n_reading = n_resident + CHUNK if mode != ReadMode.FULL else n_prompt + (n_probe if n_keep < n_prompt else 0)
     n_branch = policy.n_branch(n_keep) if n_keep < n_prompt else 0
-    n_asked = len(window_of(prompt)) + prompt.n_header
-    # skimming needs the question, the look-ahead and its probe beside the text
-    n_beside = n_asked + 2 * N_LOOK_AHEAD
-    if mode == ReadMode.SKIM and n_beside > n_keep:
-        raise UsageError(f"the question has {n_asked:,} tokens: set `kv_budget` to {n_beside} cells or more")
+    around = window_of(prompt)
+    n_asked = len(around) + prompt.n_header
     n_body = n_resident + n_chunk - prompt.n_around
+    n_window = min(n_resident + CHUNK - policy.n_probe - n_asked, max(N_SKIM - n_asked - 2 * N_LOOK_AHEAD, CHUNK))
+    # skimming needs the question, the look-ahead and its probe beside the text
+    n_beside = around.n_asking + 2 * N_LOOK_AHEAD
+    if mode == ReadMode.SKIM and (n_beside > n_keep or min(n_body, n_window) < CHUNK // 8):
+        least = max(n_beside, n_keep + CHUNK // 8 - min(n_body, n_window))
+        raise UsageError(f"the question has {around.n_asking:,} tokens: set `kv_budget` to {least} cells or more")
     n_positions = n_resident + n_chunk if mode == ReadMode.SKIM else n_prompt
     _check_positions(mode, n_positions, n_ctx_train, allow_overflow)
     return Plan(
@@ -106,7 +109,7 @@ def make_plan(
         n_cells=max(n_reading + n_branch, n_resident + prompt.n_end + n_predict),
         n_predict=n_predict if allow_overflow else min(n_predict, n_ctx_train - n_positions),
         n_positions=n_positions,
-        n_window=min(n_resident + CHUNK - policy.n_probe - n_asked, max(N_SKIM - n_beside, CHUNK)),
+        n_window=n_window,
         n_body=n_body,
         n_chunk=n_chunk,
     )

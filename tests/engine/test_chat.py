@@ -34,7 +34,9 @@ def test_a_chat_is_bounded(tiny_model):
         assert sum(len(turn.documents) for turn in chat.turns) == 3
         messages = chat.messages
         assert messages[0] == {"role": "system", "content": "Be brief."}
-        assert [message["role"] for message in messages[1:]] == ["user", "assistant"] * len(chat.turns)
+        # an answer that is empty is no message
+        roles = ["user", "assistant"] * len(chat.turns)
+        assert [message["role"] for message in messages[1:]] == roles[: len(roles) - (not chat.turns[-1].answer)]
 
 
 def test_a_chat_survives_its_session(tiny_model, tmp_path):

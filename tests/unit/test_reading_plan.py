@@ -58,6 +58,6 @@ def test_trained_context():
 
 
 def test_budget_below_the_question():
-    with pytest.raises(UsageError, match="the question has 185 tokens: set kv_budget to 201 cells or more"):
-        make_plan(make_prompt(3000, n_tail=180), budget="200")
-    assert make_plan(make_prompt(3000, n_tail=180), budget="201").n_window >= CHUNK - 32
+    with pytest.raises(UsageError, match="the question has 180 tokens: set kv_budget to 196 cells or more"):
+        make_plan(make_prompt(3000, n_tail=180), budget="195")
+    assert make_plan(make_prompt(3000, n_tail=180), budget="196").n_window >= CHUNK - 32
