@@ -43,7 +43,8 @@ def test_a_long_prompt_is_evicted(server):
     assert server.chat(LONG).status_code == 200
     usage = server.client.get("/api/usage").json()
     assert usage["n_tokens"] > 1300
-    assert usage["n_cells_used"] <= 207
+    # the generation prompt and the answer are behind what is kept
+    assert usage["n_cells_used"] <= 200 + 16 + 7
     assert usage["n_cells"] == 768
     assert metric(server, "dapq_kv_cells_used") == usage["n_cells_used"]
     assert metric(server, "dapq_evictions_total") > before
@@ -51,9 +52,9 @@ def test_a_long_prompt_is_evicted(server):
     assert "abc" in "".join(text for text, _ in pieces)
     assert sum(share < 1 for _, share in pieces) > 0
     assert server.chat(LONG, kv_budget="10%", policy="dapq").status_code == 200
-    assert server.usage()["n_cells_used"] <= 417
+    assert server.usage()["n_cells_used"] <= 410 + 16 + 7
     assert server.chat(LONG, kv_budget=64).status_code == 200
-    assert server.usage()["n_cells_used"] <= 71
+    assert server.usage()["n_cells_used"] <= 64 + 16 + 7
 
 
 def test_json_and_tools(server):
