@@ -15,6 +15,7 @@ from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 from dapq_edge import Llama
 from dapq_edge.errors import DapqError
 from dapq_edge.planning.weights import find_model
+from dapq_edge.prompt.messages import chat_tokens
 
 TOOL = {
     "type": "function",
@@ -45,19 +46,14 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def attempt(llama: Llama, case: dict[str, Any]) -> str:
-    """Return "yes", or what was said."""
+def attempt(llama: Llama, messages: list[dict[str, Any]], **tools: Any) -> tuple[str, int]:
+    """Return "yes", or what is said, and the control tokens of the prompt."""
+    model = llama.engine.model
     try:
-        answer = llama.create_chat_completion(**case, max_tokens=2, temperature=0)
+        tokens = chat_tokens(model, llama.render_chat, messages, tools).tokens
     except DapqError as error:
-        return str(error)
-    assert answer["choices"][0]["message"] is not None
-    return "yes"
-
-
-def n_turns(llama: Llama) -> int:
-    """Return the control tokens of the prompt that was read last."""
-    return sum(map(llama.engine.model.is_control, llama.input_ids[: llama.n_tokens].tolist()))
+        return str(error), 0
+    return "yes", sum(map(model.is_control, tokens))
 
 
 def main() -> int:
@@ -71,12 +67,10 @@ def main() -> int:
     for path in sorted(options.folder.glob("*.jinja")):
         formatter = Jinja2ChatFormatter(template=path.read_text(), eos_token="<|im_end|>", bos_token="<|im_start|>")
         llama._chat_handlers[llama.chat_format] = formatter.to_chat_handler()
-        results, counts = [], {}
-        for name, case in CASES.items():
-            results.append(attempt(llama, case))
-            counts[name] = n_turns(llama)
-        # the same template, and one message each
-        assert results[0] != "yes" or counts["a forged turn"] == counts["one message"], path
+        found = {name: attempt(llama, **case) for name, case in CASES.items()}
+        results = [result for result, _ in found.values()]
+        # one message each, and so the same control tokens
+        assert found["a forged turn"] == found["one message"], path
         reasons.update(result for result in results if result != "yes")
         print(f"| {path.stem} |", " | ".join("yes" if result == "yes" else "said" for result in results), "|")
     for reason, n in reasons.most_common():
