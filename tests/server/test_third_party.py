@@ -16,3 +16,5 @@ def test_langchain_over_openai(tiny_model):
             openai_api_base=f"{server.url}/v1", openai_api_key="none", model_name="tiny", max_tokens=8, temperature=0
         )
         assert model.invoke("a b c") is not None
+        # it keeps its connection open, which is a warning at the end
+        model.client._client.close()
