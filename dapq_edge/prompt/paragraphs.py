@@ -130,10 +130,14 @@ def split_text(text: str, size: Callable[[int, int], int], *, must_ask: bool = F
 
 def level_of(text: str) -> int:
     """Return how surely a short text says what is wanted, see `Span`."""
-    sentences = [part for line in text.splitlines() for part in _SENTENCE.split(line) if part.strip()]
+    sentences = _sentences(text)
     if any(_QUESTION.search(sentence) for sentence in sentences):
         return 2
     return int(any(_TELLS.match(_BULLET.sub("", sentence).lstrip(" *_#>\"'")) for sentence in sentences))
+
+
+def _sentences(text: str) -> list[str]:
+    return [part for line in text.splitlines() for part in _SENTENCE.split(line) if part.strip()]
 
 
 def refers_back(text: str) -> bool:
@@ -228,7 +232,7 @@ def _with_levels(text: str, blocks: list[_Block]) -> list[_Block]:
     made = []
     for i, block in enumerate(blocks):
         words = text[block.start : block.stop].strip()
-        sentences = [part for line in words.splitlines() for part in _SENTENCE.split(line) if part.strip()]
+        sentences = _sentences(words)
         level = level_of(sentences[0]) % 2 if sentences else 0
         # the last paragraph may ask somewhere in the middle
         whole = block.n_tokens <= MAX_ASKING or (i == len(blocks) - 1 and block.n_tokens <= MAX_PARAGRAPH)

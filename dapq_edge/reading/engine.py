@@ -281,7 +281,7 @@ class Engine:
             self.append(tokens[n_text:], control)
         else:
             self._n_rereads += 1
-            self._read_anew(tokens, control, messages)
+            self._read_anew(tokens, control, messages, prompt)
 
     def _make_room(self) -> None:
         """Evict before an eviction looks ahead, if there are too few cells for what comes before the answer."""
@@ -322,15 +322,17 @@ class Engine:
         start = max(prompt.question.start if prompt.question else n_known, n_known)
         return self._serves(self.cache, prompt.tokens[start:n_text], self.heads, self.policy.n_probe)
 
-    def _read_anew(self, tokens: list[int], control: Control, messages: Tokens[Message] | None) -> None:
-        """Read the whole prompt."""
+    def _read_anew(
+        self, tokens: list[int], control: Control, messages: Tokens[Message] | None, prompt: Prompt | None = None
+    ) -> None:
+        """Read the whole prompt; `prompt` is what `_fit` made of it, if that is known."""
         self.reset()
         if self.scores is not None:
             # the logits of all tokens are wanted
             self.append(tokens, control)
             self._evict(self.policy)
             return
-        prompt = self._fit(tokens, messages)
+        prompt = prompt or self._fit(tokens, messages)
         plan = make_plan(
             prompt,
             self.policy,
