@@ -27,6 +27,7 @@ class Model:
         self._llama = llama
         self._vocab = compat.vocab_pointer(llama)
         self.path = Path(llama.model_path)
+        self._pieces: dict[int, bytes] = {}
 
     @property
     def context(self) -> Context:
@@ -77,6 +78,12 @@ class Model:
     def detokenize(self, tokens: Sequence[int], *, special: bool = True) -> bytes:
         """Return the bytes that tokens stand for; a control token has its name if `special`, else none."""
         return self._llama.detokenize(list(tokens), special=special)
+
+    def pieces(self, tokens: Sequence[int]) -> list[bytes]:
+        """Return the bytes that each token stands for by itself; a control token has its name."""
+        for token in set(tokens) - self._pieces.keys():
+            self._pieces[token] = self.detokenize([token])
+        return [self._pieces[token] for token in tokens]
 
     def is_control(self, token: int) -> bool:
         """Return whether a token is one of the template's, and no text."""

@@ -6,7 +6,8 @@ from ..cells import N_SINK
 from ..errors import DapqError
 from ..llamacpp.model import Model
 from .prompt import Kind, Prompt
-from .request import Message, split_prompt
+from .request import split_prompt
+from .turns import Message
 
 
 def chat_prompt(model: Model, document: str, question: str = "", answer_prefix: str = "") -> Prompt:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ..errors import DapqError, UsageError
 from ..llamacpp.model import Model
-from .request import SYSTEM, Message
+from .turns import SYSTEM, Message
 
 # characters of no text, as a rule: one goes into what spells a control token, two go around each message
 PRIVATE = range(0xF0000, 0xFFFFE)
@@ -266,7 +266,7 @@ def _locate(
     model: Model, tokens: list[int], text: str, spans: list[tuple[str, str, str]], has_bos: bool
 ) -> list[Message] | None:
     """Return the tokens of messages; None if the tokens spell another text."""
-    pieces = [model.detokenize([token]) for token in tokens]
+    pieces = model.pieces(tokens)
     if has_bos:
         pieces[0] = b""
     # as many visible bytes are in the tokens up to each one

@@ -46,7 +46,7 @@ _LABEL = re.compile(
 _TAG = re.compile(r"\s*<([A-Za-z][\w:-]*)(?:\s[^<>]*)?>")
 _END_TAG = re.compile(r"</[A-Za-z][\w:-]*>\s*$")
 _QUESTION = re.compile(r"[?？؟][\"'”’»)\]*_]*\s*(?:</[^<>]*>)?\s*$")  # noqa: RUF001
-_SENTENCE = re.compile(r"(?<=[.!?。？！؟])[\"'”’)]*\s+|(?<=[。？！])")  # noqa: RUF001
+_BORDER = re.compile(r"[\r\n]+|(?<=[.!?。？！؟])[\"'”’)]*\s+|(?<=[。？！])")  # noqa: RUF001
 _TELLS = re.compile(
     r"(?:please|kindly|answer|summari[sz]e|explain|describe|list|tell|give|write|translate|find|extract|compare|name|"
     r"state|use|return|respond|reply|read|quote|classify|rewrite|identify|determine|calculate|count|show|make|create|"
@@ -137,7 +137,7 @@ def level_of(text: str) -> int:
 
 
 def _sentences(text: str) -> list[str]:
-    return [part for line in text.splitlines() for part in _SENTENCE.split(line) if part.strip()]
+    return [sentence for sentence in _BORDER.split(text) if sentence.strip()]
 
 
 def refers_back(text: str) -> bool:
@@ -147,7 +147,7 @@ def refers_back(text: str) -> bool:
 
 def question_in(text: str) -> tuple[int, int]:
     """Return the first and the last character of the part of a request that asks: its questions, or all of it."""
-    ends = [match.start() for match in re.finditer(r"[\r\n]+|(?<=[.!?。？！؟])[\"'”’)]*\s+", text)]  # noqa: RUF001
+    ends = [border.start() for border in _BORDER.finditer(text)]
     sentences = [(start, stop) for start, stop in pairwise([0, *ends, len(text)]) if text[start:stop].strip()]
     asking = [(start, stop) for start, stop in sentences if _QUESTION.search(text[start:stop])]
     first, last = (asking or sentences or [(0, 1)])[0][0], (asking or sentences or [(0, 1)])[-1][1]
@@ -222,7 +222,7 @@ def _finer(text: str, block: _Block) -> list[int]:
     if len(lines) > 2:
         return lines
     part = text[block.start : block.stop]
-    places = [match.start() for match in _SENTENCE.finditer(part) if match.start() > 0 and match.end() < len(part)]
+    places = [match.start() for match in _BORDER.finditer(part) if match.start() > 0 and match.end() < len(part)]
     places = places or [len(part) - len(part) * N_LAST // block.n_tokens]
     return [block.start, *(block.start + place for place in places), block.stop]
 

@@ -1,9 +1,8 @@
 """The request, wherever it stands: which tokens of a prompt are pinned, which ask, and which are documents."""
 
-import itertools
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +12,7 @@ from ..llamacpp.model import Model
 from .paragraphs import level_of, question_in, refers_back, split_text
 from .prompt import QUESTION, Kind, Part, Prompt, Table
 from .tables import find_tables
+from .turns import ASSISTANT, N_ROLE, SYSTEM, Message, find_messages
 
 # a message of more tokens has a document in it
 N_LONG = 256
@@ -35,26 +35,11 @@ N_LAST_ANSWER, N_HEADER = 128, 96
 # tokens of a generation prompt at most; what is longer is the start of an answer
 N_END = 128
 
-# tokens between the start of a message and its text: the role
-N_ROLE = 6
-
 # tokens that a template writes between messages at most; more are a text of its own
 N_FRAME = 64
 
 # the name of a tool in JSON, as templates and agents write it
 _NAME = re.compile(r'"name"\s*:\s*"([^"\n]{1,64})"')
-
-SYSTEM, ASSISTANT = ("system", "developer"), ("assistant", "model", "bot", "gpt")
-ROLES = {*SYSTEM, *ASSISTANT, "user", "human", "tool", "function", "ipython", "environment"}
-
-
-@dataclass(frozen=True)
-class Message:
-    """The text of a message of `role`: tokens `start` to `stop` (exclusive) of a prompt."""
-
-    role: str
-    start: int
-    stop: int
 
 
 def split_prompt(
@@ -68,40 +53,10 @@ def split_prompt(
         messages: What is known of it; otherwise messages begin with control tokens.
         n_long: A message of more tokens has a document in it.
     """
-    pieces = [model.detokenize([token]) for token in tokens]
+    pieces = model.pieces(tokens)
     if messages is None:
-        messages = find_messages(model, tokens, pieces)
+        messages = find_messages(model, tokens)
     return _Splitter(list(tokens), pieces, list(messages), n_long).prompt(tuple(model.tokenize("\n\n")))
-
-
-def find_messages(model: Model, tokens: Sequence[int], pieces: Sequence[bytes]) -> list[Message]:
-    """Return the messages of a prompt by its control tokens; all of it is one of the user if there are none."""
-    borders = [-1, *(i for i, token in enumerate(tokens) if model.is_control(token)), len(tokens)]
-    messages, role = [], "user"
-    for before, after in itertools.pairwise(borders):
-        text = b"".join(pieces[before + 1 : after]).strip().decode("utf-8", "replace")
-        if text in ROLES:
-            # the name of a role, alone
-            role = text
-            continue
-        n_role, named = _role(pieces[before + 1 : before + 1 + N_ROLE]) if before >= 0 else (0, "")
-        role = named or role
-        if b"".join(pieces[before + 1 + n_role : after]).strip():
-            messages.append(Message(role, before + 1 + n_role, after))
-            role = "user"
-    # an answer that has begun is a part of the generation prompt
-    while len(messages) > 1 and messages[-1].role in ASSISTANT:
-        messages.pop()
-    return messages
-
-
-def _role(pieces: Sequence[bytes]) -> tuple[int, str]:
-    """Return the tokens of a role's name and its line break at the start of a message, and the name."""
-    for n, piece in enumerate(pieces, start=1):
-        if b"\n" in piece:
-            name = b"".join(pieces[:n]).strip().decode("utf-8", "replace")
-            return (n, name) if name in ROLES else (0, "")
-    return 0, ""
 
 
 class _Splitter:
@@ -124,7 +79,7 @@ class _Splitter:
             parts = self._parts(must_ask=True)
         question, n_longest = self._question(parts), self._n_longest(parts)
         parts = self._without_answered(parts, question)
-        return Prompt(self.tokens, _joined(parts), question, tuple(self.tables), separator, n_longest)
+        return Prompt(self.tokens, joined(parts), question, tuple(self.tables), separator, n_longest)
 
     @property
     def _has_document(self) -> bool:
@@ -282,7 +237,7 @@ def _with_sinks(parts: list[Part]) -> list[Part]:
     return [part for part in made if len(part)]
 
 
-def _joined(parts: Iterable[Part]) -> tuple[Part, ...]:
+def joined(parts: Iterable[Part]) -> tuple[Part, ...]:
     """Return the parts with neighbours of one kind, and older turns with the frames between them, as one."""
     made: list[Part] = []
     for part in parts:
@@ -296,87 +251,3 @@ def _joined(parts: Iterable[Part]) -> tuple[Part, ...]:
         else:
             made.append(part)
     return tuple(made)
-
-
-def moved(messages: Sequence[Message], tokens: Sequence[int], aligned: Sequence[int]) -> list[Message]:
-    """Return where messages are when some of the tokens are replaced by others that spell the same, see `align`."""
-    n_same = next((i for i, (old, new) in enumerate(zip(tokens, aligned, strict=False)) if old != new), len(tokens))
-    shift = len(aligned) - len(tokens)
-
-    def place(i: int) -> int:
-        return i if i <= n_same else max(n_same, i + shift)
-
-    return [replace(message, start=place(message.start), stop=place(message.stop)) for message in messages]
-
-
-def fit(prompt: Prompt, n_most: int) -> Prompt:
-    """Return a prompt that pins at most `n_most` tokens of its system message and its request, or half of that.
-
-    If they have more, the newest request comes first, but a quarter is for the system message. What has no room becomes
-    a part of the documents, and is counted in `n_unpinned`. Of a system message the start stays, of a request the
-    question and the end. An older request, the last answer and the first lines of tables follow while there is room.
-    """
-    systems, requests = prompt.of_kind(Kind.SYSTEM), sorted(prompt.of_kind(Kind.REQUEST), key=_newest_first)
-    newest = [part for part in requests if part.age == requests[0].age]
-    n_system = sum(map(len, systems))
-    n_reserved = n_system
-    if n_system + sum(map(len, newest)) > n_most:
-        # the document needs the cells more than what has no room anyway
-        n_most //= 2
-        n_reserved = min(n_system, n_most // 4)
-    question = (prompt.question or range(0))[-max(1, n_most // 2) :]
-    cut: dict[Part, list[Part]] = {}
-
-    def keep(parts: list[Part], n_free: int) -> int:
-        for part in parts:
-            cut[part] = _cut_part(part, question, n_free)
-            n_free -= len(cut[part][1])
-        return n_free
-
-    n_free = n_reserved + keep(newest, n_most - n_reserved)
-    n_free = keep(systems + requests[len(newest) :], n_free)
-    for part in prompt.of_kind(Kind.ANSWER):
-        if len(part) > n_free:
-            cut[part] = [replace(part, kind=Kind.DOCUMENT)]
-    rest = sum(len(part) - len(cut[part][1]) for part in newest)
-    if rest <= n_most:
-        # it is read with the request, though it may be evicted
-        cut |= {
-            part: [replace(piece, kind=Kind.ANSWER) if piece.kind == Kind.DOCUMENT else piece for piece in cut[part]]
-            for part in newest
-        }
-    parts = itertools.chain.from_iterable(cut.get(part, [part]) for part in prompt.parts)
-    # what only stands at the end asks nothing
-    wanted = systems + [part for part in newest if part.level]
-    return replace(
-        prompt,
-        parts=_joined(parts),
-        question=question or None,
-        tables=_tables_within(prompt, n_free),
-        n_unpinned=sum(len(part) - len(cut[part][1]) for part in wanted),
-        n_asked=min(prompt.n_asked, n_most // 3),
-    )
-
-
-def _newest_first(part: Part) -> tuple[int, int, int]:
-    return part.age, -part.level, -part.start
-
-
-def _cut_part(part: Part, question: range, n_most: int) -> list[Part]:
-    """Return what is of a document before the part that stays, that part, and what is behind it."""
-    start = part.start if part.kind == Kind.SYSTEM else max(part.start, part.stop - n_most)
-    if part.start <= question.start < start:
-        start = question.start
-    stop = min(part.stop, start + n_most)
-    before, behind = Part(Kind.DOCUMENT, part.start, start), Part(Kind.DOCUMENT, stop, part.stop)
-    return [before, replace(part, start=start, stop=stop), behind]
-
-
-def _tables_within(prompt: Prompt, n_most: int) -> tuple[Table, ...]:
-    """Return the tables whose first lines have room."""
-    tables = []
-    for table in prompt.tables:
-        if table.header - table.start <= n_most:
-            n_most -= table.header - table.start
-            tables.append(table)
-    return tuple(tables)

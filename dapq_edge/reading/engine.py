@@ -17,7 +17,9 @@ from ..eviction.policies import Full, Policy
 from ..llamacpp import native
 from ..llamacpp.model import Model
 from ..prompt import QUESTION, Kind, Prompt
-from ..prompt.request import N_LONG, N_SHORT, Message, fit, moved, split_prompt
+from ..prompt.pins import fit
+from ..prompt.request import N_LONG, N_SHORT, split_prompt
+from ..prompt.turns import Message, moved
 from ..prompt.window import ending_of
 from .decide import N_ANSWER, Append, Limits, Reread, align, decide
 from .pieces import text_pieces

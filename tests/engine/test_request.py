@@ -9,7 +9,8 @@ from helpers.tiny import Spec
 from dapq_edge.errors import UsageError
 from dapq_edge.prompt import Kind
 from dapq_edge.prompt.messages import chat_tokens
-from dapq_edge.prompt.request import fit, split_prompt
+from dapq_edge.prompt.pins import fit
+from dapq_edge.prompt.request import split_prompt
 
 DOC = "\n\n".join(["The mill counted crates. " * 4] * 8)
 ASK = "What is the code?"

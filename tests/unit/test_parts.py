@@ -3,7 +3,7 @@
 import pytest
 
 from dapq_edge.prompt import QUESTION, Kind, Part, Prompt, Table
-from dapq_edge.prompt.request import fit
+from dapq_edge.prompt.pins import fit
 from dapq_edge.prompt.window import ending_of, window_of
 
 SEPARATOR = (900, 901)
