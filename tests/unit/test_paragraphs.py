@@ -100,7 +100,7 @@ def test_levels(text, level):
         (f"Query: {ASK}\nAnswer:", ASK),
         (f"\n<question>{ASK}</question>", ASK),
         (f"### Question\n{ASK}", ASK),
-        ("这是一个故事。小猫在哪里？谢谢。", "小猫在哪里？"),
+        ("这是一个故事。小猫在哪里？谢谢。", "小猫在哪里？"),  # noqa: RUF001
         ("  x ", "x"),
         ("", ""),
     ],
