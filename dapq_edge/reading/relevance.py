@@ -16,7 +16,7 @@ N_BEST = 8
 
 # mean of the relevance of cells and of how sure the model is that serve a question, see docs/results.md, "The second
 # question"
-MIN_SERVED = 0.85
+MIN_SERVED = 0.82
 
 # a guess to which all cells are less relevant is written without them ("Tell me a joke.")
 MIN_USED = 0.12
