@@ -17,6 +17,12 @@ from .turns import SYSTEM, Message
 # characters of no text, as a rule: one goes into what spells a control token, two go around each message
 PRIVATE = range(0xF0000, 0xFFFFE)
 
+# arguments of a template for which it writes no tools
+NO_TOOLS: dict[str, Any] = {"tools": []}
+
+# arguments of a template that hold tools
+TOOL_PARAMS = "tools", "functions"
+
 # given messages and tools, it returns what the chat template makes of them, and whether a start token comes first
 Render = Callable[[list[dict[str, Any]], dict[str, Any]], tuple[str, bool]]
 
@@ -56,7 +62,7 @@ def chat_tokens(
     plain, refusal = [_as_text(message) for message in messages], ""
     spelling = _Spelling(model, [plain, tools])
     # some templates look through the tools without looking whether there are any
-    choices: list[dict[str, Any]] = [tools] if tools else [{}, {"tools": []}]
+    choices: list[dict[str, Any]] = [tools] if tools else [{}, NO_TOOLS]
     for form, options in itertools.product(_forms(plain), choices):
         try:
             return _written(model, render, spelling, spelling.hide(form), spelling.hide(options))
@@ -76,7 +82,8 @@ def _written(
         # it may leave out what an assistant thought
         if span is None and role != "assistant" and str(message.get("content") or "").strip():
             raise _RefusedError(f"drops the message of the role {role}")
-    _check_tools(text, tools)
+    if any(tools.get(param) for param in TOOL_PARAMS):
+        _check_tools(text, tools, _without_tools(render, messages))
     tokens = spelling.tokenize(text, add_bos)
     shown = [
         (role, spelling.show(text[: span[0]]), spelling.show(text[span[0] : span[1]]))
@@ -243,14 +250,27 @@ def _rendered(render: Render, messages: list[dict[str, Any]], tools: dict[str, A
         raise _RefusedError(f"refuses the messages: {reason}") from error
 
 
-def _check_tools(text: str, tools: dict[str, Any]) -> None:
-    """Raise `UsageError` if the template dropped tools that only it could tell the model of."""
+def _without_tools(render: Render, messages: list[dict[str, Any]]) -> str:
+    """Return a prompt without tools; empty if the template wants some."""
+    for options in ({}, NO_TOOLS):
+        try:
+            return _rendered(render, messages, options)[0]
+        except _RefusedError:
+            continue
+    return ""
+
+
+def _check_tools(text: str, tools: dict[str, Any], without: str) -> None:
+    """Raise `UsageError` if the template dropped tools that only it could tell the model of.
+
+    `text` is the prompt, `without` what it is without tools: a message may name a tool, too.
+    """
     if isinstance(tools.get("tool_choice") or tools.get("function_call"), dict) or "none" in tools.values():
         return
-    for param in ("tools", "functions"):
+    for param in TOOL_PARAMS:
         for tool in tools.get(param) or []:
             name = tool.get("function", tool).get("name", "")
-            if name not in text:
+            if text.count(name) <= without.count(name):
                 raise UsageError(f"the chat template of the model has no {param}: {name} would be ignored")
 
 

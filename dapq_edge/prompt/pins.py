@@ -51,7 +51,7 @@ def fit(prompt: Prompt, n_most: int) -> Prompt:
         parts=joined(parts),
         question=question or None,
         tables=_tables_within(prompt, n_free),
-        n_unpinned=sum(len(part) - len(cut[part][1]) for part in wanted),
+        n_unpinned=prompt.n_unpinned + sum(len(part) - len(cut[part][1]) for part in wanted),
         n_asked=min(prompt.n_asked, n_most // 3),
     )
 

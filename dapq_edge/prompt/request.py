@@ -17,7 +17,7 @@ from .turns import ASSISTANT, N_ROLE, SYSTEM, Message, find_messages
 # a message of more tokens has a document in it
 N_LONG = 256
 
-# a system message of more tokens is a document itself
+# a system message of more tokens is a document itself, unless that many have room to be pinned
 N_SYSTEM = 1024
 
 # a shorter message without a question mark is a remark
@@ -43,7 +43,11 @@ _NAME = re.compile(r'"name"\s*:\s*"([^"\n]{1,64})"')
 
 
 def split_prompt(
-    model: Model, tokens: Sequence[int], messages: Sequence[Message] | None = None, n_long: int = N_LONG
+    model: Model,
+    tokens: Sequence[int],
+    messages: Sequence[Message] | None = None,
+    n_long: int = N_LONG,
+    n_system: int = N_SYSTEM,
 ) -> Prompt:
     """Find what a prompt wants, and of what.
 
@@ -52,21 +56,25 @@ def split_prompt(
         tokens: Of the prompt.
         messages: What is known of it; otherwise messages begin with control tokens.
         n_long: A message of more tokens has a document in it.
+        n_system: A system message of more tokens is a document itself.
     """
     pieces = model.pieces(tokens)
     if messages is None:
         messages = find_messages(model, tokens)
-    return _Splitter(list(tokens), pieces, list(messages), n_long).prompt(tuple(model.tokenize("\n\n")))
+    return _Splitter(list(tokens), pieces, list(messages), n_long, n_system).prompt(tuple(model.tokenize("\n\n")))
 
 
 class _Splitter:
     """Divides the tokens of a prompt, given its messages, into parts."""
 
-    def __init__(self, tokens: list[int], pieces: list[bytes], messages: list[Message], n_long: int) -> None:
+    def __init__(
+        self, tokens: list[int], pieces: list[bytes], messages: list[Message], n_long: int, n_system: int
+    ) -> None:
         self.tokens = tokens
         self.pieces = pieces
         self.messages = messages
         self.n_long = n_long
+        self.n_system = n_system
         self.tables: list[Table] = []
         asking = [message for message in messages if message.role not in (*SYSTEM, *ASSISTANT, "tool", "function")]
         self.last = asking[-1] if asking else None
@@ -77,9 +85,9 @@ class _Splitter:
         # what asks nothing anywhere ends with what is wanted, as most prompts do
         if not any(_says_what_is_wanted(part) for part in parts):
             parts = self._parts(must_ask=True)
-        question, n_longest = self._question(parts), self._n_longest(parts)
+        question, n_longest, n_unpinned = self._question(parts), self._n_longest(parts), self._n_unpinned(parts)
         parts = self._without_answered(parts, question)
-        return Prompt(self.tokens, joined(parts), question, tuple(self.tables), separator, n_longest)
+        return Prompt(self.tokens, joined(parts), question, tuple(self.tables), separator, n_longest, n_unpinned)
 
     @property
     def _has_document(self) -> bool:
@@ -121,6 +129,18 @@ class _Splitter:
         ]
         return max(counts)
 
+    def _n_unpinned(self, parts: list[Part]) -> int:
+        """Return the tokens of system messages, and of what the template writes, that are documents."""
+        others = [message for message in self.messages if message.role not in SYSTEM]
+        stop = max((message.stop for message in self.messages), default=0)
+        return sum(
+            len(part)
+            for part in parts
+            if part.kind == Kind.DOCUMENT
+            and part.stop <= stop
+            and not any(message.start <= part.start < message.stop for message in others)
+        )
+
     def _parts(self, must_ask: bool = False) -> list[Part]:
         self.tables, parts, place = [], [], 0
         for message in self.messages:
@@ -137,6 +157,8 @@ class _Splitter:
         if stop - start <= N_FRAME:
             return [Part(Kind.FRAME, start, stop)]
         text = Message("system", start, stop - N_ROLE)
+        if text.stop - start <= self.n_system:
+            return [Part(Kind.SYSTEM, start, text.stop), Part(Kind.FRAME, text.stop, stop)]
         return [*self._with_names(text, [Part(Kind.DOCUMENT, start, text.stop)]), Part(Kind.FRAME, text.stop, stop)]
 
     def _with_names(self, message: Message, parts: list[Part]) -> list[Part]:
@@ -162,7 +184,7 @@ class _Splitter:
         start, stop, n_tokens = message.start, message.stop, message.stop - message.start
         if message.role in ASSISTANT:
             return [Part(Kind.ANSWER if self._is_last_answer(message) else Kind.DOCUMENT, start, stop)]
-        if n_tokens > (N_SYSTEM if message.role in SYSTEM else self.n_long):
+        if n_tokens > (self.n_system if message.role in SYSTEM else self.n_long):
             return self._long(message, must_ask)
         if message.role in SYSTEM:
             return [Part(Kind.SYSTEM, start, stop, level_of(self._text(start, stop)))]

@@ -8,6 +8,9 @@ from .prompt import Kind, Part, Prompt
 # tokens behind a question that are no words
 N_MARKS = 2
 
+# tokens of a system message that are read with each window, at most
+N_HEAD = 1024
+
 
 @dataclass(frozen=True)
 class Window:
@@ -17,11 +20,28 @@ class Window:
         head: The system message, and the start of a message.
         tail: The request, wherever it stands, and the generation prompt.
         n_asking: Last tokens of `tail`, from the question on.
+        n_behind: Last tokens of `tail`, behind the question.
     """
 
     head: list[int]
     tail: list[int]
     n_asking: int
+    n_behind: int
+
+    @property
+    def before(self) -> list[int]:
+        """Tokens of `tail` before the question."""
+        return self.tail[: len(self.tail) - self.n_asking]
+
+    @property
+    def question(self) -> list[int]:
+        """Tokens from the question to the end."""
+        return self.tail[len(self.tail) - self.n_asking :]
+
+    @property
+    def behind(self) -> list[int]:
+        """Tokens behind the question."""
+        return self.tail[len(self.tail) - self.n_behind :]
 
     def __len__(self) -> int:
         return len(self.head) + len(self.tail)
@@ -33,16 +53,18 @@ def window_of(prompt: Prompt) -> Window:
     Of a request with more than `n_asked` tokens beside the question, the surest and newest parts are taken.
     """
     parts = list(takewhile(lambda part: part.kind in (Kind.FRAME, Kind.SYSTEM), prompt.parts))
-    head, last = list(chain.from_iterable(map(prompt.tokens_of, parts))), prompt.borders[1]
+    head, last = list(chain.from_iterable(map(prompt.tokens_of, parts)))[:N_HEAD], prompt.borders[1]
     asked, tail = _asked(prompt), []
     for part in prompt.parts[len(parts) :]:
         if part in asked:
             tail += [*prompt.separator, *asked[part]] if part.stop <= last else asked[part]
         elif part.start >= last and part.kind == Kind.FRAME:
             tail += prompt.tokens_of(part)
-    n_question = len(prompt.question) if prompt.question else len(tail)
-    ending = ending_of(prompt)
-    return Window(head, tail + ending, len(ending) + (n_question if is_last(prompt) else -len(prompt.separator)))
+    tail += ending_of(prompt)
+    if prompt.question is None:
+        return Window(head, tail, len(tail), prompt.n_end)
+    n_behind = len(prompt) - prompt.question.stop if is_last(prompt) else prompt.n_end
+    return Window(head, tail, len(prompt.question) + n_behind, n_behind)
 
 
 def is_last(prompt: Prompt) -> bool:

@@ -18,7 +18,7 @@ from ..llamacpp import native
 from ..llamacpp.model import Model
 from ..prompt import QUESTION, Kind, Prompt
 from ..prompt.pins import fit
-from ..prompt.request import N_LONG, N_SHORT, split_prompt
+from ..prompt.request import N_LONG, N_SHORT, N_SYSTEM, split_prompt
 from ..prompt.turns import Message, moved
 from ..prompt.window import ending_of
 from .decide import N_ANSWER, Append, Limits, Reread, align, decide
@@ -294,7 +294,8 @@ class Engine:
     def _fit(self, tokens: list[int], messages: Tokens[Message] | None) -> Prompt:
         """Return the parts of a prompt, of which the pinned ones have at most half of the cells that are kept."""
         half = self.budget.n_start // 2
-        prompt = fit(split_prompt(self.model, tokens, messages, min(N_LONG, half)), half)
+        split = split_prompt(self.model, tokens, messages, min(N_LONG, half), max(N_SYSTEM, half))
+        prompt = fit(split, half)
         self._n_unpinned = prompt.n_unpinned
         return prompt
 

@@ -80,8 +80,8 @@ def room_warning(n_unpinned: int) -> DapqError | None:
     if not n_unpinned:
         return None
     return DapqError(
-        f"{n_unpinned:,} tokens of the request have no room in half of the cells that are kept, and may be evicted: "
-        "raise `kv_budget`"
+        f"{n_unpinned:,} tokens of the system message and the request have no room in half of the cells that are kept, and "
+        "may be evicted: raise `kv_budget`"
     )
 
 

@@ -105,7 +105,8 @@ def test_parts_of_a_message(tiny_model):
 
 def test_tools_are_written_or_refused(tiny_model):
     with opened(tiny_model(spec(templates.TOOLS))) as llama:
-        assert "get_tide" in written(llama, [user("a")], {"tools": [TOOL]})[0]
+        for text in ("a", "Call get_tide."):
+            assert "get_tide" in written(llama, [user(text)], {"tools": [TOOL]})[0]
     with opened(tiny_model(spec(templates.CHATML))) as llama:
         for tools in (
             {"tools": [TOOL]},
@@ -113,7 +114,8 @@ def test_tools_are_written_or_refused(tiny_model):
             {"tools": [TOOL], "tool_choice": "required"},
         ):
             with pytest.raises(UsageError, match="get_tide would be ignored"):
-                say(llama, [user("a")], **tools)
+                # a message that names it tells the model nothing of it
+                say(llama, [user("Call get_tide.")], **tools)
         # what only a grammar needs is not ignored
         choice = {"type": "function", "function": {"name": "get_tide"}}
         for tools in ({"tools": [TOOL], "tool_choice": "none"}, {"tools": [TOOL], "tool_choice": choice}):
@@ -211,6 +213,20 @@ def test_what_has_no_room_is_counted(tiny_model):
         assert share_of(llama, "Use it. Use it.") == 1
         say(llama, [user("a")])
         assert llama.usage.n_unpinned == 0
+
+
+@pytest.mark.parametrize("n_words", [300, 1300])
+def test_a_long_system_message(tiny_model, n_words):
+    """It is pinned whole where half of the budget has room for it; otherwise what has none is counted."""
+    rule = " ".join(f"w{i % 40}" for i in range(n_words))
+    with opened(tiny_model(spec(templates.CHATML)), n_ctx=16384) as llama:
+        n_tokens = len(llama.tokenize(rule.encode(), add_bos=False))
+        for half in (n_tokens + 200, n_tokens - 100):
+            llama.reset()
+            llama.set_eviction(2 * half)
+            say(llama, [system(rule), user(f"{DOC * 6}\n\n{ASK}")])
+            assert (llama.usage.n_unpinned == 0) == (half > n_tokens)
+            assert (share_of(llama, rule) == 1) == (half > n_tokens)
 
 
 def parts_of(llama, messages, n_most=1000):

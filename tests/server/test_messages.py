@@ -54,7 +54,7 @@ def test_a_request_without_room_is_said(strict):
     """In the answer, or in the last chunk of a stream."""
     messages = [{"role": "user", "content": f"{LONG}\n\n{'Why? ' * 100}"}]
     (warning,) = strict.chat(messages=messages).json()["warnings"]
-    assert "tokens of the request have no room" in warning
+    assert "tokens of the system message and the request have no room" in warning
     assert "kv_budget" in warning
     lines = [line for line in strict.chat(messages=messages, stream=True).text.splitlines() if line]
     chunks = [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
