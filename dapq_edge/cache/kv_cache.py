@@ -53,6 +53,7 @@ class KVCache:
         self.sequence = Sequence()
         self.has_logits = False
         self.ending: list[int] = []
+        self._is_shallow = False
 
     @property
     def positions(self) -> npt.NDArray[np.int32]:
@@ -174,10 +175,11 @@ class KVCache:
         try:
             for start in range(0, len(tokens), n_batch):
                 part = tokens[start : start + n_batch]
-                context.decode(self.ctx, self.seq_id, part, self.next_position, all_logits=scores is not None)
+                n_logits = len(part) if scores is not None else int(not self._is_shallow)
+                context.decode(self.ctx, self.seq_id, part, self.next_position, n_logits=n_logits)
                 if scores is not None:
                     scores[start : start + len(part)] = context.all_logits(self.ctx, len(part))
-                self.sequence, self.has_logits = self.sequence.append(part), True
+                self.sequence, self.has_logits = self.sequence.append(part), n_logits > 0
         except BaseException:
             self.mend()
             raise
@@ -198,6 +200,21 @@ class KVCache:
             yield
         finally:
             self.ending = []
+
+    @contextmanager
+    def first_layers(self, n_layers: int) -> Iterator[None]:
+        """Evaluate only the first `n_layers` layers, and no logits; what was read so is removed at the end.
+
+        Raises as `native.set_n_layer_eval` does.
+        """
+        native.set_n_layer_eval(self.ctx, n_layers)
+        self._is_shallow = True
+        try:
+            yield
+        finally:
+            self._is_shallow = False
+            self.clear()
+            native.set_n_layer_eval(self.ctx, 0)
 
     def note_document(self, has_document: bool) -> None:
         """Say whether the text has a part that is long enough to be read again for a question."""

@@ -1,8 +1,8 @@
 """Calibration: which heads attend from an answer to the fact that it comes from, and what eviction costs each layer."""
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from ..eviction.select import top_cells
 from ..prompt import Prompt
 from ..reading.engine import Engine
 from .needles import Needle, find_span, needle_prompt
+from .query_heads import find_query_heads
+from .questions import Asked
 
 # texts and facts that come with the package
 BUILT_IN = Path(__file__).parent / "texts"
@@ -47,20 +49,28 @@ def calibrate(
     haystacks: Sequence[str],
     needles: Sequence[Needle],
     n_tokens: int,
+    asked: Sequence[Asked] = (),
     control: Control = UNCONTROLLED,
 ) -> HeadProfile:
-    """Measure the heads of a model on prompts of `n_tokens` tokens.
+    """Measure the heads of a model on prompts of `n_tokens` tokens, and its query heads on those that are `asked`.
 
     Raises `DapqError` if the model has no attention that can be probed, if a text is too short, or if the answers
     cannot be found in the prompts.
     """
     todo = list(itertools.product(haystacks, needles, DEPTHS))
-    cases = []
+    cases, n_all = [], len(todo) + len(asked)
     for i, (haystack, needle, depth) in enumerate(todo):
-        control.report(i, len(todo))
+        control.report(i, n_all)
         cases.append(_look(engine, needle_prompt(engine.model, [needle], haystack, n_tokens, [depth]), needle))
-    control.report(len(todo), len(todo))
-    return profile_of(model_hash(engine.model.path), cases)
+    query = find_query_heads(engine, _reported(asked, control, len(todo), n_all)) if asked else ()
+    control.report(n_all, n_all)
+    return replace(profile_of(model_hash(engine.model.path), cases), query=query)
+
+
+def _reported(asked: Sequence[Asked], control: Control, n_done: int, n_all: int) -> Iterator[Asked]:
+    for i, case in enumerate(asked, start=n_done):
+        control.report(i, n_all)
+        yield case
 
 
 def _look(engine: Engine, prompt: Prompt, needle: Needle) -> Observation:

@@ -11,6 +11,8 @@ from rich.table import Table
 from ..calibration.calibrate import BUILT_IN
 from ..calibration.calibrate import calibrate as measure
 from ..calibration.needles import read_haystack, read_needles
+from ..calibration.questions import BUILT_IN as BUILT_IN_QUESTIONS
+from ..calibration.questions import ask_all, read_questions, read_texts
 from ..control import Control
 from ..errors import DapqError
 from ..evaluation.plots import plot_heads
@@ -19,6 +21,9 @@ from ..llamacpp.log import captured_log
 from ..render.pictures import require_matplotlib
 from .heads import CalibrateOptions, ShowOptions
 from .running import check_model, find, open_engine, progress_bar
+
+# tokens of a document in which the fact of a question is
+N_DOCUMENT = 2048
 
 # heads that `show` lists
 N_SHOWN = 16
@@ -32,12 +37,15 @@ def calibrate(options: CalibrateOptions) -> int:
     console, start = Console(stderr=True), time.perf_counter()
     needles = read_needles(Path(options.needles) if options.needles else BUILT_IN / "needles.jsonl")
     haystacks = _haystacks(options.haystack)
+    data = Path(options.data) if options.data else BUILT_IN_QUESTIONS / "calibrate.jsonl"
+    questions, texts = read_questions(data), read_texts(data.parent)
     with captured_log():
         engine = open_engine(options.model, console, find_heads=False)
         with progress_bar(console) as bar:
             task = bar.add_task("calibrating")
             control = Control(lambda done, total: bar.update(task, completed=done, total=total))
-            profile = measure(engine, haystacks, needles, options.length, control)
+            asked = list(ask_all(engine.model, questions, texts, N_DOCUMENT))
+            profile = measure(engine, haystacks, needles, options.length, asked, control)
     path = profile_path(engine.model.path)
     profile.save(path)
     _print(profile)
@@ -81,3 +89,10 @@ def _print(profile: HeadProfile) -> None:
     for share, layer, head in sorted(heads, reverse=True)[:N_SHOWN]:
         table.add_row(str(layer), str(head), f"{share:.2f}", f"{profile.errors[layer]:.2f}")
     Console().print(table)
+    table = Table(title="the query heads that tell best which chunk of a text answers a question")
+    for heading in ("layer", "head", "standard deviations above other chunks"):
+        table.add_column(heading, justify="right")
+    for query in profile.query:
+        table.add_row(str(query.layer), str(query.head), f"{query.score:.2f}")
+    if profile.query:
+        Console().print(table)

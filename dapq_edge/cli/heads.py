@@ -20,6 +20,9 @@ class CalibrateOptions(_Drawn):
 
     haystack: str | None = option("--haystack", metavar="DIR", help="folder with *.txt (default: texts of our own)")
     needles: str | None = option("--needles", metavar="FILE", help="facts, JSONL (default: facts of our own)")
+    data: str | None = option(
+        "--data", metavar="FILE", help="questions, JSONL, with *.txt beside it (default: questions of our own)"
+    )
     length: int = option(
         "--length", type=positive_or(), default=896, metavar="N", help="tokens of a prompt (default: 896)"
     )

@@ -5,6 +5,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,31 @@ from ..files import write_atomically
 # the content of a model is known by this many blocks of its file, evenly spread
 N_BLOCKS, BLOCK = 64, 2**16
 
+# of the files of profiles; those before had no query heads
+VERSION = 2
+
+# profiles of known models
+BUILT_IN = Path(__file__).parent / "profiles"
+
+
+@dataclass(frozen=True)
+class QueryHead:
+    """A head whose attention from a question tells which chunk of a text answers it.
+
+    Attributes:
+        layer: Its layer.
+        head: Its number among the query heads.
+        score: Evidence of chunks that answer, in standard deviations above that of other chunks, mean.
+        mean: Evidence of chunks that do not answer, see `reading.evidence.evidence`.
+        std: Its standard deviation.
+    """
+
+    layer: int
+    head: int
+    score: float
+    mean: float
+    std: float
+
 
 @dataclass(frozen=True)
 class HeadProfile:
@@ -24,12 +50,14 @@ class HeadProfile:
     model: `model_hash` of its file.
     retrieval: for each layer, for each query head, the share of its attention that goes from an answer to the fact that
     it comes from, and to the words around it. errors: for each layer, the share of an answer's attention that is lost
-    when the layer is evicted.
+    when the layer is evicted. query: the heads that tell what answers a question, the best first; none in a profile of
+    version 1.
     """
 
     model: str
     retrieval: dict[int, list[float]]
     errors: dict[int, float]
+    query: tuple[QueryHead, ...] = ()
 
     @functools.cached_property
     def digest(self) -> str:
@@ -42,12 +70,14 @@ class HeadProfile:
 
     def check(self, heads: dict[int, tuple[int, int]]) -> None:
         """Raise `DapqError` if the profile is not of a model with `heads`, see `KVCache.probed_heads`."""
-        if {layer: len(scores) for layer, scores in self.retrieval.items()} != {il: n for il, (n, _) in heads.items()}:
+        n_heads = {layer: n for layer, (n, _) in heads.items()}
+        has_query = all(0 <= head.head < n_heads.get(head.layer, 0) for head in self.query)
+        if {layer: len(scores) for layer, scores in self.retrieval.items()} != n_heads or not has_query:
             raise DapqError("the head profile is of another model: make one with dapq-edge heads calibrate")
 
     def save(self, path: Path) -> None:
         """Write the profile; a file that is there stays whole until the new one is. Raises `DapqError`."""
-        write_atomically(path, json.dumps(asdict(self)).encode())
+        write_atomically(path, json.dumps({"version": VERSION, **asdict(self)}).encode())
 
 
 def model_hash(path: Path) -> str:
@@ -74,8 +104,10 @@ def load_profile(path: Path, model: Path) -> HeadProfile:
             model=str(data["model"]),
             retrieval={int(layer): [float(x) for x in scores] for layer, scores in data["retrieval"].items()},
             errors={int(layer): float(error) for layer, error in data["errors"].items()},
+            query=tuple(_query_head(row) for row in data.get("query", ())),
         )
-        if not np.isfinite(sum(profile.retrieval.values(), list(profile.errors.values()))).all():
+        of_query = [number for head in profile.query for number in (head.score, head.mean, head.std)]
+        if not np.isfinite(sum(profile.retrieval.values(), [*profile.errors.values(), *of_query])).all():
             raise ValueError("a number is not finite")
         if profile.errors.keys() != profile.retrieval.keys():
             raise ValueError("layers are missing")
@@ -88,7 +120,20 @@ def load_profile(path: Path, model: Path) -> HeadProfile:
     return profile
 
 
+def _query_head(row: dict[str, Any]) -> QueryHead:
+    head = QueryHead(int(row["layer"]), int(row["head"]), float(row["score"]), float(row["mean"]), float(row["std"]))
+    if not head.std > 0:
+        raise ValueError("a standard deviation is not positive")
+    return head
+
+
 def find_profile(model: Path) -> HeadProfile | None:
-    """Return the profile of a model in the user's cache folder, if there is one. Raises as `load_profile` does."""
+    """Return the profile of a model in the user's cache folder, or the one that comes with the package, if any.
+
+    Raises as `load_profile` does.
+    """
     path = profile_path(model)
-    return load_profile(path, model) if path.exists() else None
+    for place in (path, BUILT_IN / path.name):
+        if place.exists():
+            return load_profile(place, model)
+    return None

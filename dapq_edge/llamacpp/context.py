@@ -53,13 +53,12 @@ def set_sequence_params(params: llama_cpp.llama_context_params, n_cells: int) ->
 class _Batch:
     """Consecutive tokens of one sequence; keeps alive what the struct points to."""
 
-    def __init__(self, tokens: npt.NDArray[np.int32], seq_id: int, pos: int, all_logits: bool) -> None:
+    def __init__(self, tokens: npt.NDArray[np.int32], seq_id: int, pos: int, n_logits: int) -> None:
         n = len(tokens)
         self._token, self._pos = tokens, np.arange(pos, pos + n, dtype=np.int32)
         self._n_seq_id, self._seq_id = np.ones(n, dtype=np.int32), ctypes.c_int32(seq_id)
         self._seq_ids = (_INT32_P * n)(*[ctypes.pointer(self._seq_id)] * n)
-        self._logits = np.full(n, all_logits, dtype=np.int8)
-        self._logits[-1] = True
+        self._logits = (np.arange(n) >= n - n_logits).astype(np.int8)
         self.struct = llama_cpp.llama_batch(
             n_tokens=n,
             token=self._token.ctypes.data_as(_INT32_P),
@@ -70,15 +69,13 @@ class _Batch:
         )
 
 
-def decode(
-    ctx: Context, seq_id: int, tokens: Sequence[int] | npt.NDArray[Any], pos: int, *, all_logits: bool = False
-) -> None:
+def decode(ctx: Context, seq_id: int, tokens: Sequence[int] | npt.NDArray[Any], pos: int, *, n_logits: int = 1) -> None:
     """Evaluate `tokens` at `pos`, `pos` + 1, ... of a sequence, as one batch.
 
-    The logits of the last token, or of all of them, stay in the context. Raises `NoFreeCellsError` if the context has
+    The logits of the last `n_logits` tokens stay in the context. Raises `NoFreeCellsError` if the context has
     fewer free cells than tokens, and `DapqError` if llama.cpp fails.
     """
-    batch = _Batch(np.ascontiguousarray(tokens, dtype=np.int32), seq_id, pos, all_logits)
+    batch = _Batch(np.ascontiguousarray(tokens, dtype=np.int32), seq_id, pos, n_logits)
     code = llama_cpp.llama_decode(ctx, batch.struct)
     if code == 1:
         raise NoFreeCellsError(f"no free cells for {len(tokens)} tokens at position {pos}: raise `n_ctx`")
@@ -99,6 +96,11 @@ def n_ctx(ctx: Context) -> int:
 def n_seq_max(ctx: Context) -> int:
     """Return the sequences that the context has room for."""
     return llama_cpp.llama_n_seq_max(ctx)
+
+
+def n_layer(ctx: Context) -> int:
+    """Return the layers of the model."""
+    return llama_cpp.llama_model_n_layer(llama_cpp.llama_get_model(ctx))
 
 
 def n_swa(ctx: Context) -> int:

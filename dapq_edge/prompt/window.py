@@ -39,9 +39,9 @@ class Window:
         return self.tail[len(self.tail) - self.n_asking :]
 
     @property
-    def behind(self) -> list[int]:
-        """Tokens behind the question."""
-        return self.tail[len(self.tail) - self.n_behind :]
+    def asking(self) -> list[int]:
+        """Tokens of the question alone."""
+        return self.question[: self.n_asking - self.n_behind]
 
     def __len__(self) -> int:
         return len(self.head) + len(self.tail)

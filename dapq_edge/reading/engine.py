@@ -22,6 +22,7 @@ from ..prompt.request import N_LONG, N_SHORT, N_SYSTEM, split_prompt
 from ..prompt.turns import Message, moved
 from ..prompt.window import ending_of
 from .decide import N_ANSWER, Append, Limits, Reread, align, decide
+from .evidence import NEUTRAL, Evidence, Guess, QueryHeads
 from .pieces import text_pieces
 from .plan import ReadMode, make_plan
 from .relevance import Serves, serves
@@ -92,6 +93,13 @@ class Engine:
                 self.scores[:n_tokens] = before[:n_tokens]
 
     @property
+    def _evidence(self) -> Evidence:
+        """Way to ask a document: by query heads, if the model has a profile with some."""
+        if self.heads is None or not self.heads.query:
+            return Guess(self.heads)
+        return QueryHeads(self.heads.query, self.model.tokenize(NEUTRAL))
+
+    @property
     def sequence(self) -> Sequence:
         """The ledger."""
         return self.cache.sequence
@@ -138,9 +146,9 @@ class Engine:
         # whatever happens now, the next call knows
         self.wanted = None
         try:
-            self._open(n_cells)
+            self.open(n_cells)
         except DapqError:
-            self._open(before)
+            self.open(before)
             self.wanted = wanted
             raise
         self.policy, self.budget, self.wanted = policy, planned, (policy, budget)
@@ -151,8 +159,8 @@ class Engine:
         """Return the budget that the memory has room for, beside the model. Raises `DapqError` if there is none."""
         return plan_auto(self.model, self._ram, n_ctx)
 
-    def _open(self, n_cells: int) -> None:
-        """Open a new, empty context."""
+    def open(self, n_cells: int) -> None:
+        """Open a new, empty context of at least `n_cells` cells. Raises `DapqError` if there is not enough memory."""
         self._turn.forget()
         try:
             self.cache = KVCache(self.model.open_context(n_cells))
@@ -344,7 +352,7 @@ class Engine:
             n_ctx_train=self.model.n_ctx_train,
             one_shot=self._one_shot,
         )
-        self.last_read = read_as_planned(self.cache, prompt, self.policy, plan, control, self.heads)
+        self.last_read = read_as_planned(self.cache, prompt, self.policy, plan, control, self._evidence)
         self._n_evictions += 1
         # small talk is not read again
         self.cache.note_document(self._one_shot or prompt.n_longest > max(N_LONG, self.budget.n_start // 2))
@@ -399,9 +407,9 @@ class Engine:
         if 0 < n_cells < plan.n_cells:
             raise DapqError(f"reading needs {plan.n_cells:,} cells: raise `n_ctx={n_cells}` or leave it out")
         n_cells = max(n_cells, plan.n_cells)
-        self._open(n_cells)
+        self.open(n_cells)
         self._keep_all(max(pad(n_cells), len(prompt) + plan.n_predict))
-        stats = self.last_read = read_as_planned(self.cache, prompt, policy, plan, control, self.heads)
+        stats = self.last_read = read_as_planned(self.cache, prompt, policy, plan, control, self._evidence)
         n_needed = pad(stats.cells_kept + prompt.n_end + plan.n_predict)
         # bounded reading leaves no more than a chunk to give back
         if plan.mode == ReadMode.FULL and stats.cells_kept < len(prompt) and n_needed < stats.cells_peak:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from ..cache.kv_cache import KVCache
 from ..control import Control
 from ..errors import DapqError
-from ..eviction.heads import HeadProfile
 from ..eviction.policies import Policy
 from ..prompt import Prompt
+from .evidence import Evidence
 from .plan import Plan, ReadMode
 from .strategies import READERS, Chunk
 
@@ -80,18 +80,18 @@ def room_warning(n_unpinned: int) -> DapqError | None:
     if not n_unpinned:
         return None
     return DapqError(
-        f"{n_unpinned:,} tokens of the system message and the request have no room in half of the cells that are kept, and "
-        "may be evicted: raise `kv_budget`"
+        f"{n_unpinned:,} tokens of the system message and the request have no room in half of the cells that are kept, "
+        "and may be evicted: raise `kv_budget`"
     )
 
 
 def read_as_planned(
-    cache: KVCache, prompt: Prompt, policy: Policy, plan: Plan, control: Control, heads: HeadProfile | None
+    cache: KVCache, prompt: Prompt, policy: Policy, plan: Plan, control: Control, evidence: Evidence
 ) -> ReadStats:
     """Read a prompt into an empty cache as planned, and say what it cost. Raises as `Reader.read` does."""
     start = time.perf_counter()
     cells_peak, bytes_peak = cache.allocated
-    reader = READERS[plan.mode](cache, policy, plan, control, heads)
+    reader = READERS[plan.mode](cache, policy, plan, control, evidence)
     reader.read(prompt)
     return ReadStats(
         mode=plan.mode,

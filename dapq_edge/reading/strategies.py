@@ -14,12 +14,14 @@ import numpy.typing as npt
 from ..cache.kv_cache import KVCache
 from ..cells import CHUNK
 from ..control import UNCONTROLLED, Control
-from ..eviction.heads import HeadProfile
 from ..eviction.policies import Policy
 from ..prompt import Prompt
-from ..prompt.window import ending_of, window_of
+from ..prompt.window import Window, ending_of, window_of
+from .evidence import Evidence, Guess
 from .plan import Plan, ReadMode
-from .relevance import ask
+
+# tokens that are relevant together, or not, at most
+N_SPAN = 205
 
 # beside what is around the best chunk, a chunk is read if it is at least half as relevant
 MIN_SHARE = 0.5
@@ -32,8 +34,7 @@ class Chunk:
     Attributes:
         start: The first one.
         stop: The one behind the last.
-        relevance: How much the question attends to them, and a guess at the answer, which counts as much as the model
-            is sure of it; 0 to 1.
+        relevance: How much the question finds in them, 0 to 1, see `Evidence`.
         is_read: Whether any of them was read after skimming.
     """
 
@@ -51,7 +52,7 @@ class Reader(ABC):
         policy: Evicts.
         plan: For this prompt and policy.
         control: Is told how many tokens are evaluated, and how many will be.
-        heads: The head profile by which relevance is seen, if there is one.
+        evidence: Says what a question finds in a window of a document.
 
     Attributes:
         chunks: Those of a document that was skimmed.
@@ -67,12 +68,12 @@ class Reader(ABC):
         policy: Policy,
         plan: Plan,
         control: Control = UNCONTROLLED,
-        heads: HeadProfile | None = None,
+        evidence: Evidence | None = None,
     ) -> None:
         self.cache = cache
         self.policy = policy
         self.plan = plan
-        self.heads = heads
+        self.evidence = evidence or Guess()
         self.chunks: list[Chunk] = []
         self.n_done = self.cells_kept = self.bytes_kept = 0
         self.evict_seconds = 0.0
@@ -124,7 +125,7 @@ class ChunkedReader(Reader):
         tokens, n_resident = prompt.text, self.plan.n_resident
         self.cache.pin(prompt.pinned)
         self._read(tokens[:n_resident])
-        for part in _split(range(n_resident, len(tokens)), self.plan.n_chunk):
+        for part in split(range(n_resident, len(tokens)), self.plan.n_chunk):
             self._evict(self.policy.while_reading, self.plan.n_most)
             self._read(tokens[part.start : part.stop])
 
@@ -139,24 +140,28 @@ class SkimReader(Reader):
     def _skim(self, prompt: Prompt) -> None:
         """Read the documents piece by piece with the request, look ahead, and see what both attend to."""
         body, around = prompt.body, window_of(prompt)
-        question = around.tail[len(around.tail) - around.n_asking :]
         windows = [
-            [Chunk(part.start, part.stop) for part in _split(window, self.plan.n_chunk)]
-            for window in _split(range(len(body)), self.plan.n_window)
+            [Chunk(part.start, part.stop) for part in split(window, min(self.plan.n_chunk, N_SPAN))]
+            for window in split(range(len(body)), self.plan.n_window)
         ]
         self.chunks = [chunk for window in windows for chunk in window]
         # the chunks that are read are not known yet
         self._n_total = len(body) + len(windows) * len(around) + self.plan.n_keep
-        for window in windows:
-            start, stop = window[0].start, window[-1].stop
-            before = around.head + prompt.header_of(start)
-            self.cache.clear()
-            self._read(before + body[start:stop] + around.tail)
-            found = ask(self.cache, question, self.heads, self.policy.n_probe)
-            for chunk in window:
-                cells = slice(len(before) + chunk.start - start, len(before) + chunk.stop - start)
-                chunk.relevance = found.relevance(cells)
+        with self.evidence.depth(self.cache):
+            for window in windows:
+                self._ask(prompt, around, window)
         self.cache.clear()
+
+    def _ask(self, prompt: Prompt, around: Window, window: list[Chunk]) -> None:
+        """Read a window of the documents by itself, and see what the question finds in it."""
+        start, stop = window[0].start, window[-1].stop
+        before = around.head + prompt.header_of(start)
+        self.cache.clear()
+        self._read(before + prompt.body[start:stop] + self.evidence.tail(around))
+        cells = [slice(len(before) + chunk.start - start, len(before) + chunk.stop - start) for chunk in window]
+        found = self.evidence.relevance(self.cache, around, cells, self.policy.n_probe)
+        for chunk, relevance in zip(window, found, strict=True):
+            chunk.relevance = relevance
 
     def _read_chosen(self, prompt: Prompt) -> None:
         """Read what was chosen of the documents as one text, with all that stands around them."""
@@ -194,7 +199,7 @@ READERS: dict[ReadMode, type[Reader]] = {
 }
 
 
-def _split(tokens: range, n_max: int) -> list[range]:
+def split(tokens: range, n_max: int) -> list[range]:
     """Return parts of at most `n_max` tokens, of about the same size."""
     borders = np.linspace(tokens.start, tokens.stop, -(-len(tokens) // n_max) + 1).astype(int).tolist()
     return [range(start, stop) for start, stop in itertools.pairwise(borders)]

@@ -67,7 +67,7 @@ def test_question_beyond_the_budget(model, tmp_path):
     path.write_text(TEXT * 10)
     result = dapq_edge("ask", "-m", model, "--doc", path, "Why? " * 50, "--kv-budget", 100)
     assert result.returncode == 0
-    assert b"tokens of the request have no room" in result.stderr
+    assert b"tokens of the system message and the request have no room" in result.stderr
     result = dapq_edge("ask", "-m", model, "--doc", path, "Why? " * 50, "--kv-budget", 30)
     assert_one_line(result, 2, "the question has", "set --kv-budget to")
 

@@ -14,8 +14,9 @@ from dapq_edge.cells import CHUNK
 from dapq_edge.errors import NoFreeCellsError
 from dapq_edge.eviction.policies import get_policy
 from dapq_edge.llamacpp import native
+from dapq_edge.reading.evidence import Guess
 from dapq_edge.reading.relevance import N_LOOK_AHEAD
-from dapq_edge.reading.strategies import MIN_SHARE, READERS
+from dapq_edge.reading.strategies import MIN_SHARE, READERS, split
 
 SPEC = Spec(n_ctx=8192)
 
@@ -24,7 +25,7 @@ def read(path, prompt, policy="dapq", budget="100", heads=None, **options):
     """A context that has read the prompt, its cache, and the reader."""
     made = make_plan(prompt, policy, budget, **options)
     context = Context(path, n_ctx=-(-made.n_cells // 256) * 256)
-    reader = READERS[made.mode](KVCache(context.ctx), get_policy(policy), made, heads=heads)
+    reader = READERS[made.mode](KVCache(context.ctx), get_policy(policy), made, evidence=Guess(heads))
     reader.read(prompt)
     return context, reader.cache, reader
 
@@ -97,7 +98,7 @@ def test_relevance_is_attention_of_the_question_and_the_look_ahead(tiny_model, h
     context.close()
     n_window = reader.plan.n_window
     assert len(prompt.body) > n_window
-    stop = next(chunk.stop for chunk in reader.chunks if chunk.stop > n_window // 2)
+    stop = split(range(len(prompt.body)), n_window)[0].stop
     with Context(tiny_model(SPEC), n_ctx=1024) as c:
         window = [chunk for chunk in reader.chunks if chunk.stop <= stop]
         tokens = prompt.head + prompt.body[: window[-1].stop] + prompt.tail

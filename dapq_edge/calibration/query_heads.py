@@ -1,0 +1,96 @@
+"""Query heads: which heads tell, by their attention from a question, which chunk of a text answers it.
+
+They are chosen by real questions (QRHead, arXiv 2506.09944, section 3), against a question without content (arXiv
+2410.02642, section 3.2); see docs/results.md, "Questions in other words".
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..cache.kv_cache import KVCache, LayerAttention
+from ..cells import CHUNK
+from ..eviction.heads import QueryHead
+from ..llamacpp import context
+from ..prompt.window import window_of
+from ..reading.engine import Engine
+from ..reading.evidence import NEUTRAL, evidence, largest
+from ..reading.strategies import N_SPAN, split
+from .questions import Asked
+
+# heads of a profile, at most
+N_KEPT = 16
+
+# heads of the first layers only, so that windows need no others
+MAX_DEPTH = 2 / 3
+
+# tokens of a document that are read at once
+N_WINDOW = 820
+
+# tokens that are probed at once
+N_QUERIES = 32
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Evidence of the chunks of a document, and the one with the fact.
+
+    Attributes:
+        evidence: float32 [heads, chunks].
+        right: The number of that chunk.
+    """
+
+    evidence: npt.NDArray[np.float32]
+    right: int
+
+
+def find_query_heads(engine: Engine, cases: Iterable[Asked]) -> tuple[QueryHead, ...]:
+    """Return the heads that tell best which chunk answers, the best first. Raises `DapqError` as `KVCache.probe` does."""
+    engine.open(N_WINDOW + CHUNK)
+    cache, neutral = engine.cache, engine.model.tokenize(NEUTRAL)
+    judged = [judge(cache, case, neutral) for case in cases]
+    names = [(layer, head) for layer, (n_head, _) in cache.probed_heads().items() for head in range(n_head)]
+    return best_heads(judged, names, MAX_DEPTH * context.n_layer(cache.ctx))
+
+
+def judge(cache: KVCache, case: Asked, neutral: Sequence[int]) -> Judged:
+    """Ask all windows of a document, and return the evidence of their chunks by each head."""
+    prompt, around = case.prompt, window_of(case.prompt)
+    found, starts = [], []
+    for window in split(range(len(prompt.body)), N_WINDOW):
+        cache.clear()
+        cache.read(around.head + prompt.body[window.start : window.stop] + around.before)
+        asked = _heads(largest(cache, around.asking, N_QUERIES))
+        other = _heads(largest(cache, neutral, N_QUERIES))
+        for chunk in split(window, N_SPAN):
+            first = len(around.head) + chunk.start - window.start
+            found.append(evidence(asked, other, slice(first, first + len(chunk))))
+            starts.append(chunk.start)
+    cache.clear()
+    middle = (case.fact.start + case.fact.stop) // 2
+    return Judged(np.stack(found, axis=1), int(np.searchsorted(starts, middle, side="right")) - 1)
+
+
+def best_heads(judged: Sequence[Judged], names: Sequence[tuple[int, int]], n_layers: float) -> tuple[QueryHead, ...]:
+    """Return the heads of the first `n_layers` layers whose evidence of the right chunks stands out most."""
+    others = np.concatenate([np.delete(case.evidence, case.right, axis=1) for case in judged], axis=1)
+    mean, std = others.mean(axis=1), np.maximum(others.std(axis=1), 1e-6)
+    # in units of each document, so that one with strong contrasts counts no more than others
+    score = np.mean([_standard(case.evidence)[:, case.right] for case in judged], axis=0)
+    shallow = [i for i in np.argsort(-score, kind="stable").tolist() if names[i][0] < n_layers]
+    return tuple(
+        QueryHead(names[i][0], names[i][1], float(score[i]), float(mean[i]), float(std[i])) for i in shallow[:N_KEPT]
+    )
+
+
+def _standard(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    standard: npt.NDArray[np.float32] = (values - values.mean(axis=1, keepdims=True)) / np.maximum(
+        values.std(axis=1, keepdims=True), 1e-6
+    )
+    return standard
+
+
+def _heads(layers: Sequence[LayerAttention]) -> npt.NDArray[np.float32]:
+    return np.concatenate([layer.attention for layer in layers])
