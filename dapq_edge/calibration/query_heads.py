@@ -47,7 +47,10 @@ class Judged:
 
 
 def find_query_heads(engine: Engine, cases: Iterable[Asked]) -> tuple[QueryHead, ...]:
-    """Return the heads that tell best which chunk answers, the best first. Raises `DapqError` as `KVCache.probe` does."""
+    """Return the heads that tell best which chunk answers, the best first.
+
+    Raises `DapqError` as `KVCache.probe` does.
+    """
     engine.open(N_WINDOW + CHUNK)
     cache, neutral = engine.cache, engine.model.tokenize(NEUTRAL)
     judged = [judge(cache, case, neutral) for case in cases]

@@ -22,12 +22,14 @@ from ..prompt.request import N_LONG, N_SHORT, N_SYSTEM, split_prompt
 from ..prompt.turns import Message, moved
 from ..prompt.window import ending_of
 from .decide import N_ANSWER, Append, Limits, Reread, align, decide
-from .evidence import NEUTRAL, Evidence, Guess, QueryHeads
+from .evidence import NEUTRAL, Guess, QueryHeads
+from .lexical import Matches, match
 from .pieces import text_pieces
-from .plan import ReadMode, make_plan
+from .plan import ReadMode, SkimMode, make_plan
 from .relevance import Serves, serves
 from .room import plan_auto, plan_room
 from .stats import ReadStats, Usage, read_as_planned
+from .strategies import Skimming
 from .turn import TurnCopy
 
 
@@ -43,6 +45,7 @@ class Engine:
         serves: Says whether the kept cells answer a new question; if not, the whole text is read again.
         one_shot: Evict only when everything is read; the peak is the full cache.
         all_logits: Keep the logits of all tokens.
+        skim: Whether reading may stop before the end of a document, see `SkimMode`.
 
     Attributes:
         cache: Its cells; `cache.sequence` is the ledger.
@@ -63,12 +66,14 @@ class Engine:
         serves: Serves = serves,
         one_shot: bool = False,
         all_logits: bool = False,
+        skim: SkimMode | str = SkimMode.AUTO,
     ) -> None:
         self.model = model
         self.heads = heads
         self.cache = KVCache(model.context)
         self.scores: npt.NDArray[np.float32] | None = None
         self.last_read: ReadStats | None = None
+        self.skim = SkimMode(skim)
         self._all_logits = all_logits
         self._ram = ram
         self._serves = serves
@@ -93,11 +98,16 @@ class Engine:
                 self.scores[:n_tokens] = before[:n_tokens]
 
     @property
-    def _evidence(self) -> Evidence:
-        """Way to ask a document: by query heads, if the model has a profile with some."""
+    def _skimming(self) -> Skimming:
+        """Ways to skim: by query heads, if the model has a profile with some; otherwise all of it, by a guess."""
         if self.heads is None or not self.heads.query:
-            return Guess(self.heads)
-        return QueryHeads(self.heads.query, self.model.tokenize(NEUTRAL))
+            return Skimming(Guess(self.heads))
+        evidence = QueryHeads(self.heads.query, self.model.tokenize(NEUTRAL))
+        return Skimming(evidence, self._match if self.skim == SkimMode.AUTO else None)
+
+    def _match(self, question: list[int], texts: list[list[int]]) -> Matches:
+        spell = self.model.detokenize
+        return match(spell(question).decode("utf-8", "replace"), [spell(t).decode("utf-8", "replace") for t in texts])
 
     @property
     def sequence(self) -> Sequence:
@@ -352,7 +362,7 @@ class Engine:
             n_ctx_train=self.model.n_ctx_train,
             one_shot=self._one_shot,
         )
-        self.last_read = read_as_planned(self.cache, prompt, self.policy, plan, control, self._evidence)
+        self.last_read = read_as_planned(self.cache, prompt, self.policy, plan, control, self._skimming)
         self._n_evictions += 1
         # small talk is not read again
         self.cache.note_document(self._one_shot or prompt.n_longest > max(N_LONG, self.budget.n_start // 2))
@@ -409,7 +419,7 @@ class Engine:
         n_cells = max(n_cells, plan.n_cells)
         self.open(n_cells)
         self._keep_all(max(pad(n_cells), len(prompt) + plan.n_predict))
-        stats = self.last_read = read_as_planned(self.cache, prompt, policy, plan, control, self._evidence)
+        stats = self.last_read = read_as_planned(self.cache, prompt, policy, plan, control, self._skimming)
         n_needed = pad(stats.cells_kept + prompt.n_end + plan.n_predict)
         # bounded reading leaves no more than a chunk to give back
         if plan.mode == ReadMode.FULL and stats.cells_kept < len(prompt) and n_needed < stats.cells_peak:

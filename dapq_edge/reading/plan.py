@@ -28,6 +28,17 @@ class ReadMode(str, Enum):
     SKIM = "skim"
 
 
+class SkimMode(str, Enum):
+    """Extent of skimming.
+
+    auto: windows that share most words with the question first, until what was found is clearly relevant and nothing
+    unread shares nearly as many. all: every window of the document.
+    """
+
+    AUTO = "auto"
+    ALL = "all"
+
+
 @dataclass(frozen=True)
 class Plan:
     """Mode and numbers of reading a prompt.

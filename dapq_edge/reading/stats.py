@@ -8,9 +8,8 @@ from ..control import Control
 from ..errors import DapqError
 from ..eviction.policies import Policy
 from ..prompt import Prompt
-from .evidence import Evidence
 from .plan import Plan, ReadMode
-from .strategies import READERS, Chunk
+from .strategies import READERS, Chunk, Skimming
 
 
 @dataclass(frozen=True)
@@ -21,6 +20,7 @@ class ReadStats:
         mode: See `ReadMode`.
         is_compact: Whether positions count only the tokens that were read after skimming.
         chunks: Those of a document that was skimmed.
+        n_windows: Windows of it that were looked at, and all of them: what was asked for was found before the others.
         tokens_evaluated: With the chunks that were read twice and their questions.
         n_predict: Tokens of the answer at most.
         cells_peak: Cells of the context while it was read, used or free.
@@ -36,6 +36,7 @@ class ReadStats:
     mode: ReadMode
     is_compact: bool
     chunks: list[Chunk]
+    n_windows: tuple[int, int]
     tokens_evaluated: int
     n_predict: int
     cells_peak: int
@@ -86,17 +87,23 @@ def room_warning(n_unpinned: int) -> DapqError | None:
 
 
 def read_as_planned(
-    cache: KVCache, prompt: Prompt, policy: Policy, plan: Plan, control: Control, evidence: Evidence
+    cache: KVCache,
+    prompt: Prompt,
+    policy: Policy,
+    plan: Plan,
+    control: Control,
+    skimming: Skimming,
 ) -> ReadStats:
     """Read a prompt into an empty cache as planned, and say what it cost. Raises as `Reader.read` does."""
     start = time.perf_counter()
     cells_peak, bytes_peak = cache.allocated
-    reader = READERS[plan.mode](cache, policy, plan, control, evidence)
+    reader = READERS[plan.mode](cache, policy, plan, control, skimming)
     reader.read(prompt)
     return ReadStats(
         mode=plan.mode,
         is_compact=cache.sequence.n_skipped > 0,
         chunks=reader.chunks,
+        n_windows=reader.n_windows,
         tokens_evaluated=reader.n_done,
         n_predict=plan.n_predict,
         cells_peak=cells_peak,

@@ -6,6 +6,7 @@ All but the first need only the cells of the budget and a chunk, so that the ful
 import itertools
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +19,12 @@ from ..eviction.policies import Policy
 from ..prompt import Prompt
 from ..prompt.window import Window, ending_of, window_of
 from .evidence import Evidence, Guess
+from .lexical import Matches
+from .order import is_enough, reading_order
 from .plan import Plan, ReadMode
+
+# given the tokens of a question and of some texts, it returns what they share
+Search = Callable[[list[int], list[list[int]]], Matches]
 
 # tokens that are relevant together, or not, at most
 N_SPAN = 205
@@ -35,13 +41,28 @@ class Chunk:
         start: The first one.
         stop: The one behind the last.
         relevance: How much the question finds in them, 0 to 1, see `Evidence`.
+        is_skimmed: Whether they were looked at; otherwise what was asked for was found before.
         is_read: Whether any of them was read after skimming.
     """
 
     start: int
     stop: int
     relevance: float = 0.0
+    is_skimmed: bool = False
     is_read: bool = False
+
+
+@dataclass(frozen=True)
+class Skimming:
+    """Ways to skim a document.
+
+    Attributes:
+        evidence: Says what a question finds in a window.
+        search: Finds the words of a question, so that reading can stop early; without it, all windows are read.
+    """
+
+    evidence: Evidence
+    search: Search | None = None
 
 
 class Reader(ABC):
@@ -52,10 +73,11 @@ class Reader(ABC):
         policy: Evicts.
         plan: For this prompt and policy.
         control: Is told how many tokens are evaluated, and how many will be.
-        evidence: Says what a question finds in a window of a document.
+        skimming: How a document is skimmed.
 
     Attributes:
         chunks: Those of a document that was skimmed.
+        n_windows: Windows of it that were read, and all of them.
         n_done: Tokens that were evaluated so far.
         cells_kept: Cells after the last eviction.
         bytes_kept: Bytes of them.
@@ -68,13 +90,14 @@ class Reader(ABC):
         policy: Policy,
         plan: Plan,
         control: Control = UNCONTROLLED,
-        evidence: Evidence | None = None,
+        skimming: Skimming | None = None,
     ) -> None:
         self.cache = cache
         self.policy = policy
         self.plan = plan
-        self.evidence = evidence or Guess()
+        self.skimming = skimming or Skimming(Guess())
         self.chunks: list[Chunk] = []
+        self.n_windows = 0, 0
         self.n_done = self.cells_kept = self.bytes_kept = 0
         self.evict_seconds = 0.0
         self._control = control
@@ -147,21 +170,34 @@ class SkimReader(Reader):
         self.chunks = [chunk for window in windows for chunk in window]
         # the chunks that are read are not known yet
         self._n_total = len(body) + len(windows) * len(around) + self.plan.n_keep
-        with self.evidence.depth(self.cache):
-            for window in windows:
-                self._ask(prompt, around, window)
+        matches = self._match(body, around.asking)
+        order = reading_order(_of_windows(matches, windows)) if matches else range(len(windows))
+        with self.skimming.evidence.depth(self.cache):
+            for n_read, i in enumerate(order, start=1):
+                self._ask(prompt, around, windows[i])
+                self.n_windows = n_read, len(windows)
+                if matches and self._is_enough(matches):
+                    break
         self.cache.clear()
+
+    def _match(self, body: list[int], question: list[int]) -> Matches | None:
+        search = self.skimming.search
+        return search(question, [body[chunk.start : chunk.stop] for chunk in self.chunks]) if search else None
+
+    def _is_enough(self, matches: Matches) -> bool:
+        relevance = np.array([chunk.relevance for chunk in self.chunks])
+        return is_enough(relevance, np.array([chunk.is_skimmed for chunk in self.chunks]), matches)
 
     def _ask(self, prompt: Prompt, around: Window, window: list[Chunk]) -> None:
         """Read a window of the documents by itself, and see what the question finds in it."""
         start, stop = window[0].start, window[-1].stop
         before = around.head + prompt.header_of(start)
         self.cache.clear()
-        self._read(before + prompt.body[start:stop] + self.evidence.tail(around))
+        self._read(before + prompt.body[start:stop] + self.skimming.evidence.tail(around))
         cells = [slice(len(before) + chunk.start - start, len(before) + chunk.stop - start) for chunk in window]
-        found = self.evidence.relevance(self.cache, around, cells, self.policy.n_probe)
+        found = self.skimming.evidence.relevance(self.cache, around, cells, self.policy.n_probe)
         for chunk, relevance in zip(window, found, strict=True):
-            chunk.relevance = relevance
+            chunk.relevance, chunk.is_skimmed = relevance, True
 
     def _read_chosen(self, prompt: Prompt) -> None:
         """Read what was chosen of the documents as one text, with all that stands around them."""
@@ -197,6 +233,12 @@ READERS: dict[ReadMode, type[Reader]] = {
     ReadMode.CHUNKED: ChunkedReader,
     ReadMode.SKIM: SkimReader,
 }
+
+
+def _of_windows(matches: Matches, windows: Sequence[Sequence[Chunk]]) -> list[float]:
+    """Return the best score of the chunks of each window."""
+    borders = np.cumsum([0, *map(len, windows)]).tolist()
+    return [float(matches.scores[start:stop].max()) for start, stop in itertools.pairwise(borders)]
 
 
 def split(tokens: range, n_max: int) -> list[range]:

@@ -16,7 +16,7 @@ from dapq_edge.eviction.policies import get_policy
 from dapq_edge.llamacpp import native
 from dapq_edge.reading.evidence import Guess
 from dapq_edge.reading.relevance import N_LOOK_AHEAD
-from dapq_edge.reading.strategies import MIN_SHARE, READERS, split
+from dapq_edge.reading.strategies import MIN_SHARE, READERS, Skimming, split
 
 SPEC = Spec(n_ctx=8192)
 
@@ -25,7 +25,7 @@ def read(path, prompt, policy="dapq", budget="100", heads=None, **options):
     """A context that has read the prompt, its cache, and the reader."""
     made = make_plan(prompt, policy, budget, **options)
     context = Context(path, n_ctx=-(-made.n_cells // 256) * 256)
-    reader = READERS[made.mode](KVCache(context.ctx), get_policy(policy), made, evidence=Guess(heads))
+    reader = READERS[made.mode](KVCache(context.ctx), get_policy(policy), made, skimming=Skimming(Guess(heads)))
     reader.read(prompt)
     return context, reader.cache, reader
 

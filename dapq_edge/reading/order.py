@@ -1,0 +1,36 @@
+"""Order in which the windows of a document are read, and when reading stops."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from .lexical import Matches
+
+# a chunk is clearly relevant from here on if it has this share of the question's words, too, and nothing unread shares
+# nearly as many; chosen on one half of the questions, see docs/results.md, "Questions in other words"
+CLEAR, MIN_COVERAGE, NEAR = 0.1, 0.7, 0.5
+
+
+def reading_order(scores: Sequence[float]) -> list[int]:
+    """Return the order of windows: those that share most words with the question first, about the same in their order.
+
+    Args:
+        scores: The best lexical score of each window.
+    """
+    largest = max(scores, default=0.0) or 1.0
+    return sorted(range(len(scores)), key=lambda i: (-round(scores[i] / largest, 1), i))
+
+
+def is_enough(relevance: npt.NDArray[np.float64], is_read: npt.NDArray[np.bool_], matches: Matches) -> bool:
+    """Return whether what was read answers the question, so that no other chunk needs to be.
+
+    Args:
+        relevance: Of each chunk, 0 to 1; 0 if it was not read: float64 [chunks].
+        is_read: Which were: bool [chunks].
+        matches: Their words.
+    """
+    best = int(np.argmax(np.where(is_read, relevance, -1)))
+    unread = float(matches.scores[~is_read].max(initial=0))
+    is_clear = relevance[best] >= CLEAR and matches.coverage[best] >= MIN_COVERAGE
+    return bool(is_clear and unread < NEAR * matches.scores[best])
