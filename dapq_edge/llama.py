@@ -27,6 +27,7 @@ from .planning.weights import check_gguf
 from .prompt.messages import ChatPrompt, chat_tokens
 from .reading.engine import Engine
 from .reading.open_model import memory_before_loading
+from .reading.plan import SkimMode, skim_mode
 from .reading.relevance import Serves, serves
 from .reading.stats import Usage
 
@@ -55,6 +56,7 @@ class Llama(GuardedLlama):
         heads: A head profile; default: the one that was calibrated, if there is one.
         serves: Says whether the kept cells answer a new question, see `relevance.serves`.
         one_shot: Evict only when everything is read.
+        skim: "auto" to stop reading a document when what is asked for is found by its words, or "all".
 
     Attributes:
         control: Watches and stops what is called next.
@@ -77,6 +79,7 @@ class Llama(GuardedLlama):
         heads: HeadProfile | None = None,
         serves: Serves = serves,
         one_shot: bool = False,
+        skim: SkimMode | str = SkimMode.AUTO,
         n_ctx: int = 512,
         flash_attn: bool | str = False,
         seed: int = llama_cpp.LLAMA_DEFAULT_SEED,
@@ -100,11 +103,16 @@ class Llama(GuardedLlama):
         self.set_seed(seed)
         set_flash_attn(self, flash_attn)
         self._defaults, self._heads = (budget, policy), heads
-        self._study: dict[str, Any] = {"serves": serves, "one_shot": one_shot}
+        self._study: dict[str, Any] = {"serves": serves, "one_shot": one_shot, "skim": skim_mode(skim)}
         if not is_plain:
             model, all_logits = Model(weakref.proxy(self)), is_logits_all(self)
             self._engine = Engine(model, self._heads, ram=ram, all_logits=all_logits, **self._study)
             self._engine.configure(chosen, budget, pad(n_ctx or model.n_ctx_train))
+
+    @property
+    def heads(self) -> HeadProfile | None:
+        """The head profile that is used, if there is one."""
+        return self._heads
 
     @property
     def engine(self) -> Engine:

@@ -13,6 +13,7 @@ from ..eviction.policies import get_policy
 from ..llamacpp.log import captured_log
 from ..planning.ram import MIB
 from ..prompt.chat_template import chat_prompt
+from ..reading.stats import skip_note
 from .ask import Options
 from .running import check_budget, check_model, open_engine, read_prompt, warn
 
@@ -27,6 +28,8 @@ class Result:
     positions: str
     prompt_tokens: int
     tokens_evaluated: int
+    windows_read: int
+    windows: int
     chunks: list[dict[str, Any]]
     kv_cells_peak: int
     kv_cells_kept: int
@@ -51,6 +54,9 @@ class Result:
         if self.chunks:
             read = [str(i) for i, chunk in enumerate(self.chunks, start=1) if chunk["is_read"]]
             parts.insert(1, f"re-read {', '.join(read)} of {len(self.chunks)} chunks")
+        note = skip_note((self.windows_read, self.windows))
+        if note:
+            parts.insert(1, note)
         if self.attention_kept is not None:
             parts.insert(2, f"they hold {self.attention_kept:.0%} of the attention")
         if self.positions == "compact":
@@ -69,7 +75,9 @@ def answer(options: Options) -> int:
 
 def _answer(options: Options, console: Console) -> int:
     document, reading, sampling = read_document(options.doc), options.reading, options.sampling
-    engine = open_engine(options.model, console, heads=reading.heads, policy=reading.policy, seed=sampling.seed)
+    engine = open_engine(
+        options.model, console, heads=reading.heads, policy=reading.policy, skim=reading.skim, seed=sampling.seed
+    )
     policy = get_policy(reading.policy, reading.granularity, engine.heads)
     prompt = chat_prompt(engine.model, document, options.question, options.answer_prefix)
 
@@ -96,6 +104,8 @@ def _answer(options: Options, console: Console) -> int:
         positions="compact" if read.is_compact else "true",
         prompt_tokens=len(prompt),
         tokens_evaluated=read.tokens_evaluated,
+        windows_read=read.n_windows[0],
+        windows=read.n_windows[1],
         chunks=[{**asdict(chunk), "relevance": round(chunk.relevance, 4)} for chunk in read.chunks],
         kv_cells_peak=read.cells_peak,
         kv_cells_kept=read.cells_kept,

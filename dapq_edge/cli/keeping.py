@@ -33,7 +33,7 @@ def _show(options: Options) -> int:
 
     console, reading = Console(stderr=True), options.reading
     document = read_document(options.doc)
-    engine = open_engine(options.model, console, heads=reading.heads, policy=reading.policy)
+    engine = open_engine(options.model, console, heads=reading.heads, policy=reading.policy, skim=reading.skim)
     layers = list(engine.cache.gathered_heads())
     if options.layer is not None and options.layer not in layers:
         raise UsageError(f"{options.layer}: choose one of {', '.join(map(str, layers))}", param="layer")

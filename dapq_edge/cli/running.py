@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ..control import Control
 from ..eviction.budget import Auto, Budget, parse_budget
-from ..eviction.heads import load_profile
+from ..eviction.heads import HeadProfile, load_profile
 from ..eviction.policies import Full, Policy, get_policy
 from ..llama import Llama
 from ..llamacpp import native
@@ -56,6 +56,7 @@ def open_engine(
     heads: str | None = None,
     find_heads: bool = True,
     policy: str = Full.name,
+    skim: str = "auto",
     seed: int = -1,
 ) -> Engine:
     """Open the model, to read prompts one by one.
@@ -68,22 +69,38 @@ def open_engine(
     if policy != Full.name:
         check_eviction(model)
     profile = load_profile(Path(heads), model) if heads else None
-    return open_model(model, heads=profile, find_heads=find_heads, **_model_options(options, seed))
+    engine = open_model(model, heads=profile, find_heads=find_heads, skim=skim, **_model_options(options, seed))
+    _note_old(engine.heads, console)
+    return engine
 
 
 def open_llama(options: SizedModel, eviction: Eviction, console: Console, *, seed: int = -1) -> Llama:
     """Open the model, to answer prompts as `llama_cpp.Llama` does, evicted to --kv-budget of -c tokens."""
     model = find(options, console)
     threads = n_threads(options.threads)
-    return Llama(
+    llama = Llama(
         model,
         n_ctx=options.ctx_size,
         kv_budget=eviction.kv_budget,
         policy=eviction.policy,
+        skim=eviction.skim,
         heads=load_profile(Path(eviction.heads), model) if eviction.heads else None,
         n_threads_batch=threads,
         **_model_options(options, seed),
     )
+    _note_old(llama.heads, console)
+    return llama
+
+
+def _note_old(profile: HeadProfile | None, console: Console) -> None:
+    """Say that a head profile is used only as far as it goes."""
+    if profile is not None and not profile.query:
+        console.print(
+            "dapq-edge: the head profile is an old one, without query heads: make one with dapq-edge heads calibrate",
+            style="dim",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def n_threads(threads: int) -> int:

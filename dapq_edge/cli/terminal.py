@@ -16,6 +16,7 @@ from ..documents.text import read_document
 from ..errors import AbortedError, DapqError, UsageError
 from ..llamacpp.log import captured_log
 from ..planning.ram import MIB
+from ..reading.stats import skip_note
 from ..render.shading import to_terminal
 from .chat import Options
 from .names import message_of
@@ -181,6 +182,9 @@ class _Terminal:
             f"KV {usage.bytes_used / MIB:.1f} of {usage.bytes_allocated / MIB:.1f} MiB",
             f"{_count(usage.n_evictions, 'eviction')}, {_count(usage.n_rereads, 're-read')}",
         ]
+        note = skip_note(usage.n_windows)
+        if note:
+            parts.append(note)
         if usage.attention_kept is not None:
             parts.append(f"the kept cells hold {usage.attention_kept:.0%} of the attention")
         return "; ".join(parts)

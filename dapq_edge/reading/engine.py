@@ -25,7 +25,7 @@ from .decide import N_ANSWER, Append, Limits, Reread, align, decide
 from .evidence import NEUTRAL, Guess, QueryHeads
 from .lexical import Matches, match
 from .pieces import text_pieces
-from .plan import ReadMode, SkimMode, make_plan
+from .plan import ReadMode, SkimMode, make_plan, skim_mode
 from .relevance import Serves, serves
 from .room import plan_auto, plan_room
 from .stats import ReadStats, Usage, read_as_planned
@@ -54,6 +54,7 @@ class Engine:
         budget: Says how much.
         wanted: Policy and budget of the last `configure`, None if what is open is not what was wanted.
         scores: The logits of all tokens, if they are kept: float32 [n_ctx, n_vocab].
+        skim: Whether reading may stop before the end of a document.
         last_read: How the last prompt was read, of those that were not only appended.
     """
 
@@ -73,12 +74,13 @@ class Engine:
         self.cache = KVCache(model.context)
         self.scores: npt.NDArray[np.float32] | None = None
         self.last_read: ReadStats | None = None
-        self.skim = SkimMode(skim)
+        self.skim = skim_mode(skim)
         self._all_logits = all_logits
         self._ram = ram
         self._serves = serves
         self._one_shot = one_shot
         self._n_evictions = self._n_rereads = self._n_unpinned = 0
+        self._n_windows = 0, 0
         self._n_configured = self.cache.allocated[0]
         self._turn = TurnCopy()
         self._keep_all(self._n_configured)
@@ -132,6 +134,7 @@ class Engine:
             n_evictions=self._n_evictions,
             n_rereads=self._n_rereads,
             n_unpinned=self._n_unpinned,
+            n_windows=self._n_windows,
             attention_kept=self.sequence.attention_kept,
         )
 
@@ -261,7 +264,7 @@ class Engine:
     def _prefill(self, tokens: list[int], control: Control, messages: Tokens[Message] | None) -> None:
         if len(tokens) > self.n_ctx:
             raise TooLongError(f"{len(tokens):,} tokens exceed the context of {self.n_ctx:,}")
-        self._n_unpinned = 0
+        self._n_unpinned, self._n_windows = 0, (0, 0)
         # what fits whole is as llama-cpp-python has it, to the token
         if self.scores is None and (self.sequence.n_frozen or len(tokens) > self.budget.n_limit):
             aligned = align(self.sequence, tokens, self.model.detokenize)
@@ -364,6 +367,7 @@ class Engine:
         )
         self.last_read = read_as_planned(self.cache, prompt, self.policy, plan, control, self._skimming)
         self._n_evictions += 1
+        self._n_windows = self.last_read.n_windows
         # small talk is not read again
         self.cache.note_document(self._one_shot or prompt.n_longest > max(N_LONG, self.budget.n_start // 2))
 

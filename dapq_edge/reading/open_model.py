@@ -8,6 +8,7 @@ from ..llamacpp.model import load_model
 from ..planning.ram import free_memory
 from ..planning.weights import check_gguf
 from .engine import Engine
+from .plan import SkimMode
 
 
 def open_model(
@@ -15,6 +16,7 @@ def open_model(
     *,
     heads: HeadProfile | None = None,
     find_heads: bool = True,
+    skim: SkimMode | str = SkimMode.AUTO,
     n_gpu_layers: int = 0,
     n_batch: int = 512,
     n_ubatch: int = 512,
@@ -31,6 +33,7 @@ def open_model(
         path: A GGUF file.
         heads: Its head profile.
         find_heads: Whether to take the one that was calibrated, if none is given and there is one.
+        skim: Whether reading may stop before the end of a document, see `SkimMode`.
         n_gpu_layers: Layers on the GPU, -1 for all.
         n_batch: Tokens that are read at once, 64 or more.
         n_ubatch: Tokens of them that are computed at once, 64 or more.
@@ -60,7 +63,7 @@ def open_model(
         seed=seed,
         verbose=verbose,
     )
-    return Engine(model, heads, ram=ram)
+    return Engine(model, heads, ram=ram, skim=skim)
 
 
 def memory_before_loading(n_gpu_layers: int) -> int:

@@ -11,6 +11,9 @@ from .lexical import Matches
 # nearly as many; chosen on one half of the questions, see docs/results.md, "Questions in other words"
 CLEAR, MIN_COVERAGE, NEAR = 0.1, 0.7, 0.5
 
+# it is not clear beside a chunk that is so many times as relevant
+SHARE = 0.5
+
 
 def reading_order(scores: Sequence[float]) -> list[int]:
     """Return the order of windows: those that share most words with the question first, about the same in their order.
@@ -30,7 +33,7 @@ def is_enough(relevance: npt.NDArray[np.float64], is_read: npt.NDArray[np.bool_]
         is_read: Which were: bool [chunks].
         matches: Their words.
     """
-    best = int(np.argmax(np.where(is_read, relevance, -1)))
-    unread = float(matches.scores[~is_read].max(initial=0))
-    is_clear = relevance[best] >= CLEAR and matches.coverage[best] >= MIN_COVERAGE
-    return bool(is_clear and unread < NEAR * matches.scores[best])
+    least = max(CLEAR, SHARE * float(relevance[is_read].max(initial=0)))
+    is_clear = is_read & (relevance >= least) & (matches.coverage >= MIN_COVERAGE)
+    found, unread = (float(matches.scores[chunks].max(initial=0)) for chunks in (is_clear, ~is_read))
+    return unread < NEAR * found

@@ -39,6 +39,14 @@ class SkimMode(str, Enum):
     ALL = "all"
 
 
+def skim_mode(name: SkimMode | str) -> SkimMode:
+    """Return the mode of a name. Raises `UsageError` if there is none."""
+    try:
+        return SkimMode(name)
+    except ValueError:
+        raise UsageError(f"{name}: choose of {', '.join(mode.value for mode in SkimMode)}", param="skim") from None
+
+
 @dataclass(frozen=True)
 class Plan:
     """Mode and numbers of reading a prompt.

@@ -62,6 +62,7 @@ class Usage:
         n_evictions: Prompts and conversations that were evicted.
         n_rereads: Prompts that were read again, because what was kept did not serve a new question.
         n_unpinned: Tokens of the last system message and request that have no room to be pinned, and may be evicted.
+        n_windows: Windows of a document that were looked at for the last prompt, and all of them.
         attention_kept: The share of the attention that the cells of the last eviction hold.
     """
 
@@ -73,6 +74,7 @@ class Usage:
     n_evictions: int
     n_rereads: int
     n_unpinned: int
+    n_windows: tuple[int, int]
     attention_kept: float | None
 
 
@@ -84,6 +86,14 @@ def room_warning(n_unpinned: int) -> DapqError | None:
         f"{n_unpinned:,} tokens of the system message and the request have no room in half of the cells that are kept, "
         "and may be evicted: raise `kv_budget`"
     )
+
+
+def skip_note(n_windows: tuple[int, int]) -> str | None:
+    """Return what to say if a part of a document was not looked at."""
+    n_read, n_all = n_windows
+    if n_read == n_all:
+        return None
+    return f"looked at {n_read:,} of {n_all:,} windows, where the words of the question stand"
 
 
 def read_as_planned(

@@ -29,6 +29,9 @@ Search = Callable[[list[int], list[list[int]]], Matches]
 # tokens that are relevant together, or not, at most
 N_SPAN = 205
 
+# tokens before and behind a chunk in which the words of a question are looked for, too
+N_OVERLAP = 32
+
 # beside what is around the best chunk, a chunk is read if it is at least half as relevant
 MIN_SHARE = 0.5
 
@@ -181,8 +184,11 @@ class SkimReader(Reader):
         self.cache.clear()
 
     def _match(self, body: list[int], question: list[int]) -> Matches | None:
-        search = self.skimming.search
-        return search(question, [body[chunk.start : chunk.stop] for chunk in self.chunks]) if search else None
+        if self.skimming.search is None:
+            return None
+        # a sentence may stand in two chunks
+        texts = [body[max(0, chunk.start - N_OVERLAP) : chunk.stop + N_OVERLAP] for chunk in self.chunks]
+        return self.skimming.search(question, texts)
 
     def _is_enough(self, matches: Matches) -> bool:
         relevance = np.array([chunk.relevance for chunk in self.chunks])

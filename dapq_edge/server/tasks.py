@@ -7,7 +7,7 @@ from typing import Any
 from ..errors import TooLongError, UsageError
 from ..llama import Llama
 from ..llamacpp.openai import at_least, grammar_of
-from ..reading.stats import room_warning
+from ..reading.stats import room_warning, skip_note
 from .schemas import ChatRequest, CompletionRequest
 from .worker import Task
 
@@ -94,7 +94,8 @@ def _check_length(llama: Llama, text: str) -> None:
 def _results(llama: Llama, made: Any, is_stream: bool) -> Generator[Any, None, None]:
     """Yield results; the last one says what was not done as it should."""
     for result in made if is_stream else [made]:
-        warning = room_warning(llama.usage.n_unpinned) if result["choices"][0]["finish_reason"] else None
-        if warning:
-            result["warnings"] = [str(warning)]
+        if result["choices"][0]["finish_reason"]:
+            warnings = [room_warning(llama.usage.n_unpinned), skip_note(llama.usage.n_windows)]
+            if any(warnings):
+                result["warnings"] = [str(warning) for warning in warnings if warning]
         yield result

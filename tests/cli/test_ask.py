@@ -18,6 +18,8 @@ def test_json(model, doc):
         "positions",
         "prompt_tokens",
         "tokens_evaluated",
+        "windows_read",
+        "windows",
         "chunks",
         "kv_cells_peak",
         "kv_cells_kept",

@@ -1,7 +1,7 @@
 """Head profiles: calibration on a model with planted retrieval heads, and files that are wrong."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -17,7 +17,7 @@ from dapq_edge.calibration.calibrate import calibrate
 from dapq_edge.calibration.needles import Needle
 from dapq_edge.errors import DapqError, UsageError
 from dapq_edge.eviction.budget import by_error, in_steps
-from dapq_edge.eviction.heads import find_profile, load_profile, model_hash, profile_path
+from dapq_edge.eviction.heads import QueryHead, find_profile, load_profile, model_hash, profile_path
 from dapq_edge.eviction.policies import CompressKV, get_policy
 from dapq_edge.eviction.policies.parts import HeadsOfLayer
 
@@ -77,6 +77,42 @@ def test_calibration_of_text_that_is_too_short(planted):
     with pytest.raises(DapqError, match="too short"):
         calibrate(engine, ["short text"], [NEEDLE], 500)
     engine.close()
+
+
+QUERY = [{"layer": 0, "head": 1, "score": 1.5, "mean": 0.1, "std": 0.2}]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"query": QUERY}, None),
+        # a profile of version 1
+        ({"query": None}, None),
+        ({"query": [{**QUERY[0], "std": 0}]}, "not positive"),
+        ({"query": [{**QUERY[0], "mean": float("nan")}]}, "not finite"),
+        ({"query": [{"layer": 0}]}, "head"),
+        ({"query": 1}, "no head profile"),
+    ],
+)
+def test_query_heads_of_a_file(planted, tmp_path, changes, message):
+    model, profile = planted
+    path = tmp_path / "profile.json"
+    profile.save(path)
+    data = json.loads(path.read_text())
+    assert data["version"] == 2
+    data |= changes
+    path.write_text(json.dumps({name: value for name, value in data.items() if value is not None}))
+    if message:
+        with pytest.raises(DapqError, match=message):
+            load_profile(path, model)
+        return
+    found = load_profile(path, model)
+    assert [vars(head) for head in found.query] == (changes["query"] or [])
+    with Context(model, n_ctx=256) as c:
+        found.check(KVCache(c.ctx).probed_heads())
+        wrong = replace(found, query=(QueryHead(0, 99, 1, 0, 1),))
+        with pytest.raises(DapqError, match="another model"):
+            wrong.check(KVCache(c.ctx).probed_heads())
 
 
 def test_profile_is_kept_and_found(planted, tmp_path, monkeypatch):

@@ -24,6 +24,12 @@ class Eviction:
     heads: str | None = option(
         "--heads", metavar="FILE", help="head profile (default: the one that dapq-edge heads calibrate made)"
     )
+    skim: str = option(
+        "--skim",
+        choices=["auto", "all"],
+        default="auto",
+        help="stop reading a document when what is asked for is found by its words, or read all (default: auto)",
+    )
 
 
 # defaults for reading one document
