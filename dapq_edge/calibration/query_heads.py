@@ -10,13 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..cache.kv_cache import KVCache, LayerAttention
+from ..cache.kv_cache import KVCache
 from ..cells import CHUNK
 from ..eviction.heads import QueryHead
 from ..llamacpp import context
+from ..llamacpp.native import ProbeType
 from ..prompt.window import window_of
 from ..reading.engine import Engine
-from ..reading.evidence import NEUTRAL, evidence, largest
+from ..reading.evidence import N_PROBED, NEUTRAL, evidence
 from ..reading.strategies import N_SPAN, split
 from .questions import Asked
 
@@ -28,9 +29,6 @@ MAX_DEPTH = 2 / 3
 
 # tokens of a document that are read at once
 N_WINDOW = 820
-
-# tokens that are probed at once
-N_QUERIES = 32
 
 
 @dataclass(frozen=True)
@@ -65,8 +63,10 @@ def judge(cache: KVCache, case: Asked, neutral: Sequence[int]) -> Judged:
     for window in split(range(len(prompt.body)), N_WINDOW):
         cache.clear()
         cache.read(around.head + prompt.body[window.start : window.stop] + around.before)
-        asked = _heads(largest(cache, around.asking, N_QUERIES))
-        other = _heads(largest(cache, neutral, N_QUERIES))
+        asked, other = (
+            np.concatenate([layer.attention for layer in cache.probe(tokens, cache.next_position, ProbeType.MAX)])
+            for tokens in (around.asking[-N_PROBED:], neutral)
+        )
         for chunk in split(window, N_SPAN):
             first = len(around.head) + chunk.start - window.start
             found.append(evidence(asked, other, slice(first, first + len(chunk))))
@@ -93,7 +93,3 @@ def _standard(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         values.std(axis=1, keepdims=True), 1e-6
     )
     return standard
-
-
-def _heads(layers: Sequence[LayerAttention]) -> npt.NDArray[np.float32]:
-    return np.concatenate([layer.attention for layer in layers])

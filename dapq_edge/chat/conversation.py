@@ -30,7 +30,8 @@ class Turn:
 class Chat:
     """A conversation with a `Llama`.
 
-    turns: from the oldest that is remembered. documents: those that belong to the next turn.
+    turns: from the oldest that is remembered. documents: those that belong to the next turn. is_cut: whether the last
+    answer ended after `n_predict` tokens.
     """
 
     def __init__(self, llama: Llama, *, system: str = "", n_predict: int = 256, **sampling: Any) -> None:
@@ -41,6 +42,7 @@ class Chat:
         self._n_history = llama.n_ctx()
         self.turns: list[Turn] = []
         self.documents: list[str] = []
+        self.is_cut = False
 
     def add_document(self, text: str) -> int:
         """Add a document to the next turn; returns its number of tokens."""
@@ -57,6 +59,7 @@ class Chat:
         Raises as `Llama.generate` does: the turn is then forgotten, but its documents are kept for the next one.
         """
         self.turns.append(Turn(text, documents=self.documents))
+        self.is_cut = False
         self._make_room()
         try:
             stream = self.llama.create_chat_completion(
@@ -66,6 +69,7 @@ class Chat:
             for chunk in stream:
                 piece = chunk["choices"][0]["delta"].get("content") or ""
                 self.turns[-1].answer += piece
+                self.is_cut = chunk["choices"][0]["finish_reason"] == "length"
                 yield piece
         except Exception as error:
             if isinstance(error, AbortedError) and self.turns[-1].answer:

@@ -16,7 +16,7 @@ from ..calibration.questions import ask_all, read_questions, read_texts
 from ..control import Control
 from ..errors import DapqError
 from ..evaluation.plots import plot_heads
-from ..eviction.heads import HeadProfile, find_profile, profile_path
+from ..eviction.heads import HeadProfile, find_profile_file, load_profile, profile_path
 from ..llamacpp.log import captured_log
 from ..render.pictures import require_matplotlib
 from .heads import CalibrateOptions, ShowOptions
@@ -60,13 +60,15 @@ def show(options: ShowOptions) -> int:
     if options.plot:
         require_matplotlib()
     model = find(options.model, Console(stderr=True))
-    profile = find_profile(model)
-    if profile is None:
+    path = find_profile_file(model)
+    if path is None:
         raise DapqError(f"no head profile of {model}: make one with dapq-edge heads calibrate")
+    profile = load_profile(path, model)
     if options.json:
         print(json.dumps(asdict(profile)))
     else:
         _print(profile)
+        Console(stderr=True).print(str(path), style="dim", highlight=False, soft_wrap=True)
     if options.plot:
         plot_heads(profile, Path(options.plot))
     return 0

@@ -118,6 +118,8 @@ class _Terminal:
         print(flush=True)
         if self.is_stopped:
             self._say("stopped")
+        elif self.chat.is_cut:
+            self._say(f"the answer was cut after {self.chat.n_predict:,} tokens: raise -n")
         warn(self.llama.usage.n_unpinned, self.console)
         if self.options.verbose:
             self._say(f"{(first or start) - start:.1f} s to first token; {self._figures()}")
@@ -150,7 +152,7 @@ class _Terminal:
         commands: dict[str, Callable[[str], None]] = {
             "/help": lambda _: self._say(HELP),
             "/doc": self._add_document,
-            "/save": self._save,
+            "/save": self._save_as,
             "/load": self._load,
             "/stats": lambda _: self._say(self._figures()),
             "/kept": lambda _: Console().print(to_terminal(self.llama.kept()), highlight=False),
@@ -168,6 +170,10 @@ class _Terminal:
 
     def _save(self, path: str) -> None:
         save_session(self.llama, Path(path), self.chat.state())
+
+    def _save_as(self, path: str) -> None:
+        self._save(path)
+        self._say(f"{path}: {_count(len(self.chat.turns), 'turn')} saved")
 
     def _load(self, path: str) -> None:
         start = time.perf_counter()

@@ -127,13 +127,13 @@ def _query_head(row: dict[str, Any]) -> QueryHead:
     return head
 
 
-def find_profile(model: Path) -> HeadProfile | None:
-    """Return the profile of a model in the user's cache folder, or the one that comes with the package, if any.
-
-    Raises as `load_profile` does.
-    """
+def find_profile_file(model: Path) -> Path | None:
+    """Return the profile of a model in the user's cache folder, or the one that comes with the package, if any."""
     path = profile_path(model)
-    for place in (path, BUILT_IN / path.name):
-        if place.exists():
-            return load_profile(place, model)
-    return None
+    return next((place for place in (path, BUILT_IN / path.name) if place.exists()), None)
+
+
+def find_profile(model: Path) -> HeadProfile | None:
+    """Return what `find_profile_file` finds. Raises as `load_profile` does."""
+    path = find_profile_file(model)
+    return load_profile(path, model) if path else None

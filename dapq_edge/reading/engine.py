@@ -22,14 +22,12 @@ from ..prompt.request import N_LONG, N_SHORT, N_SYSTEM, split_prompt
 from ..prompt.turns import Message, moved
 from ..prompt.window import ending_of
 from .decide import N_ANSWER, Append, Limits, Reread, align, decide
-from .evidence import NEUTRAL, Guess, QueryHeads
-from .lexical import Matches, match
 from .pieces import text_pieces
-from .plan import ReadMode, SkimMode, make_plan, skim_mode
+from .plan import Plan, ReadMode, SkimMode, make_plan, skim_mode
 from .relevance import Serves, serves
 from .room import plan_auto, plan_room
+from .skimming import skimming_of
 from .stats import ReadStats, Usage, read_as_planned
-from .strategies import Skimming
 from .turn import TurnCopy
 
 
@@ -46,6 +44,8 @@ class Engine:
         one_shot: Evict only when everything is read; the peak is the full cache.
         all_logits: Keep the logits of all tokens.
         skim: Whether reading may stop before the end of a document, see `SkimMode`.
+
+    Raises `DapqError` if the profile is of another model, and `UsageError` if there is no such `skim`.
 
     Attributes:
         cache: Its cells; `cache.sequence` is the ledger.
@@ -72,6 +72,9 @@ class Engine:
         self.model = model
         self.heads = heads
         self.cache = KVCache(model.context)
+        probed = native.probe_heads(model.context)
+        if heads is not None and probed:
+            heads.check(probed)
         self.scores: npt.NDArray[np.float32] | None = None
         self.last_read: ReadStats | None = None
         self.skim = skim_mode(skim)
@@ -98,18 +101,6 @@ class Engine:
             n_tokens = self.sequence.n_tokens
             if before is not None and n_tokens:
                 self.scores[:n_tokens] = before[:n_tokens]
-
-    @property
-    def _skimming(self) -> Skimming:
-        """Ways to skim: by query heads, if the model has a profile with some; otherwise all of it, by a guess."""
-        if self.heads is None or not self.heads.query:
-            return Skimming(Guess(self.heads))
-        evidence = QueryHeads(self.heads.query, self.model.tokenize(NEUTRAL))
-        return Skimming(evidence, self._match if self.skim == SkimMode.AUTO else None)
-
-    def _match(self, question: list[int], texts: list[list[int]]) -> Matches:
-        spell = self.model.detokenize
-        return match(spell(question).decode("utf-8", "replace"), [spell(t).decode("utf-8", "replace") for t in texts])
 
     @property
     def sequence(self) -> Sequence:
@@ -365,11 +356,15 @@ class Engine:
             n_ctx_train=self.model.n_ctx_train,
             one_shot=self._one_shot,
         )
-        self.last_read = read_as_planned(self.cache, prompt, self.policy, plan, control, self._skimming)
+        self.last_read = self._read_planned(prompt, self.policy, plan, control)
         self._n_evictions += 1
         self._n_windows = self.last_read.n_windows
         # small talk is not read again
         self.cache.note_document(self._one_shot or prompt.n_longest > max(N_LONG, self.budget.n_start // 2))
+
+    def _read_planned(self, prompt: Prompt, policy: Policy, plan: Plan, control: Control) -> ReadStats:
+        skimming = skimming_of(self.model, self.heads, self.skim)
+        return read_as_planned(self.cache, prompt, policy, plan, control, skimming)
 
     # one prompt
 
@@ -423,7 +418,7 @@ class Engine:
         n_cells = max(n_cells, plan.n_cells)
         self.open(n_cells)
         self._keep_all(max(pad(n_cells), len(prompt) + plan.n_predict))
-        stats = self.last_read = read_as_planned(self.cache, prompt, policy, plan, control, self._skimming)
+        stats = self.last_read = self._read_planned(prompt, policy, plan, control)
         n_needed = pad(stats.cells_kept + prompt.n_end + plan.n_predict)
         # bounded reading leaves no more than a chunk to give back
         if plan.mode == ReadMode.FULL and stats.cells_kept < len(prompt) and n_needed < stats.cells_peak:

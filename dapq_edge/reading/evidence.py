@@ -7,8 +7,9 @@ from contextlib import AbstractContextManager, nullcontext
 import numpy as np
 import numpy.typing as npt
 
-from ..cache.kv_cache import KVCache, LayerAttention
+from ..cache.kv_cache import KVCache
 from ..eviction.heads import HeadProfile, QueryHead
+from ..llamacpp.context import MIN_BATCH
 from ..llamacpp.native import ProbeType
 from ..prompt.window import Window
 from .relevance import ask
@@ -21,6 +22,9 @@ N_CELLS = 4
 
 # less attention than this is none
 MIN_ATTENTION = 1e-3
+
+# last tokens of a question that are probed, at most: one batch, whatever its size
+N_PROBED = MIN_BATCH
 
 # heads that are asked, of those that tell best
 N_HEADS = 2
@@ -94,28 +98,17 @@ class QueryHeads(Evidence):
         return cache.first_layers(1 + max(head.layer for head in self._heads))
 
     def tail(self, around: Window) -> list[int]:
-        return around.before
+        # what has no room in the probe is read
+        return around.before + around.asking[:-N_PROBED]
 
     def relevance(self, cache: KVCache, around: Window, chunks: Sequence[slice], n_queries: int) -> list[float]:
-        asked = self._attention(largest(cache, around.asking, n_queries))
-        other = self._attention(largest(cache, self._neutral, n_queries))
+        asked, other = (self._attention(cache, tokens) for tokens in (around.asking[-N_PROBED:], self._neutral))
         means, stds = (np.array([getattr(head, name) for head in self._heads]) for name in ("mean", "std"))
         return [likelihood(float(((evidence(asked, other, cells) - means) / stds).mean())) for cells in chunks]
 
-    def _attention(self, layers: Sequence[LayerAttention]) -> npt.NDArray[np.float32]:
-        seen = {layer.layer: layer.attention for layer in layers}
+    def _attention(self, cache: KVCache, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
+        seen = {layer.layer: layer.attention for layer in cache.probe(tokens, cache.next_position, ProbeType.MAX)}
         return np.stack([seen[head.layer][head.head] for head in self._heads])
-
-
-def largest(cache: KVCache, tokens: Sequence[int], n_queries: int) -> list[LayerAttention]:
-    """Return the largest attention that `tokens`, behind what a cache has read, pay to each cell, for each layer."""
-    parts = []
-    for start in range(0, len(tokens), n_queries):
-        parts.append(cache.probe(tokens[start : start + n_queries], cache.next_position + start, ProbeType.MAX))
-    return [
-        LayerAttention(same[0].layer, same[0].n_head_kv, np.maximum.reduce([part.attention for part in same]))
-        for same in zip(*parts, strict=True)
-    ]
 
 
 def evidence(asked: npt.NDArray[np.float32], other: npt.NDArray[np.float32], cells: slice) -> npt.NDArray[np.float32]:

@@ -107,3 +107,4 @@ def test_a_request_without_room_is_said(tiny_model, doc):
     assert result.returncode == 0
     assert "request have no room in half of the cells that are kept" in result.stderr.decode()
     assert "--kv-budget" in result.stderr.decode()
+    assert "the answer was cut after 8 tokens: raise -n" in result.stderr.decode()

@@ -72,3 +72,13 @@ def test_what_fails_is_not_remembered(tiny_model):
         pieces.close()
         assert chat.turns[0].user == "c"
         assert chat.turns[0].documents == ["a b"]
+
+
+def test_a_cut_answer_is_known(tiny_model):
+    with opened(tiny_model(SPEC)) as llama:
+        chat = Chat(llama, n_predict=3, temperature=0)
+        assert len(list(chat.ask("a"))) > 3
+        assert chat.is_cut
+        answer = chat.ask("b")
+        next(answer)
+        assert not chat.is_cut

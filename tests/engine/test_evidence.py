@@ -18,7 +18,7 @@ from dapq_edge.eviction.heads import QueryHead
 from dapq_edge.eviction.policies import get_policy
 from dapq_edge.llamacpp import native
 from dapq_edge.prompt.window import window_of
-from dapq_edge.reading.evidence import MIDDLE, MIN_ATTENTION, N_CELLS, SLOPE, Guess, QueryHeads
+from dapq_edge.reading.evidence import MIDDLE, MIN_ATTENTION, N_CELLS, N_PROBED, SLOPE, Guess, QueryHeads
 from dapq_edge.reading.lexical import Matches
 from dapq_edge.reading.strategies import N_OVERLAP, Skimming, SkimReader, split
 
@@ -37,14 +37,19 @@ def skim(path, prompt, skimming, **options):
     return reader
 
 
-def test_relevance_is_attention_against_a_question_without_content(tiny_model):
-    """Against a plain reading of its definition, on the reference's attention; of the two best heads."""
-    prompt = make_prompt(1000)
-    reader = skim(tiny_model(SPEC), prompt, Skimming(QueryHeads(HEADS, NEUTRAL)))
-    stop = split(range(1000), reader.plan.n_window)[0].stop
-    text = prompt.head + prompt.body[:stop]
-    seen = []
-    for question in (window_of(prompt).asking, NEUTRAL):
+@pytest.mark.parametrize("n_question", [20, 100])
+def test_relevance_is_attention_against_a_question_without_content(tiny_model, n_question):
+    """Against a plain reading of its definition, on the reference's attention; of the two best heads.
+
+    Of a question that has more tokens than a probe, the first ones are read.
+    """
+    prompt = make_prompt(1500, n_tail=n_question)
+    reader = skim(tiny_model(SPEC), prompt, Skimming(QueryHeads(HEADS, NEUTRAL)), budget="300")
+    stop = split(range(1500), reader.plan.n_window)[0].stop
+    asking, seen = window_of(prompt).asking, []
+    assert asking == prompt.tail
+    text = prompt.head + prompt.body[:stop] + asking[:-N_PROBED]
+    for question in (asking[-N_PROBED:], NEUTRAL):
         tokens = text + question
         attention, _ = forward(SPEC, tokens, list(range(len(tokens))), "f16", "f16")
         largest = attention[:, :, len(text) :].max(axis=2)
@@ -138,6 +143,12 @@ def test_the_drop_in_stops_and_says_so(tiny_model):
                 kept = "".join(text for text, share in llama.kept() if share > 0)
                 assert "vault" in kept
     with pytest.raises(UsageError, match="some: choose of auto, all"), opened(tiny_model(spec), skim="some"):
+        pass
+
+
+def test_a_profile_of_another_model(tiny_model):
+    wrong = replace(random_profile(SPEC), query=(QueryHead(0, 99, 2.0, 0, 1),))
+    with pytest.raises(DapqError, match="of another model"), opened(tiny_model(SPEC), heads=wrong):
         pass
 
 
