@@ -105,6 +105,34 @@ class FidelityOptions(_Rows):
 
 
 @dataclass(frozen=True)
+class RelevanceOptions:
+    """Options of `relevance`."""
+
+    lengths: list[int] = option(
+        "--lengths",
+        type=positive_or(),
+        nargs="+",
+        default=[2048],
+        metavar="N",
+        help="tokens of a document (default: 2048)",
+    )
+    data: str | None = option(
+        "--data", metavar="FILE", help="questions, JSONL, with *.txt beside it (default: the test half of our own)"
+    )
+    needles: str | None = option(
+        "--needles", metavar="FILE", help="instead, facts that are asked for in their own words, JSONL"
+    )
+    haystack: str | None = option("--haystack", metavar="DIR", help="folder with *.txt (default: beside the questions)")
+    heads: str | None = option("--heads", metavar="FILE", help="head profile (default: the one that was calibrated)")
+    seed: int = option("--seed", type=positive_or(0), default=0, metavar="N", help="of what is random (default: 0)")
+    json: str | None = option(
+        "--json", metavar="OUT.jsonl", help="append results, and resume from those that are there"
+    )
+    plot: str | None = option("--plot", metavar="OUT.png", help="draw the results (needs matplotlib)")
+    model: RunningModel = group("model")
+
+
+@dataclass(frozen=True)
 class ReportOptions:
     """Options of `report`."""
 
@@ -119,6 +147,7 @@ COMMAND = CommandGroup(
         Command("needle", "facts in unrelated text", NeedleOptions, "evaluating:run_needle"),
         Command("ruler", "tasks of RULER", RulerOptions, "evaluating:run_ruler"),
         Command("fidelity", "KL divergence to the full cache", FidelityOptions, "evaluating:run_fidelity"),
+        Command("relevance", "rank of the chunk that answers", RelevanceOptions, "evaluating:run_relevance"),
         Command("report", "one page of all results in a folder", ReportOptions, "evaluating:run_report"),
     ),
 )

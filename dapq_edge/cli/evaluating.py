@@ -6,11 +6,13 @@ from pathlib import Path
 from rich.console import Console
 
 from ..calibration.needles import read_haystack, read_needles
+from ..calibration.questions import BUILT_IN, Question, read_questions, read_texts
 from ..control import Control
 from ..errors import DapqError, UsageError
 from ..evaluation import fidelity, ruler
 from ..evaluation.needle import needle_cases
 from ..evaluation.plots import plot_results
+from ..evaluation.relevance import relevance_rows
 from ..evaluation.report import write_report
 from ..evaluation.results import Results
 from ..evaluation.runner import Case, evaluate, jobs_of
@@ -20,7 +22,7 @@ from ..eviction.policies import get_policy
 from ..llamacpp.log import captured_log
 from ..llamacpp.model import Model
 from ..render.pictures import require_matplotlib
-from .eval import FidelityOptions, NeedleOptions, ReportOptions, RulerOptions, Task
+from .eval import FidelityOptions, NeedleOptions, RelevanceOptions, ReportOptions, RulerOptions, Task
 from .running import check_model, open_engine, progress_bar
 
 MakeCases = Callable[[Model], Iterable[Case]]
@@ -98,6 +100,35 @@ def _run(options: Task, make_cases: MakeCases) -> int:
             task = bar.add_task("evaluating")
             control = Control(lambda done, total: bar.update(task, completed=done, total=total))
             rows = evaluate(engine, cases, jobs, results, control)
+    for summary in summaries(rows):
+        Console().print(summary.table)
+    if options.plot:
+        plot_results(rows, Path(options.plot))
+    return 0
+
+
+def run_relevance(options: RelevanceOptions) -> int:
+    """Rank the chunks of documents; returns the exit code."""
+    check_model(options.model)
+    if options.plot:
+        require_matplotlib()
+    data = Path(options.data) if options.data else BUILT_IN / "test.jsonl"
+    if options.needles:
+        needles = read_needles(Path(options.needles))
+        questions = [Question(needle.needle.strip(), needle.question, needle.answer) for needle in needles]
+    else:
+        questions = read_questions(data)
+    texts = read_texts(Path(options.haystack) if options.haystack else data.parent)
+    results = Results(Path(options.json) if options.json else None)
+    console = Console(stderr=True)
+    with captured_log():
+        engine = open_engine(options.model, console, heads=options.heads)
+        with progress_bar(console) as bar:
+            task = bar.add_task("evaluating")
+            control = Control(lambda done, total: bar.update(task, completed=done, total=total))
+            rows = relevance_rows(
+                engine, questions, texts, options.lengths, results, seed=options.seed, control=control
+            )
     for summary in summaries(rows):
         Console().print(summary.table)
     if options.plot:

@@ -36,9 +36,11 @@ def plot_heads(profile: HeadProfile, path: Path) -> None:
 
 
 def plot_results(rows: Sequence[Row], path: Path) -> None:
-    """Draw rows of one kind of task: needles as heat maps, RULER and fidelity as curves over the budget."""
+    """Draw rows of one kind of task: needles as heat maps, ranks as bars, all others as curves over the budget."""
     if rows[0]["task"] == "needle":
         _plot_needles(rows, path)
+    elif rows[0]["task"] == "relevance":
+        _plot_ranks(rows, path)
     else:
         _plot_curves(rows, path)
 
@@ -85,6 +87,30 @@ def _plot_needles(rows: Sequence[Row], path: Path) -> None:
 
 def _mean_score(rows: Sequence[Row]) -> float:
     return float(np.mean([row["score"] for row in rows])) if rows else np.nan
+
+
+def _plot_ranks(rows: Sequence[Row], path: Path) -> None:
+    """Draw a panel for each length: how often each way ranks the right chunk first, and among four."""
+    import matplotlib.pyplot as plt
+
+    panels = group_by(rows, ("length",))
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(1 + 4 * len(panels), 3), sharey=True, squeeze=False, layout="constrained"
+    )
+    for axis, ((length,), group) in zip(axes[0], panels.items(), strict=True):
+        ways = group_by(group, ("policy",))
+        for offset, (field, label) in enumerate((("first", "first"), ("among_four", "among four"))):
+            shares = [np.mean([row[field] for row in of_way]) for of_way in ways.values()]
+            places = np.arange(len(ways)) + 0.4 * offset
+            axis.bar(places, shares, width=0.38, label=label, color=("#1f6f8b", FULL_COLOR)[offset])
+        axis.set_xticks(np.arange(len(ways)) + 0.2, [name for (name,) in ways], fontsize=8)
+        axis.set_title(f"{length:,} tokens, {group[0]['chunks']} chunks", fontsize=9)
+        axis.set_ylim(0, 1)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0][0].set_ylabel("questions whose chunk is found")
+    axes[0][-1].legend(fontsize=8)
+    figure.suptitle(title_of({**rows[0], "length": None}), fontsize=10)
+    save(figure, path)
 
 
 def _plot_curves(rows: Sequence[Row], path: Path) -> None:

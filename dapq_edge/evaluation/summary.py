@@ -121,12 +121,16 @@ def _summary(title: str, rows: Sequence[Row]) -> Summary:
         if "score" in columns:
             cells.append(_percent(of_full(rows, group)))
         lines.append([name_of(group[0]), granularity, budget, str(len(group)), *cells])
-    return Summary(title, headings, lines)
+    # ranks have no budget
+    used = [i for i in range(len(headings)) if headings[i] not in ("keeps", "budget") or any(line[i] for line in lines)]
+    return Summary(title, [headings[i] for i in used], [[line[i] for i in used] for line in lines])
 
 
 METRICS = {
     "score": "score",
     "first": "chunk first",
+    "among_four": "among four",
+    "rank": "mean rank",
     "kl": "KL, nats",
     "top1": "top-1",
     "oracle_recall": "oracle recall",
@@ -139,8 +143,10 @@ METRICS = {
 def _metric(name: str, values: Sequence[float]) -> str:
     if not values:
         return ""
-    if name == "first":
+    if name in ("first", "among_four"):
         return _percent(wilson(float(np.mean(values)), len(values)))
+    if name == "rank":
+        return f"{np.mean(values):.2f}"
     if name in ("score", "top1", "oracle_recall", "attention_kept"):
         return f"{np.mean(values):.0%}"
     if name == "kl":

@@ -142,6 +142,26 @@ def all_logits(ctx: Context, n_tokens: int) -> npt.NDArray[np.float32]:
     return np.ctypeslib.as_array(llama_cpp.llama_get_logits(ctx), shape=(n_tokens, n_vocab(ctx)))
 
 
+def hidden_states(ctx: Context, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
+    """Return the last hidden states of a text by itself: float32 [tokens, n_embd]. Raises as `decode` does.
+
+    It is evaluated in the branch, which is empty afterwards.
+    """
+    n_embd = llama_cpp.llama_model_n_embd(llama_cpp.llama_get_model(ctx))
+    states, n_most = [], n_batch(ctx)
+    llama_cpp.llama_set_embeddings(ctx, True)
+    try:
+        for start in range(0, len(tokens), n_most):
+            part = tokens[start : start + n_most]
+            decode(ctx, BRANCH, part, start, n_logits=len(part))
+            data = llama_cpp.llama_get_embeddings(ctx)
+            states.append(np.ctypeslib.as_array(data, shape=(len(part), n_embd)).copy())
+    finally:
+        llama_cpp.llama_set_embeddings(ctx, False)
+        seq_rm(ctx, BRANCH, -1)
+    return np.concatenate(states)
+
+
 def reserve_logits(ctx: Context) -> None:
     """Make a context that has evaluated nothing have memory for logits. Raises `DapqError`."""
     if logits(ctx) is None:

@@ -108,3 +108,30 @@ def test_bad_tasks(model):
     assert_one_line(dapq_edge("eval", "ruler", "-m", model, "--tasks", "x"), 2, "--tasks x: choose of single")
     assert_one_line(dapq_edge("eval", "fidelity", "-m", model, "--data", "/nonexistent"), 1, "/nonexistent")
     assert_usage(dapq_edge("eval", "needle", "-m", model), "--haystack")
+
+
+def test_relevance(model, data, tmp_path):
+    """Ranks of all ways, which a rerun takes from the file; a table and a picture of them."""
+    row = {"fact": "the-tide-is-at-noon.", "question": "when-is-the-tide?", "answer": "noon"}
+    (tmp_path / "questions.jsonl").write_text(json.dumps(row) + "\n")
+    results, picture = tmp_path / "results" / "a.jsonl", tmp_path / "a.png"
+    results.parent.mkdir()
+    args = ["eval", "relevance", "-m", model, "--data", tmp_path / "questions.jsonl", "--lengths", 400, 900]
+    first = dapq_edge(*args, "--json", results, "--plot", picture)
+    assert first.returncode == 0, first.stderr.decode()
+    rows = [json.loads(line) for line in results.read_text().splitlines()]
+    assert [row["key"]["policy"] for row in rows] == ["bm25", "embeddings", "guess"] * 2
+    for row in rows:
+        assert 0 <= row["result"]["rank"] < row["result"]["chunks"] == (3 if row["key"]["length"] == 400 else 6)
+        assert row["result"]["among_four"] == (row["result"]["rank"] < 4)
+    # its words stand nowhere else
+    assert all(row["result"]["first"] for row in rows if row["key"]["policy"] == "bm25")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    size = results.stat().st_size
+    assert dapq_edge(*args, "--json", results).stdout == first.stdout
+    assert results.stat().st_size == size
+    assert dapq_edge("eval", "report", results.parent).returncode == 0
+    assert "among four" in (results.parent / "report.md").read_text()
+    literal = dapq_edge("eval", "relevance", "-m", model, *data, "--lengths", 400)
+    assert literal.returncode == 0, literal.stderr.decode()
+    assert_one_line(dapq_edge(*args[:-2], 10**6), 1, "too short")
