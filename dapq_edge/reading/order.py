@@ -25,6 +25,17 @@ def reading_order(scores: Sequence[float]) -> list[int]:
     return sorted(range(len(scores)), key=lambda i: (-round(scores[i] / largest, 1), i))
 
 
+def combined(relevance: npt.NDArray[np.float64], matches: Matches) -> npt.NDArray[np.float64]:
+    """Return the relevance of chunks by evidence or by words: float64 [chunks].
+
+    A chunk that has nearly all words of the question answers it, or what the evidence says is right, or both; of fewer
+    words nothing follows.
+    """
+    by_words = np.where(matches.coverage >= MIN_COVERAGE, matches.coverage, 0)
+    both: npt.NDArray[np.float64] = 1 - (1 - relevance) * (1 - by_words)
+    return both
+
+
 def is_enough(relevance: npt.NDArray[np.float64], is_read: npt.NDArray[np.bool_], matches: Matches) -> bool:
     """Return whether what was read answers the question, so that no other chunk needs to be.
 

@@ -17,4 +17,4 @@ def skimming_of(model: Model, heads: HeadProfile | None, mode: SkimMode) -> Skim
         spelled = (model.detokenize(tokens).decode("utf-8", "replace") for tokens in (question, *texts))
         return match(next(spelled), list(spelled))
 
-    return Skimming(QueryHeads(heads.query, model.tokenize(NEUTRAL)), search if mode == SkimMode.AUTO else None)
+    return Skimming(QueryHeads(heads.query, model.tokenize(NEUTRAL)), search, mode == SkimMode.AUTO)

@@ -20,7 +20,7 @@ from ..prompt import Prompt
 from ..prompt.window import Window, ending_of, window_of
 from .evidence import Evidence, Guess
 from .lexical import Matches
-from .order import is_enough, reading_order
+from .order import combined, is_enough, reading_order
 from .plan import Plan, ReadMode
 
 # given the tokens of a question and of some texts, it returns what they share
@@ -61,11 +61,13 @@ class Skimming:
 
     Attributes:
         evidence: Says what a question finds in a window.
-        search: Finds the words of a question, so that reading can stop early; without it, all windows are read.
+        search: Finds the words of a question, if they count.
+        may_stop: Whether reading stops when what is asked for is found by its words; otherwise all windows are read.
     """
 
     evidence: Evidence
     search: Search | None = None
+    may_stop: bool = False
 
 
 class Reader(ABC):
@@ -179,9 +181,11 @@ class SkimReader(Reader):
             for n_read, i in enumerate(order, start=1):
                 self._ask(prompt, around, windows[i])
                 self.n_windows = n_read, len(windows)
-                if matches and self._is_enough(matches):
+                if matches and self.skimming.may_stop and self._is_enough(matches):
                     break
         self.cache.clear()
+        if matches:
+            self._count_words(matches)
 
     def _match(self, body: list[int], question: list[int]) -> Matches | None:
         if self.skimming.search is None:
@@ -189,6 +193,11 @@ class SkimReader(Reader):
         # a sentence may stand in two chunks
         texts = [body[max(0, chunk.start - N_OVERLAP) : chunk.stop + N_OVERLAP] for chunk in self.chunks]
         return self.skimming.search(question, texts)
+
+    def _count_words(self, matches: Matches) -> None:
+        relevance = combined(np.array([chunk.relevance for chunk in self.chunks]), matches)
+        for chunk, value in zip(self.chunks, relevance.tolist(), strict=True):
+            chunk.relevance = value if chunk.is_skimmed else 0.0
 
     def _is_enough(self, matches: Matches) -> bool:
         relevance = np.array([chunk.relevance for chunk in self.chunks])

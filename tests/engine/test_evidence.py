@@ -108,7 +108,7 @@ def test_reading_stops_when_it_knows(tiny_model):
 
     # a chunk answers whatever is in it
     sure = QueryHeads([QueryHead(1, 2, 2.0, -99, 1)], NEUTRAL)
-    reader = skim(tiny_model(SPEC), prompt, Skimming(sure, search))
+    reader = skim(tiny_model(SPEC), prompt, Skimming(sure, search, may_stop=True))
     ((question, texts),) = asked
     assert question == window_of(prompt).asking
     starts = [max(0, chunk.start - N_OVERLAP) for chunk in reader.chunks]
@@ -123,8 +123,11 @@ def test_reading_stops_when_it_knows(tiny_model):
 
     # nothing is clear: all is read, in the order of the words
     unsure = QueryHeads([QueryHead(1, 2, 2.0, 99, 1)], NEUTRAL)
-    reader = skim(tiny_model(SPEC), prompt, Skimming(unsure, search))
+    reader = skim(tiny_model(SPEC), prompt, Skimming(unsure, search, may_stop=True))
     assert reader.n_windows == (n_all, n_all)
+    # what has all words is chosen all the same
+    assert reader.chunks[-1].relevance == max(chunk.relevance for chunk in reader.chunks) == 1
+    assert reader.chunks[-1].is_read
     assert all(chunk.is_skimmed for chunk in reader.chunks)
 
 

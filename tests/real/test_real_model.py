@@ -1,5 +1,6 @@
 """A real model on real text: what is read is found again after eviction."""
 
+import numpy as np
 import pytest
 from helpers.real import LLAMA_CPP, SHARED, needs_build, needs_shared
 
@@ -52,7 +53,9 @@ def found(
     shares = {
         key: of_full(results.rows, rows).mean for key, rows in group_by(results.rows, ("policy", "budget")).items()
     }
-    return {"full": full} | {f"{policy} {budget}": share for (policy, budget), share in shares.items()}
+    first = [row["first"] for row in results.rows if "first" in row]
+    shares = {f"{policy} {budget}": share for (policy, budget), share in shares.items()}
+    return {"full": full, "first": float(np.mean(first)) if first else 0.0} | shares
 
 
 def jobs(budgets: list[str], bounded: bool = False) -> list[Job]:
@@ -78,10 +81,11 @@ def test_needles_in_the_docs_of_llama_cpp(engine, docs):
 
 @needs_build
 def test_needles_in_bounded_memory(engine, docs):
-    """With an eighth of the prompt resident, and no head profile."""
+    """With an eighth of the prompt resident; what is read is right, and the 135M model misses one or another."""
     share = found(engine, NEEDLES, docs, jobs(["256"], True), [0.25, 0.75])
     assert share["full"] >= 5, share
-    assert share["fused 256"] >= 0.9, share
+    assert share["first"] == 1, share
+    assert share["fused 256"] >= 0.8, share
 
 
 @needs_shared
