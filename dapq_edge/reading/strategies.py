@@ -166,7 +166,7 @@ class SkimReader(Reader):
         self._read_chosen(prompt)
 
     def _skim(self, prompt: Prompt) -> None:
-        """Read the documents piece by piece with the request, look ahead, and see what both attend to."""
+        """Read the documents window by window, and see what the question finds in each, until that is enough."""
         body, around = prompt.body, window_of(prompt)
         windows = [
             [Chunk(part.start, part.stop) for part in split(window, min(self.plan.n_chunk, N_SPAN))]
