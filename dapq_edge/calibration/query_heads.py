@@ -6,6 +6,7 @@ They are chosen by real questions (QRHead, arXiv 2506.09944, section 3), against
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,7 @@ from ..llamacpp.native import ProbeType
 from ..prompt.window import window_of
 from ..reading.engine import Engine
 from ..reading.evidence import N_PROBED, NEUTRAL, evidence
-from ..reading.strategies import N_SPAN, split
+from ..reading.windows import read_window, windows_of
 from .questions import Asked
 
 # heads of a profile, at most
@@ -60,17 +61,14 @@ def judge(cache: KVCache, case: Asked, neutral: Sequence[int]) -> Judged:
     """Ask all windows of a document, and return the evidence of their chunks by each head."""
     prompt, around = case.prompt, window_of(case.prompt)
     found, starts = [], []
-    for window in split(range(len(prompt.body)), N_WINDOW):
-        cache.clear()
-        cache.read(around.head + prompt.body[window.start : window.stop] + around.before)
+    for chunks in windows_of(len(prompt.body), N_WINDOW):
+        cells = read_window(cache, prompt, around, chunks, around.before, cache.read)
         asked, other = (
             np.concatenate([layer.attention for layer in cache.probe(tokens, cache.next_position, ProbeType.MAX)])
             for tokens in (around.asking[-N_PROBED:], neutral)
         )
-        for chunk in split(window, N_SPAN):
-            first = len(around.head) + chunk.start - window.start
-            found.append(evidence(asked, other, slice(first, first + len(chunk))))
-            starts.append(chunk.start)
+        found += [evidence(asked, other, chunk) for chunk in cells]
+        starts += [chunk.start for chunk in chunks]
     cache.clear()
     middle = (case.fact.start + case.fact.stop) // 2
     return Judged(np.stack(found, axis=1), int(np.searchsorted(starts, middle, side="right")) - 1)
@@ -81,15 +79,15 @@ def best_heads(judged: Sequence[Judged], names: Sequence[tuple[int, int]], n_lay
     others = np.concatenate([np.delete(case.evidence, case.right, axis=1) for case in judged], axis=1)
     mean, std = others.mean(axis=1), np.maximum(others.std(axis=1), 1e-6)
     # in units of each document, so that one with strong contrasts counts no more than others
-    score = np.mean([_standard(case.evidence)[:, case.right] for case in judged], axis=0)
+    score = np.mean([standardised(case.evidence)[:, case.right] for case in judged], axis=0)
     shallow = [i for i in np.argsort(-score, kind="stable").tolist() if names[i][0] < n_layers]
     return tuple(
         QueryHead(names[i][0], names[i][1], float(score[i]), float(mean[i]), float(std[i])) for i in shallow[:N_KEPT]
     )
 
 
-def _standard(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    standard: npt.NDArray[np.float32] = (values - values.mean(axis=1, keepdims=True)) / np.maximum(
-        values.std(axis=1, keepdims=True), 1e-6
-    )
+def standardised(values: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.floating[Any]]:
+    """Return values in standard deviations from their mean, along the last axis."""
+    spread = np.maximum(values.std(axis=-1, keepdims=True), 1e-6)
+    standard: npt.NDArray[np.floating[Any]] = (values - values.mean(axis=-1, keepdims=True)) / spread
     return standard

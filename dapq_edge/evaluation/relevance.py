@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..calibration.query_heads import N_WINDOW
+from ..calibration.query_heads import N_WINDOW, standardised
 from ..calibration.questions import Asked, Question, ask_all
 from ..cells import CHUNK
 from ..control import UNCONTROLLED, Control
@@ -16,7 +16,7 @@ from ..prompt.window import window_of
 from ..reading.engine import Engine
 from ..reading.evidence import NEUTRAL, Evidence, Guess, QueryHeads
 from ..reading.lexical import match
-from ..reading.strategies import N_SPAN, split
+from ..reading.windows import read_window, windows_of
 from .data import digest
 from .results import JOB_FIELDS, Results, Row
 
@@ -81,7 +81,7 @@ def _ranked(scores: npt.NDArray[np.floating[Any]], right: int) -> dict[str, Any]
 def _scores(engine: Engine, question: Question, case: Asked) -> tuple[dict[str, npt.NDArray[np.floating[Any]]], int]:
     """Return the scores of the chunks of a document by each way, and the number of the right chunk."""
     model, body = engine.model, case.prompt.body
-    chunks = [chunk for window in split(range(len(body)), N_WINDOW) for chunk in split(window, N_SPAN)]
+    chunks = [chunk for window in windows_of(len(body), N_WINDOW) for chunk in window]
     middle = (case.fact.start + case.fact.stop) // 2
     right = next(i for i, chunk in enumerate(chunks) if middle in chunk)
     texts = [model.detokenize(body[chunk.start : chunk.stop]).decode("utf-8", "replace") for chunk in chunks]
@@ -95,24 +95,16 @@ def _scores(engine: Engine, question: Question, case: Asked) -> tuple[dict[str, 
         scores["query"] = np.array(list(_relevance(engine, case, evidence)))
         # the likelihood's exponent is what adds up
         deviation = np.log(np.clip(scores["query"], 1e-9, 1 - 1e-9) / (1 - np.clip(scores["query"], 1e-9, 1 - 1e-9)))
-        scores["mixture"] = _standard(deviation) + LEXICAL_WEIGHT * _standard(scores["bm25"])
+        scores["mixture"] = standardised(deviation) + LEXICAL_WEIGHT * standardised(scores["bm25"])
     return scores, right
-
-
-def _standard(values: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.floating[Any]]:
-    standard: npt.NDArray[np.floating[Any]] = (values - values.mean()) / max(float(values.std()), 1e-9)
-    return standard
 
 
 def _relevance(engine: Engine, case: Asked, evidence: Evidence) -> Iterator[float]:
     """Yield the relevance of the chunks of all windows."""
-    cache, around, body = engine.cache, window_of(case.prompt), case.prompt.body
+    cache, prompt, around = engine.cache, case.prompt, window_of(case.prompt)
     with evidence.depth(cache):
-        for window in split(range(len(body)), N_WINDOW):
-            cache.clear()
-            cache.read(around.head + body[window.start : window.stop] + evidence.tail(around))
-            first = len(around.head) - window.start
-            cells = [slice(first + chunk.start, first + chunk.stop) for chunk in split(window, N_SPAN)]
+        for chunks in windows_of(len(prompt.body), N_WINDOW):
+            cells = read_window(cache, prompt, around, chunks, evidence.tail(around), cache.read)
             yield from evidence.relevance(cache, around, cells, N_QUERIES)
     cache.clear()
 
@@ -121,10 +113,10 @@ def _cosines(engine: Engine, case: Asked) -> npt.NDArray[np.float32]:
     """Return how near the mean hidden state of each chunk is to that of the question: float32 [chunks]."""
     ctx, body = engine.cache.ctx, case.prompt.body
     means = [context.hidden_states(ctx, window_of(case.prompt).asking).mean(axis=0)]
-    for window in split(range(len(body)), N_WINDOW):
-        states = context.hidden_states(ctx, body[window.start : window.stop])
-        for chunk in split(window, N_SPAN):
-            means.append(states[chunk.start - window.start : chunk.stop - window.start].mean(axis=0))
+    for chunks in windows_of(len(body), N_WINDOW):
+        first, stop = chunks[0].start, chunks[-1].stop
+        states = context.hidden_states(ctx, body[first:stop])
+        means += [states[chunk.start - first : chunk.stop - first].mean(axis=0) for chunk in chunks]
     if not np.isfinite(means).all():
         raise DapqError("the model has hidden states that are not finite")
     asked, *others = [mean / np.linalg.norm(mean) for mean in means]

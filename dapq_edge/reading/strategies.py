@@ -22,15 +22,10 @@ from .evidence import Evidence, Guess
 from .lexical import Matches
 from .order import combined, is_enough, reading_order
 from .plan import Plan, ReadMode
+from .windows import N_OVERLAP, read_window, split, windows_of
 
 # given the tokens of a question and of some texts, it returns what they share
 Search = Callable[[list[int], list[list[int]]], Matches]
-
-# tokens that are relevant together, or not, at most
-N_SPAN = 205
-
-# tokens before and behind a chunk in which the words of a question are looked for, too
-N_OVERLAP = 32
 
 # beside what is around the best chunk, a chunk is read if it is at least half as relevant
 MIN_SHARE = 0.5
@@ -169,12 +164,12 @@ class SkimReader(Reader):
         """Read the documents window by window, and see what the question finds in each, until that is enough."""
         body, around = prompt.body, window_of(prompt)
         windows = [
-            [Chunk(part.start, part.stop) for part in split(window, min(self.plan.n_chunk, N_SPAN))]
-            for window in split(range(len(body)), self.plan.n_window)
+            [Chunk(part.start, part.stop) for part in window]
+            for window in windows_of(len(body), self.plan.n_window, self.plan.n_chunk)
         ]
         self.chunks = [chunk for window in windows for chunk in window]
         # the chunks that are read are not known yet
-        self._n_total = len(body) + len(windows) * len(around) + self.plan.n_keep
+        self._n_total = len(body) + len(windows) * (N_OVERLAP + len(around)) + self.plan.n_keep
         matches = self._match(body, around.asking)
         order = reading_order(_of_windows(matches, windows)) if matches else range(len(windows))
         with self.skimming.evidence.depth(self.cache):
@@ -205,12 +200,9 @@ class SkimReader(Reader):
 
     def _ask(self, prompt: Prompt, around: Window, window: list[Chunk]) -> None:
         """Read a window of the documents by itself, and see what the question finds in it."""
-        start, stop = window[0].start, window[-1].stop
-        before = around.head + prompt.header_of(start)
-        self.cache.clear()
-        self._read(before + prompt.body[start:stop] + self.skimming.evidence.tail(around))
-        cells = [slice(len(before) + chunk.start - start, len(before) + chunk.stop - start) for chunk in window]
-        found = self.skimming.evidence.relevance(self.cache, around, cells, self.policy.n_probe)
+        evidence, chunks = self.skimming.evidence, [range(chunk.start, chunk.stop) for chunk in window]
+        cells = read_window(self.cache, prompt, around, chunks, evidence.tail(around), self._read)
+        found = evidence.relevance(self.cache, around, cells, self.policy.n_probe)
         for chunk, relevance in zip(window, found, strict=True):
             chunk.relevance, chunk.is_skimmed = relevance, True
 
@@ -254,9 +246,3 @@ def _of_windows(matches: Matches, windows: Sequence[Sequence[Chunk]]) -> list[fl
     """Return the best score of the chunks of each window."""
     borders = np.cumsum([0, *map(len, windows)]).tolist()
     return [float(matches.scores[start:stop].max()) for start, stop in itertools.pairwise(borders)]
-
-
-def split(tokens: range, n_max: int) -> list[range]:
-    """Return parts of at most `n_max` tokens, of about the same size."""
-    borders = np.linspace(tokens.start, tokens.stop, -(-len(tokens) // n_max) + 1).astype(int).tolist()
-    return [range(start, stop) for start, stop in itertools.pairwise(borders)]

@@ -20,7 +20,9 @@ from dapq_edge.llamacpp import native
 from dapq_edge.prompt.window import window_of
 from dapq_edge.reading.evidence import MIDDLE, MIN_ATTENTION, N_CELLS, N_PROBED, SLOPE, Guess, QueryHeads
 from dapq_edge.reading.lexical import Matches
-from dapq_edge.reading.strategies import N_OVERLAP, Skimming, SkimReader, split
+from dapq_edge.reading.order import BY_WORDS
+from dapq_edge.reading.strategies import Skimming, SkimReader
+from dapq_edge.reading.windows import N_OVERLAP, windows_of
 
 SPEC = Spec(n_ctx=8192)
 NEUTRAL = [40, 41, 42]
@@ -45,7 +47,7 @@ def test_relevance_is_attention_against_a_question_without_content(tiny_model, n
     """
     prompt = make_prompt(1500, n_tail=n_question)
     reader = skim(tiny_model(SPEC), prompt, Skimming(QueryHeads(HEADS, NEUTRAL)), budget="300")
-    stop = split(range(1500), reader.plan.n_window)[0].stop
+    stop = windows_of(1500, reader.plan.n_window)[0][-1].stop
     asking, seen = window_of(prompt).asking, []
     assert asking == prompt.tail
     text = prompt.head + prompt.body[:stop] + asking[:-N_PROBED]
@@ -115,7 +117,7 @@ def test_reading_stops_when_it_knows(tiny_model):
     assert [prompt.body[i : i + len(text)] for i, text in zip(starts, texts, strict=True)] == texts
     n_read, n_all = reader.n_windows
     assert n_read == 1 < n_all
-    last = split(range(6000), reader.plan.n_window)[-1]
+    last = windows_of(6000, reader.plan.n_window)[-1][0]
     assert [chunk.is_skimmed for chunk in reader.chunks] == [chunk.start >= last.start for chunk in reader.chunks]
     assert not any(chunk.relevance for chunk in reader.chunks if not chunk.is_skimmed)
     assert reader.chunks[-1].is_read
@@ -126,7 +128,7 @@ def test_reading_stops_when_it_knows(tiny_model):
     reader = skim(tiny_model(SPEC), prompt, Skimming(unsure, search, may_stop=True))
     assert reader.n_windows == (n_all, n_all)
     # what has all words is chosen all the same
-    assert reader.chunks[-1].relevance == max(chunk.relevance for chunk in reader.chunks) == 1
+    assert reader.chunks[-1].relevance == max(chunk.relevance for chunk in reader.chunks) == pytest.approx(BY_WORDS)
     assert reader.chunks[-1].is_read
     assert all(chunk.is_skimmed for chunk in reader.chunks)
 

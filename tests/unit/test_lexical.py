@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dapq_edge.reading.lexical import match, words
-from dapq_edge.reading.order import combined, is_enough, reading_order
+from dapq_edge.reading.order import BY_WORDS, combined, is_enough, reading_order
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_when_reading_stops(relevance, is_read, expected):
 def test_words_count_if_nearly_all_are_there():
     relevance = combined(np.array([0.5, 0.5, 0.5, 0, 1]), FOUND)
     assert FOUND.coverage[2] < 0.5
-    assert relevance.tolist() == [1, 0.5, 0.5, 0, 1]
+    assert relevance.tolist() == pytest.approx([1 - 0.5 * (1 - BY_WORDS), 0.5, 0.5, 0, 1])
 
 
 def test_reading_goes_on_while_something_is_as_near():
