@@ -45,8 +45,9 @@ def read_jsonl(path: Path, parse: Callable[[dict[str, Any]], T], what: str) -> I
     """Yield line numbers from 1, and what `parse` makes of the object of each line.
 
     Raises `DapqError` with the number of a line that is not `what`: no JSON object, or `parse` raises a ValueError,
-    KeyError or TypeError.
+    KeyError or TypeError; and if there is no other line.
     """
+    n_rows = 0
     # a text in JSON may hold line separators of Unicode
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
@@ -55,8 +56,11 @@ def read_jsonl(path: Path, parse: Callable[[dict[str, Any]], T], what: str) -> I
             row = json.loads(line)
             if not isinstance(row, dict):
                 raise TypeError("no JSON object")
+            n_rows += 1
             yield number, parse(row)
         except KeyError as error:
             raise DapqError(f"{path}, line {number}: not {what}: {error} is missing") from error
         except (ValueError, TypeError) as error:
             raise DapqError(f"{path}, line {number}: not {what}: {error}") from error
+    if not n_rows:
+        raise DapqError(f"{path}: no line is {what}")

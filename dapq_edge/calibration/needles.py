@@ -35,10 +35,7 @@ def read_needles(path: Path) -> list[Needle]:
 
     Raises `DapqError` with the number of a bad line, or if there is none.
     """
-    needles = [needle for _, needle in read_jsonl(path, _needle, "a needle")]
-    if not needles:
-        raise DapqError(f"no needles in {path}")
-    return needles
+    return [needle for _, needle in read_jsonl(path, _needle, "a needle")]
 
 
 def _needle(row: dict[str, Any]) -> Needle:

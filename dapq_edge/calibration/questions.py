@@ -55,10 +55,7 @@ def read_questions(path: Path) -> list[Question]:
 
     Raises `DapqError` with the number of a bad line, or if there is none.
     """
-    questions = [question for _, question in read_jsonl(path, _question, "a question")]
-    if not questions:
-        raise DapqError(f"no questions in {path}")
-    return questions
+    return [question for _, question in read_jsonl(path, _question, "a question")]
 
 
 def _question(row: dict[str, Any]) -> Question:

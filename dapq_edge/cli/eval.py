@@ -13,8 +13,8 @@ DEPTHS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
 @dataclass(frozen=True)
-class Task:
-    """Options of all tasks."""
+class Measurement:
+    """Options of all tasks that measure a model."""
 
     lengths: list[int] = option(
         "--lengths",
@@ -24,6 +24,19 @@ class Task:
         metavar="N",
         help="tokens of a prompt (default: 2048)",
     )
+    heads: str | None = option("--heads", metavar="FILE", help="head profile (default: the one that was calibrated)")
+    seed: int = option("--seed", type=positive_or(0), default=0, metavar="N", help="of what is random (default: 0)")
+    json: str | None = option(
+        "--json", metavar="OUT.jsonl", help="append results, and resume from those that are there"
+    )
+    plot: str | None = option("--plot", metavar="OUT.png", help="draw the results (needs matplotlib)")
+    model: RunningModel = group("model")
+
+
+@dataclass(frozen=True)
+class Task(Measurement):
+    """Options of all tasks that evict."""
+
     budgets: list[str] = option(
         "--budgets",
         nargs="+",
@@ -34,7 +47,6 @@ class Task:
     policies: list[str] = option(
         "--policies", nargs="+", default=[DEFAULT_POLICY], metavar="NAME", help=f"default: {DEFAULT_POLICY}"
     )
-    heads: str | None = option("--heads", metavar="FILE", help="head profile (default: the one that was calibrated)")
     granularity: str = option(
         "--granularity", choices=["head", "layer", "cell"], default="head", help="who keeps its own (default: head)"
     )
@@ -47,12 +59,6 @@ class Task:
         metavar="N",
         help="tokens of the answer (default: 48)",
     )
-    seed: int = option("--seed", type=positive_or(0), default=0, metavar="N", help="of what is random (default: 0)")
-    json: str | None = option(
-        "--json", metavar="OUT.jsonl", help="append results, and resume from those that are there"
-    )
-    plot: str | None = option("--plot", metavar="OUT.png", help="draw the results (needs matplotlib)")
-    model: RunningModel = group("model")
 
 
 @dataclass(frozen=True)
@@ -105,17 +111,9 @@ class FidelityOptions(_Rows):
 
 
 @dataclass(frozen=True)
-class RelevanceOptions:
+class RelevanceOptions(Measurement):
     """Options of `relevance`."""
 
-    lengths: list[int] = option(
-        "--lengths",
-        type=positive_or(),
-        nargs="+",
-        default=[2048],
-        metavar="N",
-        help="tokens of a document (default: 2048)",
-    )
     data: str | None = option(
         "--data", metavar="FILE", help="questions, JSONL, with *.txt beside it (default: the test half of our own)"
     )
@@ -123,13 +121,6 @@ class RelevanceOptions:
         "--needles", metavar="FILE", help="instead, facts that are asked for in their own words, JSONL"
     )
     haystack: str | None = option("--haystack", metavar="DIR", help="folder with *.txt (default: beside the questions)")
-    heads: str | None = option("--heads", metavar="FILE", help="head profile (default: the one that was calibrated)")
-    seed: int = option("--seed", type=positive_or(0), default=0, metavar="N", help="of what is random (default: 0)")
-    json: str | None = option(
-        "--json", metavar="OUT.jsonl", help="append results, and resume from those that are there"
-    )
-    plot: str | None = option("--plot", metavar="OUT.png", help="draw the results (needs matplotlib)")
-    model: RunningModel = group("model")
 
 
 @dataclass(frozen=True)

@@ -14,18 +14,20 @@ from ..evaluation.needle import needle_cases
 from ..evaluation.plots import plot_results
 from ..evaluation.relevance import relevance_rows
 from ..evaluation.report import write_report
-from ..evaluation.results import Results
+from ..evaluation.results import Results, Row
 from ..evaluation.runner import Case, evaluate, jobs_of
 from ..evaluation.summary import summaries
 from ..eviction.budget import Auto, parse_budget
 from ..eviction.policies import get_policy
 from ..llamacpp.log import captured_log
 from ..llamacpp.model import Model
+from ..reading.engine import Engine
 from ..render.pictures import require_matplotlib
-from .eval import FidelityOptions, NeedleOptions, RelevanceOptions, ReportOptions, RulerOptions, Task
+from .eval import FidelityOptions, Measurement, NeedleOptions, RelevanceOptions, ReportOptions, RulerOptions, Task
 from .running import check_model, open_engine, progress_bar
 
 MakeCases = Callable[[Model], Iterable[Case]]
+MakeRows = Callable[[Engine, Results, Control], list[Row]]
 
 
 def run_needle(options: NeedleOptions) -> int:
@@ -79,27 +81,40 @@ def run_fidelity(options: FidelityOptions) -> int:
 
 
 def _run(options: Task, make_cases: MakeCases) -> int:
-    check_model(options.model)
-    if options.plot:
-        require_matplotlib()
+    _check(options)
     for budget in options.budgets:
         if parse_budget(budget) == Auto():
             raise UsageError("auto: give numbers of cells, or shares", param="budgets")
     for name in options.policies:
         get_policy(name)
-    results = Results(Path(options.json) if options.json else None)
-    console = Console(stderr=True)
-    with captured_log():
-        engine = open_engine(options.model, console, heads=options.heads, seed=options.seed)
+
+    def rows(engine: Engine, results: Results, control: Control) -> list[Row]:
         policies = [get_policy(name, options.granularity, engine.heads) for name in options.policies]
         jobs = jobs_of(policies, options.budgets, options.bounded)
         cases = list(make_cases(engine.model))
         if not cases:
             raise DapqError("no prompts: the data is empty, or shorter than `lengths`")
+        return evaluate(engine, cases, jobs, results, control)
+
+    return _measure(options, rows)
+
+
+def _check(options: Measurement) -> None:
+    check_model(options.model)
+    if options.plot:
+        require_matplotlib()
+
+
+def _measure(options: Measurement, make_rows: MakeRows) -> int:
+    """Open the model, measure, and show what was measured."""
+    results = Results(Path(options.json) if options.json else None)
+    console = Console(stderr=True)
+    with captured_log():
+        engine = open_engine(options.model, console, heads=options.heads, seed=options.seed)
         with progress_bar(console) as bar:
             task = bar.add_task("evaluating")
             control = Control(lambda done, total: bar.update(task, completed=done, total=total))
-            rows = evaluate(engine, cases, jobs, results, control)
+            rows = make_rows(engine, results, control)
     for summary in summaries(rows):
         Console().print(summary.table)
     if options.plot:
@@ -109,9 +124,7 @@ def _run(options: Task, make_cases: MakeCases) -> int:
 
 def run_relevance(options: RelevanceOptions) -> int:
     """Rank the chunks of documents; returns the exit code."""
-    check_model(options.model)
-    if options.plot:
-        require_matplotlib()
+    _check(options)
     data = Path(options.data) if options.data else BUILT_IN / "test.jsonl"
     if options.needles:
         needles = read_needles(Path(options.needles))
@@ -119,21 +132,11 @@ def run_relevance(options: RelevanceOptions) -> int:
     else:
         questions = read_questions(data)
     texts = read_texts(Path(options.haystack) if options.haystack else data.parent)
-    results = Results(Path(options.json) if options.json else None)
-    console = Console(stderr=True)
-    with captured_log():
-        engine = open_engine(options.model, console, heads=options.heads)
-        with progress_bar(console) as bar:
-            task = bar.add_task("evaluating")
-            control = Control(lambda done, total: bar.update(task, completed=done, total=total))
-            rows = relevance_rows(
-                engine, questions, texts, options.lengths, results, seed=options.seed, control=control
-            )
-    for summary in summaries(rows):
-        Console().print(summary.table)
-    if options.plot:
-        plot_results(rows, Path(options.plot))
-    return 0
+
+    def rows(engine: Engine, results: Results, control: Control) -> list[Row]:
+        return relevance_rows(engine, questions, texts, options.lengths, results, seed=options.seed, control=control)
+
+    return _measure(options, rows)
 
 
 def run_report(options: ReportOptions) -> int:

@@ -34,10 +34,10 @@ def test_calibrate_then_show_then_use(model, data, tmp_path):
 
 def test_calibration_without_facts(model, data, tmp_path):
     (tmp_path / "needles.jsonl").write_text("\n")
-    assert_one_line(dapq_edge("heads", "calibrate", "-m", model, *data), 1, "no needles in")
+    assert_one_line(dapq_edge("heads", "calibrate", "-m", model, *data), 1, "no line is a needle")
 
 
 def test_calibration_without_questions(model, data, tmp_path):
     (tmp_path / "questions.jsonl").write_text("\n")
     args = ["heads", "calibrate", "-m", model, *data, "--data", tmp_path / "questions.jsonl"]
-    assert_one_line(dapq_edge(*args), 1, "no questions in")
+    assert_one_line(dapq_edge(*args), 1, "no line is a question")

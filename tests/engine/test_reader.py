@@ -17,7 +17,7 @@ from dapq_edge.llamacpp import native
 from dapq_edge.reading.evidence import Guess
 from dapq_edge.reading.relevance import N_LOOK_AHEAD
 from dapq_edge.reading.strategies import MIN_SHARE, READERS, Skimming
-from dapq_edge.reading.windows import windows_of
+from dapq_edge.reading.windows import N_OVERLAP, windows_of
 
 SPEC = Spec(n_ctx=8192)
 
@@ -102,7 +102,7 @@ def test_relevance_is_attention_of_the_question_and_the_look_ahead(tiny_model, h
     stop = windows_of(len(prompt.body), n_window)[0][-1].stop
     with Context(tiny_model(SPEC), n_ctx=1024) as c:
         window = [chunk for chunk in reader.chunks if chunk.stop <= stop]
-        tokens = prompt.head + prompt.body[: window[-1].stop] + prompt.tail
+        tokens = prompt.head + prompt.body[: stop + N_OVERLAP] + prompt.tail
         cache = KVCache(c.ctx)
         cache.read(tokens)
         ahead, confidence = cache.look_ahead(N_LOOK_AHEAD)
@@ -118,9 +118,9 @@ def test_relevance_is_attention_of_the_question_and_the_look_ahead(tiny_model, h
     )
     known = np.argsort(np.concatenate(list(profile.retrieval.values())))[-8:] if profile else None
     for chunk in window:
-        of_queries = []
+        of_queries, last = [], chunk.stop + (N_OVERLAP if chunk.stop == stop else 0)
         for largest in (asked, guessed):
-            by_head = largest[:, 5 + chunk.start : 5 + chunk.stop].max(axis=1)
+            by_head = largest[:, 5 + chunk.start : 5 + last].max(axis=1)
             of_queries.append((by_head[known] if has_profile else np.sort(by_head)[-8:]).mean())
         assert chunk.relevance == pytest.approx((of_queries[0] + of_queries[1] * confidence) / 2, rel=0.03)
 

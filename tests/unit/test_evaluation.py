@@ -28,7 +28,7 @@ def test_lines_of_data(tmp_path):
     with pytest.raises(DapqError, match="line 2: not a needle: answer must be a text"):
         read_needles(path)
     path.write_text("\n")
-    with pytest.raises(DapqError, match="no needles in"):
+    with pytest.raises(DapqError, match="no line is a needle"):
         read_needles(path)
 
 
