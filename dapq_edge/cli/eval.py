@@ -121,6 +121,7 @@ class RelevanceOptions(Measurement):
         "--needles", metavar="FILE", help="instead, facts that are asked for in their own words, JSONL"
     )
     haystack: str | None = option("--haystack", metavar="DIR", help="folder with *.txt (default: beside the questions)")
+    rows: int | None = option("--rows", type=positive_or(), metavar="N", help="questions of each length (default: all)")
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,8 @@ def run_relevance(options: RelevanceOptions) -> int:
     texts = read_texts(Path(options.haystack) if options.haystack else data.parent)
 
     def rows(engine: Engine, results: Results, control: Control) -> list[Row]:
-        return relevance_rows(engine, questions, texts, options.lengths, results, seed=options.seed, control=control)
+        some = questions[: options.rows]
+        return relevance_rows(engine, some, texts, options.lengths, results, seed=options.seed, control=control)
 
     return _measure(options, rows)
 
