@@ -27,6 +27,7 @@ from .planning.weights import check_gguf
 from .prompt.messages import ChatPrompt, chat_tokens
 from .reading.engine import Engine
 from .reading.open_model import memory_before_loading
+from .reading.open_store import STORE_SIZE, open_store
 from .reading.plan import SkimMode, skim_mode
 from .reading.relevance import Serves, serves
 from .reading.stats import Usage
@@ -57,12 +58,14 @@ class Llama(GuardedLlama):
         serves: Says whether the kept cells answer a new question, see `relevance.serves`.
         one_shot: Evict only when everything is read.
         skim: "auto" to stop reading a document when what is asked for is found by its words, or "all".
+        store: Folder that keeps what is read of documents, so that another question need not read it again.
+        store_size: Bytes of all files in it, at most.
 
     Attributes:
         control: Watches and stops what is called next.
 
     Raises `ModelError` if the file is no model that llama.cpp can load, `UnsupportedModelError` if the model cannot be
-    evicted, and `UsageError` if an argument is wrong.
+    evicted, `UsageError` if an argument is wrong, and `DapqError` if there can be no store.
     """
 
     _engine: Engine | None = None
@@ -80,6 +83,8 @@ class Llama(GuardedLlama):
         serves: Serves = serves,
         one_shot: bool = False,
         skim: SkimMode | str = SkimMode.AUTO,
+        store: str | Path | None = None,
+        store_size: int = STORE_SIZE,
         n_ctx: int = 512,
         flash_attn: bool | str = False,
         seed: int = llama_cpp.LLAMA_DEFAULT_SEED,
@@ -104,9 +109,11 @@ class Llama(GuardedLlama):
         set_flash_attn(self, flash_attn)
         self._defaults, self._heads = (budget, policy), heads
         self._study: dict[str, Any] = {"serves": serves, "one_shot": one_shot, "skim": skim_mode(skim)}
+        self._shelf = {"store": store, "store_size": store_size}
         if not is_plain:
             model, all_logits = Model(weakref.proxy(self)), is_logits_all(self)
-            self._engine = Engine(model, self._heads, ram=ram, all_logits=all_logits, **self._study)
+            stored = None if store is None else open_store(model, store, store_size)
+            self._engine = Engine(model, self._heads, ram=ram, all_logits=all_logits, store=stored, **self._study)
             self._engine.configure(chosen, budget, pad(n_ctx or model.n_ctx_train))
 
     @property
@@ -226,7 +233,7 @@ class Llama(GuardedLlama):
         """Return the arguments of the constructor."""
         budget, policy = self._defaults
         eviction = {"n_ctx": self.n_ctx(), "kv_budget": budget, "policy": policy, "heads": self._heads}
-        return {**super().__getstate__(), **eviction, **self._study}
+        return {**super().__getstate__(), **eviction, **self._study, **self._shelf}
 
     # what llama-cpp-python keeps itself follows from the ledger
 

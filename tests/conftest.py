@@ -24,6 +24,20 @@ def pytest_addoption(parser):
     parser.addoption("--fuzz-calls", type=int, default=300, metavar="N", help="random calls of native/test_fuzz.py")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def store_of_the_session(tmp_path_factory):
+    """Nothing of a test stays in the user's cache."""
+    os.environ["DAPQ_STORE"] = str(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path_factory, monkeypatch):
+    """The store of a test."""
+    folder = tmp_path_factory.mktemp("store")
+    monkeypatch.setenv("DAPQ_STORE", str(folder))
+    return folder
+
+
 def written_once(folder, write):
     """A function from what `write` takes to the path of its GGUF file."""
     numbers = itertools.count()

@@ -19,7 +19,7 @@ from ..llamacpp.native import ProbeType
 from ..prompt.window import window_of
 from ..reading.engine import Engine
 from ..reading.evidence import N_PROBED, NEUTRAL, evidence
-from ..reading.windows import read_window, windows_of
+from ..reading.windows import excerpts
 from .questions import Asked
 
 # heads of a profile, at most
@@ -61,17 +61,23 @@ def judge(cache: KVCache, case: Asked, neutral: Sequence[int]) -> Judged:
     """Ask all windows of a document, and return the evidence of their chunks by each head."""
     prompt, around = case.prompt, window_of(case.prompt)
     found, starts = [], []
-    for chunks in windows_of(len(prompt.body), N_WINDOW):
-        cells = read_window(cache, prompt, around, chunks, around.before, cache.read)
-        asked, other = (
-            np.concatenate([layer.attention for layer in cache.probe(tokens, cache.next_position, ProbeType.MAX)])
-            for tokens in (around.asking[-N_PROBED:], neutral)
-        )
+    for window in excerpts([len(prompt.body)], N_WINDOW):
+        tokens, cells = window.tokens(prompt, around)
+        cache.clear()
+        cache.read(tokens)
+        other = _attention(cache, neutral)
+        cache.read(around.before)
+        asked = _attention(cache, around.asking[-N_PROBED:])
         found += [evidence(asked, other, chunk) for chunk in cells]
-        starts += [chunk.start for chunk in chunks]
+        starts += [chunk.start for chunk in window.chunks]
     cache.clear()
     middle = (case.fact.start + case.fact.stop) // 2
     return Judged(np.stack(found, axis=1), int(np.searchsorted(starts, middle, side="right")) - 1)
+
+
+def _attention(cache: KVCache, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
+    """Return the largest attention that tokens pay to each cell: float32 [heads, cells]."""
+    return np.concatenate([layer.attention for layer in cache.probe(tokens, cache.next_position, ProbeType.MAX)])
 
 
 def best_heads(judged: Sequence[Judged], names: Sequence[tuple[int, int]], n_layers: float) -> tuple[QueryHead, ...]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from .command import Command
-from .options import Reading, Sampling, SizedModel, group, option
+from .options import Reading, Sampling, SizedModel, Store, group, option
 from .options.eviction import OF_DOCUMENT
 
 
@@ -26,6 +26,7 @@ class Options(Question):
     json: bool = option("--json", action="store_true", help="print one JSON object instead of text")
     model: SizedModel = group("model", ctx_size=CELLS)
     reading: Reading = group("eviction", **OF_DOCUMENT)
+    store: Store = group("store")
     sampling: Sampling = group("sampling")
 
 

@@ -13,7 +13,7 @@ from ..eviction.policies import get_policy
 from ..llamacpp.log import captured_log
 from ..planning.ram import MIB
 from ..prompt.chat_template import chat_prompt
-from ..reading.stats import skip_note
+from ..reading.stats import skip_note, store_note
 from .ask import Options
 from .running import check_budget, check_model, open_engine, read_prompt, warn
 
@@ -30,6 +30,7 @@ class Result:
     tokens_evaluated: int
     windows_read: int
     windows: int
+    windows_stored: int
     chunks: list[dict[str, Any]]
     kv_cells_peak: int
     kv_cells_kept: int
@@ -54,9 +55,10 @@ class Result:
         if self.chunks:
             read = [str(i) for i, chunk in enumerate(self.chunks, start=1) if chunk["is_read"]]
             parts.insert(1, f"re-read {', '.join(read)} of {len(self.chunks)} chunks")
-        note = skip_note((self.windows_read, self.windows))
-        if note:
-            parts.insert(1, note)
+        skipped, stored = skip_note((self.windows_read, self.windows)), store_note(self.windows_stored)
+        parts += [stored] if stored else []
+        if skipped:
+            parts.insert(1, skipped)
         if self.attention_kept is not None:
             parts.insert(2, f"they hold {self.attention_kept:.0%} of the attention")
         if self.positions == "compact":
@@ -76,7 +78,13 @@ def answer(options: Options) -> int:
 def _answer(options: Options, console: Console) -> int:
     document, reading, sampling = read_document(options.doc), options.reading, options.sampling
     engine = open_engine(
-        options.model, console, heads=reading.heads, policy=reading.policy, skim=reading.skim, seed=sampling.seed
+        options.model,
+        console,
+        heads=reading.heads,
+        policy=reading.policy,
+        skim=reading.skim,
+        store=options.store,
+        seed=sampling.seed,
     )
     policy = get_policy(reading.policy, reading.granularity, engine.heads)
     prompt = chat_prompt(engine.model, document, options.question, options.answer_prefix)
@@ -93,7 +101,7 @@ def _answer(options: Options, console: Console) -> int:
             print(piece, end="", flush=True)
     if not options.json:
         print(flush=True)
-    warn(read.n_unpinned, console)
+    warn(read, console)
     # an answer that is empty has its first token when it ends
     times = times or [time.perf_counter()]
     seconds = times[-1] - times[0]
@@ -106,6 +114,7 @@ def _answer(options: Options, console: Console) -> int:
         tokens_evaluated=read.tokens_evaluated,
         windows_read=read.n_windows[0],
         windows=read.n_windows[1],
+        windows_stored=read.n_stored,
         chunks=[{**asdict(chunk), "relevance": round(chunk.relevance, 4)} for chunk in read.chunks],
         kv_cells_peak=read.cells_peak,
         kv_cells_kept=read.cells_kept,

@@ -33,14 +33,21 @@ def _show(options: Options) -> int:
 
     console, reading = Console(stderr=True), options.reading
     document = read_document(options.doc)
-    engine = open_engine(options.model, console, heads=reading.heads, policy=reading.policy, skim=reading.skim)
+    engine = open_engine(
+        options.model,
+        console,
+        heads=reading.heads,
+        policy=reading.policy,
+        skim=reading.skim,
+        store=options.store,
+    )
     layers = list(engine.cache.gathered_heads())
     if options.layer is not None and options.layer not in layers:
         raise UsageError(f"{options.layer}: choose one of {', '.join(map(str, layers))}", param="layer")
     policy = get_policy(reading.policy, reading.granularity, engine.heads)
     prompt = chat_prompt(engine.model, document, options.question, options.answer_prefix)
     stats = read_prompt(engine, prompt, policy, reading, console, n_predict=1, ctx_size=options.model.ctx_size)
-    warn(stats.n_unpinned, console)
+    warn(stats, console)
     pieces = engine.kept(None if options.layer is None else layers.index(options.layer))
     summary = f"{policy.name} keeps {stats.cells_kept:,} of {len(prompt):,} tokens in each head"
     if options.layer is not None:

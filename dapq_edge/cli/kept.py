@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from .ask import CELLS, Question
 from .command import Command
-from .options import Reading, SizedModel, group, option
+from .options import Reading, SizedModel, Store, group, option
 from .options.arguments import positive_or
 from .options.eviction import OF_DOCUMENT
 
@@ -18,6 +18,7 @@ class Options(Question):
     plot: str | None = option("--plot", metavar="OUT.png", help="draw layers x positions instead (needs matplotlib)")
     model: SizedModel = group("model", ctx_size=CELLS)
     reading: Reading = group("eviction", **OF_DOCUMENT)
+    store: Store = group("store")
 
 
 COMMAND = Command(

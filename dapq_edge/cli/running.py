@@ -1,13 +1,16 @@
 """Steps that the commands that run a model have in common."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import psutil
+from platformdirs import user_cache_path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..control import Control
+from ..errors import DapqError
 from ..eviction.budget import Auto, Budget, parse_budget
 from ..eviction.heads import HeadProfile, load_profile
 from ..eviction.policies import Full, Policy, get_policy
@@ -17,13 +20,15 @@ from ..llamacpp.log import captured_log, end_on_abort
 from ..llamacpp.model import check_cache_types
 from ..llamacpp.rpc import add_servers
 from ..planning.gguf_shape import check_eviction
+from ..planning.ram import parse_bytes
 from ..planning.weights import find_hf_model, find_model
 from ..prompt import Prompt
 from ..reading.engine import Engine
 from ..reading.open_model import open_model
-from ..reading.stats import ReadStats, room_warning
+from ..reading.stats import ReadStats, Usage, room_warning
+from ..store.catalog import Catalog
 from .names import message_of
-from .options import Eviction, Model, Reading, RunningModel, SizedModel, Source
+from .options import Eviction, Model, Reading, RunningModel, SizedModel, Source, Store, StoreFolder
 
 
 def check_model(options: Model | RunningModel) -> None:
@@ -57,6 +62,7 @@ def open_engine(
     find_heads: bool = True,
     policy: str = Full.name,
     skim: str = "auto",
+    store: Store | None = None,
     seed: int = -1,
 ) -> Engine:
     """Open the model, to read prompts one by one.
@@ -69,12 +75,13 @@ def open_engine(
     if policy != Full.name:
         check_eviction(model)
     profile = load_profile(Path(heads), model) if heads else None
-    engine = open_model(model, heads=profile, find_heads=find_heads, skim=skim, **_model_options(options, seed))
+    shelf, model_options = shelf_options(store, console), _model_options(options, seed)
+    engine = open_model(model, heads=profile, find_heads=find_heads, skim=skim, **shelf, **model_options)
     _note_old(engine.heads, console)
     return engine
 
 
-def open_llama(options: SizedModel, eviction: Eviction, console: Console, *, seed: int = -1) -> Llama:
+def open_llama(options: SizedModel, eviction: Eviction, store: Store, console: Console, *, seed: int = -1) -> Llama:
     """Open the model, to answer prompts as `llama_cpp.Llama` does, evicted to --kv-budget of -c tokens."""
     model = find(options, console)
     threads = n_threads(options.threads)
@@ -84,6 +91,7 @@ def open_llama(options: SizedModel, eviction: Eviction, console: Console, *, see
         kv_budget=eviction.kv_budget,
         policy=eviction.policy,
         skim=eviction.skim,
+        **shelf_options(store, console),
         heads=load_profile(Path(eviction.heads), model) if eviction.heads else None,
         n_threads_batch=threads,
         **_model_options(options, seed),
@@ -92,15 +100,40 @@ def open_llama(options: SizedModel, eviction: Eviction, console: Console, *, see
     return llama
 
 
+def shelf_options(options: Store | None, console: Console) -> dict[str, Any]:
+    """Return the options of a store; where there can be none, it is said, and everything is read.
+
+    Raises `UsageError` if --store-size is wrong.
+    """
+    if options is None:
+        return {}
+    n_max = parse_bytes(options.store_size, "store_size")
+    if options.no_store:
+        return {}
+    folder = store_folder(options)
+    try:
+        Catalog(folder, n_max).close()
+    except DapqError as error:
+        say([message_of(error)], console)
+        return {}
+    return {"store": folder, "store_size": n_max}
+
+
+def store_folder(options: StoreFolder) -> Path:
+    """Return the folder of --store, or the one in the user's cache."""
+    return Path(options.folder) if options.folder else user_cache_path("dapq-edge") / "store"
+
+
+def say(lines: Iterable[str], console: Console) -> None:
+    """Print lines about what was not done as it should."""
+    for line in lines:
+        console.print(f"dapq-edge: {line}", style="dim", highlight=False, soft_wrap=True, markup=False)
+
+
 def _note_old(profile: HeadProfile | None, console: Console) -> None:
     """Say that a head profile is used only as far as it goes."""
     if profile is not None and not profile.query:
-        console.print(
-            "dapq-edge: the head profile is an old one, without query heads: make one with dapq-edge heads calibrate",
-            style="dim",
-            highlight=False,
-            soft_wrap=True,
-        )
+        say(["the head profile is an old one, without query heads: make one with dapq-edge heads calibrate"], console)
 
 
 def n_threads(threads: int) -> int:
@@ -153,11 +186,10 @@ def read_prompt(
         )
 
 
-def warn(n_unpinned: int, console: Console) -> None:
-    """Say if some of the request may be evicted."""
-    warning = room_warning(n_unpinned)
-    if warning:
-        console.print(f"dapq-edge: {message_of(warning)}", style="dim", highlight=False, soft_wrap=True, markup=False)
+def warn(read: ReadStats | Usage, console: Console) -> None:
+    """Say if some of the request may be evicted, and what went wrong with the store."""
+    warning = room_warning(read.n_unpinned)
+    say([*([message_of(warning)] if warning else []), *read.faults], console)
 
 
 def progress_bar(console: Console) -> Progress:

@@ -28,7 +28,7 @@ def serve(options: Options) -> int:
         raise DapqError(f"the server needs {error.name}: run EXTRAS=server ./scripts/setup.sh") from error
     console = Console(stderr=True)
     with captured_log(), listen(options.host, options.port) as listener:
-        llama = open_llama(options.model, options.eviction, console)
+        llama = open_llama(options.model, options.eviction, options.store, console)
         host, port = listener.getsockname()[:2]
         worker = Worker(llama, n_waiting=options.queue, timeout=options.timeout)
         app = create_app(

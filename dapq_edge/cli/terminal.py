@@ -16,7 +16,7 @@ from ..documents.text import read_document
 from ..errors import AbortedError, DapqError, UsageError
 from ..llamacpp.log import captured_log
 from ..planning.ram import MIB
-from ..reading.stats import skip_note
+from ..reading.stats import skip_note, store_note
 from ..render.shading import to_terminal
 from .chat import Options
 from .names import message_of
@@ -51,7 +51,7 @@ class _Terminal:
         self.console = Console(stderr=True)
         self.is_stopped = False
         documents = {path: read_document(path) for path in options.doc}
-        self.llama = open_llama(options.model, options.eviction, self.console, seed=sampling.seed)
+        self.llama = open_llama(options.model, options.eviction, options.store, self.console, seed=sampling.seed)
         self.chat = Chat(
             self.llama, system=options.system_prompt, n_predict=sampling.predict, temperature=sampling.temp
         )
@@ -120,7 +120,7 @@ class _Terminal:
             self._say("stopped")
         elif self.chat.is_cut:
             self._say(f"the answer was cut after {self.chat.n_predict:,} tokens: raise -n")
-        warn(self.llama.usage.n_unpinned, self.console)
+        warn(self.llama.usage, self.console)
         if self.options.verbose:
             self._say(f"{(first or start) - start:.1f} s to first token; {self._figures()}")
         if self.session:
@@ -188,9 +188,7 @@ class _Terminal:
             f"KV {usage.bytes_used / MIB:.1f} of {usage.bytes_allocated / MIB:.1f} MiB",
             f"{_count(usage.n_evictions, 'eviction')}, {_count(usage.n_rereads, 're-read')}",
         ]
-        note = skip_note(usage.n_windows)
-        if note:
-            parts.append(note)
+        parts += [note for note in (skip_note(usage.n_windows), store_note(usage.n_stored)) if note]
         if usage.attention_kept is not None:
             parts.append(f"the kept cells hold {usage.attention_kept:.0%} of the attention")
         return "; ".join(parts)

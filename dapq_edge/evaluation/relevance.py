@@ -13,10 +13,11 @@ from ..control import UNCONTROLLED, Control
 from ..errors import DapqError
 from ..llamacpp import context
 from ..prompt.window import window_of
+from ..reading.asking import ask_window
 from ..reading.engine import Engine
 from ..reading.evidence import NEUTRAL, Evidence, Guess, QueryHeads
 from ..reading.lexical import match
-from ..reading.windows import read_window, windows_of
+from ..reading.windows import excerpts
 from .data import digest
 from .results import JOB_FIELDS, Results, Row
 
@@ -81,7 +82,7 @@ def _ranked(scores: npt.NDArray[np.floating[Any]], right: int) -> dict[str, Any]
 def _scores(engine: Engine, question: Question, case: Asked) -> tuple[dict[str, npt.NDArray[np.floating[Any]]], int]:
     """Return the scores of the chunks of a document by each way, and the number of the right chunk."""
     model, body = engine.model, case.prompt.body
-    chunks = [chunk for window in windows_of(len(body), N_WINDOW) for chunk in window]
+    chunks = [chunk for window in excerpts([len(body)], N_WINDOW) for chunk in window.chunks]
     middle = (case.fact.start + case.fact.stop) // 2
     right = next(i for i, chunk in enumerate(chunks) if middle in chunk)
     texts = [model.detokenize(body[chunk.start : chunk.stop]).decode("utf-8", "replace") for chunk in chunks]
@@ -103,9 +104,8 @@ def _relevance(engine: Engine, case: Asked, evidence: Evidence) -> Iterator[floa
     """Yield the relevance of the chunks of all windows."""
     cache, prompt, around = engine.cache, case.prompt, window_of(case.prompt)
     with evidence.depth(cache):
-        for chunks in windows_of(len(prompt.body), N_WINDOW):
-            cells = read_window(cache, prompt, around, chunks, evidence.tail(around), cache.read)
-            yield from evidence.relevance(cache, around, cells, N_QUERIES)
+        for window in excerpts([len(prompt.body)], N_WINDOW):
+            yield from ask_window(cache, prompt, around, window, evidence, N_QUERIES, cache.read).relevance
     cache.clear()
 
 
@@ -113,10 +113,10 @@ def _cosines(engine: Engine, case: Asked) -> npt.NDArray[np.float32]:
     """Return how near the mean hidden state of each chunk is to that of the question: float32 [chunks]."""
     ctx, body = engine.cache.ctx, case.prompt.body
     means = [context.hidden_states(ctx, window_of(case.prompt).asking).mean(axis=0)]
-    for chunks in windows_of(len(body), N_WINDOW):
-        first, stop = chunks[0].start, chunks[-1].stop
-        states = context.hidden_states(ctx, body[first:stop])
-        means += [states[chunk.start - first : chunk.stop - first].mean(axis=0) for chunk in chunks]
+    for window in excerpts([len(body)], N_WINDOW):
+        first = window.chunks[0].start
+        states = context.hidden_states(ctx, body[first : window.stop])
+        means += [states[chunk.start - first : chunk.stop - first].mean(axis=0) for chunk in window.chunks]
     if not np.isfinite(means).all():
         raise DapqError("the model has hidden states that are not finite")
     asked, *others = [mean / np.linalg.norm(mean) for mean in means]

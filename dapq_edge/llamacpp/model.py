@@ -15,6 +15,21 @@ from . import compat
 from .context import CACHE_TYPES, FLASH_ATTN, MIN_BATCH, Context, set_sequence_params
 from .log import captured_log
 
+# fields of `llama_context_params` that change K and V, or how they are saved
+CACHE_PARAMS = (
+    "type_k",
+    "type_v",
+    "flash_attn_type",
+    "rope_scaling_type",
+    "rope_freq_base",
+    "rope_freq_scale",
+    "yarn_ext_factor",
+    "yarn_attn_factor",
+    "yarn_beta_fast",
+    "yarn_beta_slow",
+    "yarn_orig_ctx",
+)
+
 
 class Model:
     """Weights, vocabulary and context of a `llama_cpp.Llama`, by its public face.
@@ -54,6 +69,14 @@ class Model:
         """Names of the types of K and V, see `CACHE_TYPES`."""
         names, params = {number: name for name, number in CACHE_TYPES.items()}, self._llama.context_params
         return names[params.type_k], names[params.type_v]
+
+    @property
+    def cache_key(self) -> str:
+        """Options that K and V depend on beside the weights and the tokens, as text."""
+        params = {name: getattr(self._llama.context_params, name) for name in CACHE_PARAMS}
+        options = {name: getattr(self._llama, name) for name in ("kv_overrides", "lora_path", "lora_scale")}
+        adapter = options["lora_path"]
+        return f"{params} {options} {Path(adapter).stat().st_mtime_ns if adapter else 0}"
 
     @property
     def chat_template(self) -> str | None:

@@ -45,9 +45,9 @@ def _free_in_cgroups() -> Iterator[int]:
                 yield max(0, int(limit) - int(used) + sum(int(stat.get(name, 0)) for name in cached))
 
 
-def parse_bytes(text: str) -> int:
-    """Read "4G", "512MiB", "1.5 GB" or plain bytes; all units count in 1,024s. Raises `UsageError`."""
+def parse_bytes(text: str, param: str = "ram") -> int:
+    """Read "4G", "512MiB", "1.5 GB" or plain bytes; all units count in 1,024s. Raises `UsageError` of `param`."""
     match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?(?:([KMGT])i?)?B?", text.strip(), re.IGNORECASE)
     if not match:
-        raise UsageError(f"{text!r}: give bytes, or a number with K, M, G or T (4G)", param="ram")
+        raise UsageError(f"{text!r}: give bytes, or a number with K, M, G or T (4G)", param=param)
     return int(float(match[1]) * 1024 ** " KMGT".index((match[2] or " ").upper()))

@@ -21,6 +21,7 @@ from ..prompt.pins import fit
 from ..prompt.request import N_LONG, N_SHORT, N_SYSTEM, split_prompt
 from ..prompt.turns import Message, moved
 from ..prompt.window import ending_of
+from ..store.windows import WindowStore
 from .decide import N_ANSWER, Append, Limits, Reread, align, decide
 from .pieces import text_pieces
 from .plan import Plan, ReadMode, SkimMode, make_plan, skim_mode
@@ -44,6 +45,7 @@ class Engine:
         one_shot: Evict only when everything is read; the peak is the full cache.
         all_logits: Keep the logits of all tokens.
         skim: Whether reading may stop before the end of a document, see `SkimMode`.
+        store: Keeps the windows of documents that are read.
 
     Raises `DapqError` if the profile is of another model, and `UsageError` if there is no such `skim`.
 
@@ -68,6 +70,7 @@ class Engine:
         one_shot: bool = False,
         all_logits: bool = False,
         skim: SkimMode | str = SkimMode.AUTO,
+        store: WindowStore | None = None,
     ) -> None:
         self.model = model
         self.heads = heads
@@ -78,12 +81,14 @@ class Engine:
         self.scores: npt.NDArray[np.float32] | None = None
         self.last_read: ReadStats | None = None
         self.skim = skim_mode(skim)
+        self._store = store
         self._all_logits = all_logits
         self._ram = ram
         self._serves = serves
         self._one_shot = one_shot
         self._n_evictions = self._n_rereads = self._n_unpinned = 0
-        self._n_windows = 0, 0
+        self._n_windows, self._n_stored = (0, 0), 0
+        self._faults: list[str] = []
         self._n_configured = self.cache.allocated[0]
         self._turn = TurnCopy()
         self._keep_all(self._n_configured)
@@ -126,6 +131,8 @@ class Engine:
             n_rereads=self._n_rereads,
             n_unpinned=self._n_unpinned,
             n_windows=self._n_windows,
+            n_stored=self._n_stored,
+            faults=self._faults,
             attention_kept=self.sequence.attention_kept,
         )
 
@@ -255,7 +262,7 @@ class Engine:
     def _prefill(self, tokens: list[int], control: Control, messages: Tokens[Message] | None) -> None:
         if len(tokens) > self.n_ctx:
             raise TooLongError(f"{len(tokens):,} tokens exceed the context of {self.n_ctx:,}")
-        self._n_unpinned, self._n_windows = 0, (0, 0)
+        self._n_unpinned, self._n_windows, self._n_stored, self._faults = 0, (0, 0), 0, []
         # what fits whole is as llama-cpp-python has it, to the token
         if self.scores is None and (self.sequence.n_frozen or len(tokens) > self.budget.n_limit):
             aligned = align(self.sequence, tokens, self.model.detokenize)
@@ -358,12 +365,13 @@ class Engine:
         )
         self.last_read = self._read_planned(prompt, self.policy, plan, control)
         self._n_evictions += 1
-        self._n_windows = self.last_read.n_windows
+        self._n_windows, self._n_stored = self.last_read.n_windows, self.last_read.n_stored
+        self._faults = self.last_read.faults
         # small talk is not read again
         self.cache.note_document(self._one_shot or prompt.n_longest > max(N_LONG, self.budget.n_start // 2))
 
     def _read_planned(self, prompt: Prompt, policy: Policy, plan: Plan, control: Control) -> ReadStats:
-        skimming = skimming_of(self.model, self.heads, self.skim)
+        skimming = skimming_of(self.model, self.heads, self.skim, self._store)
         return read_as_planned(self.cache, prompt, policy, plan, control, skimming)
 
     # one prompt

@@ -36,16 +36,30 @@ MIDDLE, SLOPE = 1.9, 2.1
 class Evidence(ABC):
     """Way to ask a window of a document."""
 
+    key: str
+    """Says what a window must have been read for, so that it can be asked."""
+
     @abstractmethod
     def depth(self, cache: KVCache) -> AbstractContextManager[None]:
         """Evaluate windows only as deep as they are looked at."""
+
+    @abstractmethod
+    def baseline(self, cache: KVCache) -> npt.NDArray[np.float32]:
+        """Return what a window that was just read shows before any question: float32 [heads, cells], or empty."""
 
     @abstractmethod
     def tail(self, around: Window) -> list[int]:
         """Return what is read behind a window before it is asked."""
 
     @abstractmethod
-    def relevance(self, cache: KVCache, around: Window, chunks: Sequence[slice], n_queries: int) -> list[float]:
+    def relevance(
+        self,
+        cache: KVCache,
+        around: Window,
+        chunks: Sequence[slice],
+        n_queries: int,
+        baseline: npt.NDArray[np.float32],
+    ) -> list[float]:
         """Return how relevant some of its cells are to the question, 0 to 1.
 
         Args:
@@ -53,6 +67,7 @@ class Evidence(ABC):
             around: The window's surroundings, with the question.
             chunks: Cells that are judged together.
             n_queries: Tokens that are probed at once.
+            baseline: Of the window.
         """
 
 
@@ -65,16 +80,28 @@ class Guess(Evidence):
         heads: A head profile without query heads, if there is one.
     """
 
+    key = "all layers"
+
     def __init__(self, heads: HeadProfile | None = None) -> None:
         self._heads = heads
 
     def depth(self, cache: KVCache) -> AbstractContextManager[None]:
         return nullcontext()
 
+    def baseline(self, cache: KVCache) -> npt.NDArray[np.float32]:
+        return np.empty((0, 0), dtype=np.float32)
+
     def tail(self, around: Window) -> list[int]:
         return around.tail
 
-    def relevance(self, cache: KVCache, around: Window, chunks: Sequence[slice], n_queries: int) -> list[float]:
+    def relevance(
+        self,
+        cache: KVCache,
+        around: Window,
+        chunks: Sequence[slice],
+        n_queries: int,
+        baseline: npt.NDArray[np.float32],
+    ) -> list[float]:
         found = ask(cache, around.question, self._heads, n_queries)
         return [found.relevance(cells) for cells in chunks]
 
@@ -93,18 +120,31 @@ class QueryHeads(Evidence):
     def __init__(self, heads: Sequence[QueryHead], neutral: Sequence[int]) -> None:
         self._heads = heads[:N_HEADS]
         self._neutral = list(neutral)
+        self._n_layers = 1 + max(head.layer for head in self._heads)
+        asked = [(head.layer, head.head) for head in self._heads]
+        self.key = f"{self._n_layers} layers, heads {asked}, against {self._neutral}"
 
     def depth(self, cache: KVCache) -> AbstractContextManager[None]:
-        return cache.first_layers(1 + max(head.layer for head in self._heads))
+        return cache.first_layers(self._n_layers)
+
+    def baseline(self, cache: KVCache) -> npt.NDArray[np.float32]:
+        return self._attention(cache, self._neutral)
 
     def tail(self, around: Window) -> list[int]:
         # what has no room in the probe is read
         return around.before + around.asking[:-N_PROBED]
 
-    def relevance(self, cache: KVCache, around: Window, chunks: Sequence[slice], n_queries: int) -> list[float]:
-        asked, other = (self._attention(cache, tokens) for tokens in (around.asking[-N_PROBED:], self._neutral))
+    def relevance(
+        self,
+        cache: KVCache,
+        around: Window,
+        chunks: Sequence[slice],
+        n_queries: int,
+        baseline: npt.NDArray[np.float32],
+    ) -> list[float]:
+        asked = self._attention(cache, around.asking[-N_PROBED:])
         means, stds = (np.array([getattr(head, name) for head in self._heads]) for name in ("mean", "std"))
-        return [likelihood(float(((evidence(asked, other, cells) - means) / stds).mean())) for cells in chunks]
+        return [likelihood(float(((evidence(asked, baseline, cells) - means) / stds).mean())) for cells in chunks]
 
     def _attention(self, cache: KVCache, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
         seen = {layer.layer: layer.attention for layer in cache.probe(tokens, cache.next_position, ProbeType.MAX)}

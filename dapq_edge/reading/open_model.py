@@ -8,6 +8,7 @@ from ..llamacpp.model import load_model
 from ..planning.ram import free_memory
 from ..planning.weights import check_gguf
 from .engine import Engine
+from .open_store import STORE_SIZE, open_store
 from .plan import SkimMode
 
 
@@ -17,6 +18,8 @@ def open_model(
     heads: HeadProfile | None = None,
     find_heads: bool = True,
     skim: SkimMode | str = SkimMode.AUTO,
+    store: str | Path | None = None,
+    store_size: int = STORE_SIZE,
     n_gpu_layers: int = 0,
     n_batch: int = 512,
     n_ubatch: int = 512,
@@ -34,6 +37,8 @@ def open_model(
         heads: Its head profile.
         find_heads: Whether to take the one that was calibrated, if none is given and there is one.
         skim: Whether reading may stop before the end of a document, see `SkimMode`.
+        store: Folder that keeps what is read, so that another question need not read it again; None for none.
+        store_size: Bytes of all files in it, at most.
         n_gpu_layers: Layers on the GPU, -1 for all.
         n_batch: Tokens that are read at once, 64 or more.
         n_ubatch: Tokens of them that are computed at once, 64 or more.
@@ -44,7 +49,7 @@ def open_model(
         seed: Of the sampler; 0xFFFFFFFF for a random one.
         verbose: Whether llama.cpp prints its log.
 
-    Raises `ModelError` if the file is no model that llama.cpp can load.
+    Raises `ModelError` if the file is no model that llama.cpp can load, and `DapqError` if there can be no store.
     """
     path = check_gguf(Path(path))
     if find_heads and heads is None:
@@ -63,7 +68,8 @@ def open_model(
         seed=seed,
         verbose=verbose,
     )
-    return Engine(model, heads, ram=ram, skim=skim)
+    stored = None if store is None else open_store(model, store, store_size)
+    return Engine(model, heads, ram=ram, skim=skim, store=stored)
 
 
 def memory_before_loading(n_gpu_layers: int) -> int:

@@ -21,6 +21,8 @@ class ReadStats:
         is_compact: Whether positions count only the tokens that were read after skimming.
         chunks: Those of a document that was skimmed.
         n_windows: Windows of it that were looked at, and all of them: what was asked for was found before the others.
+        n_stored: Those of the former that were read before, and came from the store.
+        faults: What went wrong with the store, one line each.
         tokens_evaluated: With the chunks that were read twice and their questions.
         n_predict: Tokens of the answer at most.
         cells_peak: Cells of the context while it was read, used or free.
@@ -37,6 +39,8 @@ class ReadStats:
     is_compact: bool
     chunks: list[Chunk]
     n_windows: tuple[int, int]
+    n_stored: int
+    faults: list[str]
     tokens_evaluated: int
     n_predict: int
     cells_peak: int
@@ -63,6 +67,8 @@ class Usage:
         n_rereads: Prompts that were read again, because what was kept did not serve a new question.
         n_unpinned: Tokens of the last system message and request that have no room to be pinned, and may be evicted.
         n_windows: Windows of a document that were looked at for the last prompt, and all of them.
+        n_stored: Those of the former that were read before, and came from the store.
+        faults: What went wrong with the store then, one line each.
         attention_kept: The share of the attention that the cells of the last eviction hold.
     """
 
@@ -75,6 +81,8 @@ class Usage:
     n_rereads: int
     n_unpinned: int
     n_windows: tuple[int, int]
+    n_stored: int
+    faults: list[str]
     attention_kept: float | None
 
 
@@ -96,6 +104,11 @@ def skip_note(n_windows: tuple[int, int]) -> str | None:
     return f"looked at {n_read:,} of {n_all:,} windows, where the words of the question stand"
 
 
+def store_note(n_stored: int) -> str | None:
+    """Return what to say if some of a document was not read again."""
+    return f"took {n_stored:,} windows from the store" if n_stored else None
+
+
 def read_as_planned(
     cache: KVCache,
     prompt: Prompt,
@@ -114,6 +127,8 @@ def read_as_planned(
         is_compact=cache.sequence.n_skipped > 0,
         chunks=reader.chunks,
         n_windows=reader.n_windows,
+        n_stored=reader.n_stored,
+        faults=skimming.store.catalog.take_faults() if skimming.store else [],
         tokens_evaluated=reader.n_done,
         n_predict=plan.n_predict,
         cells_peak=cells_peak,

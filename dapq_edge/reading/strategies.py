@@ -18,11 +18,13 @@ from ..control import UNCONTROLLED, Control
 from ..eviction.policies import Policy
 from ..prompt import Prompt
 from ..prompt.window import Window, ending_of, window_of
+from ..store.windows import WindowStore
+from .asking import ask_window
 from .evidence import Evidence, Guess
 from .lexical import Matches
 from .order import combined, is_enough, reading_order
 from .plan import Plan, ReadMode
-from .windows import N_OVERLAP, read_window, split, windows_of
+from .windows import N_OVERLAP, Excerpt, excerpts, split
 
 # given the tokens of a question and of some texts, it returns what they share
 Search = Callable[[list[int], list[list[int]]], Matches]
@@ -58,11 +60,13 @@ class Skimming:
         evidence: Says what a question finds in a window.
         search: Finds the words of a question, if they count.
         may_stop: Whether reading stops when what is asked for is found by its words; otherwise all windows are read.
+        store: Has windows that were read before, and takes those that are.
     """
 
     evidence: Evidence
     search: Search | None = None
     may_stop: bool = False
+    store: WindowStore | None = None
 
 
 class Reader(ABC):
@@ -78,6 +82,7 @@ class Reader(ABC):
     Attributes:
         chunks: Those of a document that was skimmed.
         n_windows: Windows of it that were read, and all of them.
+        n_stored: Those of the former that came from the store.
         n_done: Tokens that were evaluated so far.
         cells_kept: Cells after the last eviction.
         bytes_kept: Bytes of them.
@@ -98,6 +103,7 @@ class Reader(ABC):
         self.skimming = skimming or Skimming(Guess())
         self.chunks: list[Chunk] = []
         self.n_windows = 0, 0
+        self.n_stored = 0
         self.n_done = self.cells_kept = self.bytes_kept = 0
         self.evict_seconds = 0.0
         self._control = control
@@ -163,18 +169,16 @@ class SkimReader(Reader):
     def _skim(self, prompt: Prompt) -> None:
         """Read the documents window by window, and see what the question finds in each, until that is enough."""
         body, around = prompt.body, window_of(prompt)
-        windows = [
-            [Chunk(part.start, part.stop) for part in window]
-            for window in windows_of(len(body), self.plan.n_window, self.plan.n_chunk)
-        ]
-        self.chunks = [chunk for window in windows for chunk in window]
+        windows = excerpts([len(part) for part in prompt.documents], self.plan.n_window, self.plan.n_chunk)
+        chunks = [[Chunk(chunk.start, chunk.stop) for chunk in window.chunks] for window in windows]
+        self.chunks = list(itertools.chain.from_iterable(chunks))
         # the chunks that are read are not known yet
         self._n_total = len(body) + len(windows) * (N_OVERLAP + len(around)) + self.plan.n_keep
         matches = self._match(body, around.asking)
-        order = reading_order(_of_windows(matches, windows)) if matches else range(len(windows))
+        order = reading_order(_of_windows(matches, chunks)) if matches else range(len(windows))
         with self.skimming.evidence.depth(self.cache):
             for n_read, i in enumerate(order, start=1):
-                self._ask(prompt, around, windows[i])
+                self._ask(prompt, around, windows[i], chunks[i])
                 self.n_windows = n_read, len(windows)
                 if matches and self.skimming.may_stop and self._is_enough(matches):
                     break
@@ -198,12 +202,12 @@ class SkimReader(Reader):
         relevance = np.array([chunk.relevance for chunk in self.chunks])
         return is_enough(relevance, np.array([chunk.is_skimmed for chunk in self.chunks]), matches)
 
-    def _ask(self, prompt: Prompt, around: Window, window: list[Chunk]) -> None:
-        """Read a window of the documents by itself, and see what the question finds in it."""
-        evidence, chunks = self.skimming.evidence, [range(chunk.start, chunk.stop) for chunk in window]
-        cells = read_window(self.cache, prompt, around, chunks, evidence.tail(around), self._read)
-        found = evidence.relevance(self.cache, around, cells, self.policy.n_probe)
-        for chunk, relevance in zip(window, found, strict=True):
+    def _ask(self, prompt: Prompt, around: Window, window: Excerpt, chunks: list[Chunk]) -> None:
+        """Ask a window of the documents."""
+        n_queries, how = self.policy.n_probe, self.skimming
+        found = ask_window(self.cache, prompt, around, window, how.evidence, n_queries, self._read, how.store)
+        self.n_stored += found.is_stored
+        for chunk, relevance in zip(chunks, found.relevance, strict=True):
             chunk.relevance, chunk.is_skimmed = relevance, True
 
     def _read_chosen(self, prompt: Prompt) -> None:

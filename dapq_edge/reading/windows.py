@@ -1,11 +1,11 @@
 """Windows of a document, which are read by themselves, and the chunks of them that are judged."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from ..cache.kv_cache import KVCache
 from ..prompt import Prompt
 from ..prompt.window import Window
 
@@ -16,46 +16,50 @@ N_SPAN = 205
 # for: a sentence may stand on a border, and any question attends to what is just before it
 N_OVERLAP = 32
 
+# tokens of a window at most, so that questions of other lengths, and other budgets, have the same windows
+SIZES = (768, 512, 384, 256, 192, 128, 96, 64, 48, 32)
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """Window of the documents, that is read by itself.
+
+    Attributes:
+        chunks: Tokens of the documents that are judged together.
+        stop: The token behind the last one that is read.
+    """
+
+    chunks: list[range]
+    stop: int
+
+    def tokens(self, prompt: Prompt, around: Window) -> tuple[list[int], list[slice]]:
+        """Return what is read of a prompt, and where its chunks are; the last one gets what is behind it, too."""
+        start = self.chunks[0].start
+        before = around.head + prompt.header_of(start)
+        first = len(before) - start
+        cells = [slice(first + chunk.start, first + chunk.stop) for chunk in self.chunks]
+        return before + prompt.body[start : self.stop], [*cells[:-1], slice(cells[-1].start, first + self.stop)]
+
+
+def excerpts(lengths: Sequence[int], n_window: int, n_chunk: int = N_SPAN) -> list[Excerpt]:
+    """Return the windows of documents: of one of them, or of small ones that stand side by side.
+
+    Args:
+        lengths: Tokens of each document.
+        n_window: Tokens that are read at once, at most, with those behind the window.
+        n_chunk: Tokens of a chunk, at most.
+    """
+    size = next((size for size in SIZES if size <= n_window - N_OVERLAP), SIZES[-1])
+    groups = itertools.groupby(lengths, key=lambda length: length < size // 2)
+    ends = itertools.chain.from_iterable([sum(some)] if is_small else some for is_small, some in groups)
+    made = []
+    for start, stop in itertools.pairwise(itertools.accumulate(ends, initial=0)):
+        for window in split(range(start, stop), size):
+            made.append(Excerpt(split(window, min(n_chunk, N_SPAN)), min(window.stop + N_OVERLAP, stop)))
+    return made
+
 
 def split(tokens: range, n_max: int) -> list[range]:
     """Return parts of at most `n_max` tokens, of about the same size."""
     borders = np.linspace(tokens.start, tokens.stop, -(-len(tokens) // n_max) + 1).astype(int).tolist()
     return [range(start, stop) for start, stop in itertools.pairwise(borders)]
-
-
-def windows_of(n_tokens: int, n_window: int, n_chunk: int = N_SPAN) -> list[list[range]]:
-    """Return the windows of `n_tokens` tokens, each as its chunks.
-
-    Args:
-        n_tokens: Those of the documents.
-        n_window: Tokens that are read at once, at most, with those behind the window.
-        n_chunk: Tokens of a chunk, at most.
-    """
-    return [split(window, min(n_chunk, N_SPAN)) for window in split(range(n_tokens), n_window - N_OVERLAP)]
-
-
-def read_window(
-    cache: KVCache,
-    prompt: Prompt,
-    around: Window,
-    chunks: Sequence[range],
-    tail: list[int],
-    read: Callable[[list[int]], None],
-) -> list[slice]:
-    """Read a window of the documents into the emptied cache, with some tokens behind it; return its chunks' cells.
-
-    Args:
-        cache: Loses what it has.
-        prompt: Has the documents.
-        around: What is read before the window.
-        chunks: Those of the window; the last one gets the cells of the tokens behind it, too.
-        tail: What is read then.
-        read: Brings tokens into the cache.
-    """
-    start, stop = chunks[0].start, min(chunks[-1].stop + N_OVERLAP, len(prompt.body))
-    before = around.head + prompt.header_of(start)
-    cache.clear()
-    read(before + prompt.body[start:stop] + tail)
-    first = len(before) - start
-    cells = [slice(first + chunk.start, first + chunk.stop) for chunk in chunks]
-    return [*cells[:-1], slice(cells[-1].start, first + stop)]

@@ -95,7 +95,8 @@ def _results(llama: Llama, made: Any, is_stream: bool) -> Generator[Any, None, N
     """Yield results; the last one says what was not done as it should."""
     for result in made if is_stream else [made]:
         if result["choices"][0]["finish_reason"]:
-            warnings = [room_warning(llama.usage.n_unpinned), skip_note(llama.usage.n_windows)]
+            usage = llama.usage
+            warnings = [room_warning(usage.n_unpinned), skip_note(usage.n_windows), *usage.faults]
             if any(warnings):
                 result["warnings"] = [str(warning) for warning in warnings if warning]
         yield result

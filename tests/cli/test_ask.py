@@ -20,6 +20,7 @@ def test_json(model, doc):
         "tokens_evaluated",
         "windows_read",
         "windows",
+        "windows_stored",
         "chunks",
         "kv_cells_peak",
         "kv_cells_kept",

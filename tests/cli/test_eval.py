@@ -116,7 +116,19 @@ def test_relevance(model, data, tmp_path):
     (tmp_path / "questions.jsonl").write_text(2 * (json.dumps(row) + "\n"))
     results, picture = tmp_path / "results" / "a.jsonl", tmp_path / "a.png"
     results.parent.mkdir()
-    args = ["eval", "relevance", "-m", model, "--data", tmp_path / "questions.jsonl", "--rows", 1, "--lengths", 400, 900]
+    args = [
+        "eval",
+        "relevance",
+        "-m",
+        model,
+        "--data",
+        tmp_path / "questions.jsonl",
+        "--rows",
+        1,
+        "--lengths",
+        400,
+        900,
+    ]
     first = dapq_edge(*args, "--json", results, "--plot", picture)
     assert first.returncode == 0, first.stderr.decode()
     rows = [json.loads(line) for line in results.read_text().splitlines()]

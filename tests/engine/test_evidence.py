@@ -26,7 +26,7 @@ from dapq_edge.reading.lexical import Matches
 from dapq_edge.reading.open_model import open_model
 from dapq_edge.reading.order import BY_WORDS
 from dapq_edge.reading.strategies import Skimming, SkimReader
-from dapq_edge.reading.windows import N_OVERLAP, windows_of
+from dapq_edge.reading.windows import N_OVERLAP, excerpts
 
 SPEC = Spec(n_ctx=8192)
 NEUTRAL = [40, 41, 42]
@@ -51,7 +51,7 @@ def test_relevance_is_attention_against_a_question_without_content(tiny_model, n
     """
     prompt = make_prompt(1500, n_tail=n_question)
     reader = skim(tiny_model(SPEC), prompt, Skimming(QueryHeads(HEADS, NEUTRAL)), budget="300")
-    stop = windows_of(1500, reader.plan.n_window)[0][-1].stop
+    stop = excerpts([1500], reader.plan.n_window)[0].chunks[-1].stop
     asking, seen = window_of(prompt).asking, []
     assert asking == prompt.tail
     text = prompt.head + prompt.body[: stop + N_OVERLAP] + asking[:-N_PROBED]
@@ -122,7 +122,7 @@ def test_reading_stops_when_it_knows(tiny_model):
     assert [prompt.body[i : i + len(text)] for i, text in zip(starts, texts, strict=True)] == texts
     n_read, n_all = reader.n_windows
     assert n_read == 1 < n_all
-    last = windows_of(6000, reader.plan.n_window)[-1][0]
+    last = excerpts([6000], reader.plan.n_window)[-1].chunks[0]
     assert [chunk.is_skimmed for chunk in reader.chunks] == [chunk.start >= last.start for chunk in reader.chunks]
     assert not any(chunk.relevance for chunk in reader.chunks if not chunk.is_skimmed)
     assert reader.chunks[-1].is_read

@@ -17,7 +17,7 @@ from dapq_edge.llamacpp import native
 from dapq_edge.reading.evidence import Guess
 from dapq_edge.reading.relevance import N_LOOK_AHEAD
 from dapq_edge.reading.strategies import MIN_SHARE, READERS, Skimming
-from dapq_edge.reading.windows import N_OVERLAP, windows_of
+from dapq_edge.reading.windows import N_OVERLAP, excerpts
 
 SPEC = Spec(n_ctx=8192)
 
@@ -99,7 +99,7 @@ def test_relevance_is_attention_of_the_question_and_the_look_ahead(tiny_model, h
     context.close()
     n_window = reader.plan.n_window
     assert len(prompt.body) > n_window
-    stop = windows_of(len(prompt.body), n_window)[0][-1].stop
+    stop = excerpts([len(prompt.body)], n_window)[0].chunks[-1].stop
     with Context(tiny_model(SPEC), n_ctx=1024) as c:
         window = [chunk for chunk in reader.chunks if chunk.stop <= stop]
         tokens = prompt.head + prompt.body[: stop + N_OVERLAP] + prompt.tail

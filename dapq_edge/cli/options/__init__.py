@@ -4,6 +4,7 @@ from .arguments import add_options, group, option, read_options
 from .eviction import Eviction, Reading
 from .model import Model, PlannedModel, RunningModel, SizedModel, Source
 from .sampling import Sampling
+from .store import Store, StoreFolder
 
 __all__ = [
     "Eviction",
@@ -14,6 +15,8 @@ __all__ = [
     "Sampling",
     "SizedModel",
     "Source",
+    "Store",
+    "StoreFolder",
     "add_options",
     "group",
     "option",

@@ -1,0 +1,32 @@
+"""Options of what is kept on disk."""
+
+import os
+from dataclasses import dataclass
+
+from .arguments import option
+
+
+@dataclass(frozen=True)
+class StoreFolder:
+    """The folder of a store."""
+
+    store: str | None = option(
+        "--store",
+        metavar="DIR",
+        help="folder that keeps what was read of documents (default: DAPQ_STORE, or in the user's cache)",
+    )
+
+    @property
+    def folder(self) -> str | None:
+        """The folder that was given, if any was."""
+        return self.store or os.environ.get("DAPQ_STORE")
+
+
+@dataclass(frozen=True)
+class Store(StoreFolder):
+    """Options of what is read once, and kept on disk."""
+
+    store_size: str = option(
+        "--store-size", default="8G", metavar="SIZE", help="bytes of it at most, the oldest go first (default: 8G)"
+    )
+    no_store: bool = option("--no-store", action="store_true", help="keep nothing on disk")

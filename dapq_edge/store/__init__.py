@@ -1,0 +1,1 @@
+"""Store: what was read once, on disk."""

@@ -1,0 +1,66 @@
+"""Windows of documents that were read, so that another question need not read them again.
+
+What stands behind a window changes nothing of its K and V, so that they are the same to the bit when they come back.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence as Tokens
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..cache.kv_cache import KVCache
+from ..cache.sequence import Sequence
+from ..cache.state import SequenceState
+from ..errors import DapqError
+from .catalog import Catalog
+
+KIND = "window"
+
+
+class WindowStore:
+    """K and V of the windows that one model read.
+
+    Args:
+        catalog: Keeps them.
+        identity: What they depend on beside their tokens: the model, the types of the cache, the patch.
+        name: Of the model, for people.
+    """
+
+    def __init__(self, catalog: Catalog, identity: str, name: str = "") -> None:
+        self.catalog = catalog
+        self._identity, self._name = identity, name
+
+    def load(self, cache: KVCache, purpose: str, tokens: Tokens[int]) -> npt.NDArray[np.float32] | None:
+        """Bring a window into an emptied cache, and return its baseline; None if it is not stored.
+
+        Args:
+            cache: It has nothing of a window that is not stored.
+            purpose: What it was read for, see `Evidence.key`.
+            tokens: All of the window.
+        """
+        arrays = self.catalog.get(self._key(purpose, tokens))
+        cache.clear()
+        if arrays is None:
+            return None
+        try:
+            cache.restore(SequenceState(Sequence().append(tokens), None, arrays["cells"]))
+        except DapqError as error:
+            self.catalog.note(f"a stored window is read again: {error}")
+            return None
+        return arrays.get("baseline", np.empty((0, 0), dtype=np.float32))
+
+    def save(self, cache: KVCache, purpose: str, baseline: npt.NDArray[np.float32]) -> bool:
+        """Keep the window that is in the cache, and return whether there was room for it."""
+        tokens = cache.sequence.text.tolist()
+        arrays: dict[str, npt.NDArray[Any]] = {"cells": cache.state().cells}
+        if baseline.size:
+            arrays["baseline"] = baseline
+        return self.catalog.put(self._key(purpose, tokens), KIND, arrays, self._name)
+
+    def _key(self, purpose: str, tokens: Tokens[int]) -> str:
+        digest = hashlib.sha256(json.dumps([self._identity, purpose]).encode())
+        digest.update(np.array(tokens, dtype=np.int32).tobytes())
+        return digest.hexdigest()

@@ -1,0 +1,63 @@
+"""What `dapq-edge` keeps on disk, and its command `store`."""
+
+import json
+
+import pytest
+from helpers.cli import ask, assert_one_line, dapq_edge
+
+
+@pytest.fixture
+def long(tmp_path):
+    path = tmp_path / "long.txt"
+    path.write_text(" ".join(f"The quick brown fox {i} jumps over the lazy dog {i}." for i in range(140)))
+    return path
+
+
+def asked(model, doc, *args):
+    result = ask(model, doc, "--kv-budget", 200, *args)
+    assert result.returncode == 0, result.stderr.decode()
+    return json.loads(result.stdout), result.stderr.decode()
+
+
+def test_a_second_question_takes_what_the_first_one_read(model, long, store):
+    first, _ = asked(model, long)
+    second, _ = asked(model, long)
+    assert first["windows_stored"] == 0
+    assert second["windows_stored"] == second["windows"] > 5
+    assert second["tokens_evaluated"] < first["tokens_evaluated"] / 3
+    assert (second["answer"], second["chunks"]) == (first["answer"], first["chunks"])
+    listed = dapq_edge("store", "list").stdout.decode()
+    assert str(second["windows"]) in listed
+    assert "windows" in listed
+    line = dapq_edge("ask", "-m", model, "--doc", long, "What jumps?", "-n", 4, "--kv-budget", 200).stderr.decode()
+    assert f"took {second['windows']} windows from the store" in line
+    checked = dapq_edge("store", "check")
+    assert (checked.returncode, "0 were damaged" in checked.stdout.decode()) == (0, True)
+    path = sorted(store.glob("*.kv"))[0]
+    path.write_bytes(path.read_bytes()[:-1])
+    third, line = asked(model, long)
+    assert third["windows_stored"] == second["windows"] - 1
+    assert third["answer"] == first["answer"]
+    assert "damaged, and read again" in line
+    path.write_bytes(b"x")
+    assert dapq_edge("store", "check").returncode == 1
+    assert "removed" in dapq_edge("store", "remove").stdout.decode()
+    assert list(store.glob("*.kv")) == []
+    assert asked(model, long)[0]["windows_stored"] == 0
+
+
+def test_no_store(model, long, store, tmp_path):
+    asked(model, long, "--no-store")
+    assert list(store.iterdir()) == []
+    asked(model, long, "--store", tmp_path / "other")
+    assert list(store.iterdir()) == []
+    assert len(list((tmp_path / "other").glob("*.kv"))) > 5
+
+
+def test_a_store_that_cannot_be_is_said(model, long, tmp_path):
+    (tmp_path / "file").write_text("")
+    data, line = asked(model, long, "--store", tmp_path / "file" / "store")
+    assert data["windows_stored"] == 0
+    assert "no store in" in line
+    assert_one_line(dapq_edge("store", "list", "--store", tmp_path / "none"), 1, "no store in")
+    assert_one_line(ask(model, long, "--store-size", "many"), 2, "--store-size", "give bytes")

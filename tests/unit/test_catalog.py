@@ -1,0 +1,217 @@
+"""The catalog of a store: what is written is read again or not at all, whatever happens to the files."""
+
+import multiprocessing
+import os
+import sqlite3
+import stat
+import time
+
+import numpy as np
+import pytest
+
+from dapq_edge.errors import DapqError
+from dapq_edge.store.catalog import MAX_AGE, NAME, Catalog
+
+N = 1000
+
+
+def arrays(seed, n=N):
+    rng = np.random.default_rng(seed)
+    return {"cells": rng.integers(256, size=n, dtype=np.uint8), "seen": rng.random((2, 8), dtype=np.float32)}
+
+
+def n_bytes(n=N):
+    return n + 64
+
+
+def is_equal(found, expected):
+    return found.keys() == expected.keys() and all(np.array_equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.fixture
+def catalog(tmp_path):
+    catalog = Catalog(tmp_path / "store", 10 * n_bytes())
+    yield catalog
+    catalog.close()
+
+
+def files(catalog):
+    return sorted(catalog.folder.glob("*.kv"))
+
+
+def test_what_is_put_is_there_again_also_for_another_process(catalog):
+    assert catalog.get("a") is None
+    assert catalog.put("a", "window", arrays(1), "a text")
+    assert is_equal(catalog.get("a"), arrays(1))
+    again = Catalog(catalog.folder, catalog.n_max)
+    assert is_equal(again.get("a"), arrays(1))
+    (entry,) = again.entries()
+    assert (entry.key, entry.kind, entry.note, entry.n_bytes) == ("a", "window", "a text", n_bytes())
+    again.remove(entry)
+    assert catalog.get("a") is None
+    assert files(catalog) == []
+    assert catalog.take_faults() == again.take_faults() == []
+
+
+def test_an_entry_is_replaced(catalog):
+    catalog.put("a", "window", arrays(1))
+    catalog.put("a", "window", arrays(2))
+    assert is_equal(catalog.get("a"), arrays(2))
+    assert len(files(catalog)) == 1
+
+
+def test_the_least_recently_used_go_first(catalog):
+    for i in range(10):
+        assert catalog.put(f"k{i}", "window", arrays(i))
+    catalog.get("k0")
+    assert catalog.put("new", "window", arrays(10, N + 1))
+    assert [entry.key for entry in catalog.entries()] == [*(f"k{i}" for i in range(3, 10)), "k0", "new"]
+    assert sum(path.stat().st_size for path in files(catalog)) <= catalog.n_max
+    assert not catalog.put("huge", "window", arrays(11, 11 * N))
+    assert len(catalog.entries()) == 9
+
+
+@pytest.mark.skipif(os.name == "nt", reason="rights of POSIX")
+def test_only_the_owner_can_read(catalog):
+    catalog.put("a", "window", arrays(1))
+    for path in catalog.folder.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+    assert stat.S_IMODE(catalog.folder.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("place", [0, 17, N - 1, N, N + 63])
+def test_a_file_with_another_byte_is_not_used(catalog, place):
+    catalog.put("a", "window", arrays(1))
+    (path,) = files(catalog)
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+    assert catalog.get("a") is None
+    (fault,) = catalog.take_faults()
+    assert "damaged" in fault
+    assert catalog.get("a") is None
+    assert catalog.take_faults() == []
+    assert catalog.put("a", "window", arrays(1))
+    assert is_equal(catalog.get("a"), arrays(1))
+
+
+@pytest.mark.parametrize("size", [0, 1, N, n_bytes() - 1, n_bytes() + 1])
+def test_a_file_of_another_size_is_not_used(catalog, size):
+    catalog.put("a", "window", arrays(1))
+    catalog.put("b", "window", arrays(2))
+    path = next(path for path in files(catalog) if path.name.startswith("a-"))
+    path.write_bytes((path.read_bytes() + b"x")[:size])
+    assert catalog.check() == 1
+    assert [entry.key for entry in catalog.entries()] == ["b"]
+    assert len(files(catalog)) == 1
+
+
+def test_a_file_that_was_removed_is_not_there(catalog):
+    catalog.put("a", "window", arrays(1))
+    files(catalog)[0].unlink()
+    assert catalog.get("a") is None
+    assert catalog.entries() == []
+    assert catalog.take_faults() == []
+
+
+@pytest.mark.parametrize("damage", [b"", b"no database" * 1000, None])
+def test_a_damaged_catalog_is_begun_anew(tmp_path, damage):
+    catalog = Catalog(tmp_path, 10**6)
+    for i in range(200):
+        catalog.put(f"k{i}", "window", arrays(i))
+    catalog.close()
+    path = tmp_path / NAME
+    data = path.read_bytes()
+    path.write_bytes(damage if damage is not None else data[:100] + bytes(len(data) - 100))
+    again = Catalog(tmp_path, 10**6)
+    assert again.get("k1") is None
+    assert again.put("a", "window", arrays(1))
+    assert is_equal(again.get("a"), arrays(1))
+
+
+def test_a_flipped_byte_of_the_catalog_gives_no_wrong_arrays(tmp_path):
+    catalog = Catalog(tmp_path, 10**6)
+    for i in range(20):
+        catalog.put(f"k{i}", "window", arrays(i))
+    catalog.close()
+    path = tmp_path / NAME
+    data = path.read_bytes()
+    for place in np.random.default_rng(0).integers(len(data), size=100).tolist():
+        for part in tmp_path.glob(f"{NAME}*"):
+            part.unlink()
+        path.write_bytes(data[:place] + bytes([data[place] ^ 0x41]) + data[place + 1 :])
+        again = Catalog(tmp_path, 10**6)
+        for i in range(20):
+            found = again.get(f"k{i}")
+            assert found is None or is_equal(found, arrays(i)), place
+        again.close()
+
+
+def test_no_right_to_write(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DapqError, match="no store in"):
+        Catalog(tmp_path / "file" / "store", 1000)
+
+
+def test_a_full_disk(catalog, monkeypatch):
+    catalog.put("a", "window", arrays(1))
+    monkeypatch.setattr(os, "replace", fail)
+    assert not catalog.put("b", "window", arrays(2))
+    assert not catalog.put("c", "window", arrays(3))
+    (fault,) = catalog.take_faults()
+    assert "No space left" in fault
+    monkeypatch.undo()
+    assert list(catalog.folder.glob("*.tmp")) == []
+    assert is_equal(catalog.get("a"), arrays(1))
+
+
+def fail(*_):
+    raise OSError(28, "No space left on device")
+
+
+def test_a_catalog_that_fails_is_said(catalog):
+    catalog.put("a", "window", arrays(1))
+    catalog.close()
+    assert catalog.get("a") is None
+    assert not catalog.put("b", "window", arrays(1))
+    assert all(NAME in fault for fault in catalog.take_faults())
+
+
+def test_what_a_killed_process_left_is_removed(catalog):
+    catalog.put("a", "window", arrays(1))
+    left = [catalog.folder / "1234.tmp", catalog.folder / "b-1234.kv"]
+    fresh = catalog.folder / "5678.tmp"
+    for path in [*left, fresh]:
+        path.write_bytes(b"x")
+    for path in left:
+        os.utime(path, (time.time() - 2 * MAX_AGE,) * 2)
+    again = Catalog(catalog.folder, catalog.n_max)
+    assert not any(path.exists() for path in left)
+    assert fresh.exists()
+    assert is_equal(again.get("a"), arrays(1))
+
+
+def work(folder, seed):
+    catalog, rng = Catalog(folder, 6 * n_bytes()), np.random.default_rng(seed)
+    for _ in range(150):
+        i = int(rng.integers(10))
+        found = catalog.get(f"k{i}")
+        if found is not None and not is_equal(found, arrays(i)):
+            os._exit(1)
+        catalog.put(f"k{i}", "window", arrays(i))
+    os._exit(2 if catalog.take_faults() else 0)
+
+
+def test_processes_at_once(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=work, args=(tmp_path, seed)) for seed in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    catalog = Catalog(tmp_path, 6 * n_bytes())
+    assert catalog.check() == 0
+    assert sum(path.stat().st_size for path in files(catalog)) <= 7 * n_bytes()
+    with sqlite3.connect(tmp_path / NAME) as db:
+        assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
