@@ -167,6 +167,12 @@ class Llama(GuardedLlama):
         if n_ctx > self.n_ctx():
             self.engine.extend(pad(n_ctx))
 
+    def close(self) -> None:
+        """Free the model and its context, and close the store."""
+        super().close()
+        if self._engine and self._engine.store:
+            self._engine.store.catalog.close()
+
     def reset(self) -> None:
         """Forget the sequence."""
         self._engine.reset() if self._engine else super().reset()

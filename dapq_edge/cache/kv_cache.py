@@ -207,14 +207,14 @@ class KVCache:
 
         Raises as `native.set_n_layer_eval` does.
         """
-        native.set_n_layer_eval(self.ctx, n_layers)
-        self._is_shallow = True
         try:
+            self._is_shallow = True
+            native.set_n_layer_eval(self.ctx, n_layers)
             yield
         finally:
+            native.set_n_layer_eval(self.ctx, 0)
             self._is_shallow = False
             self.clear()
-            native.set_n_layer_eval(self.ctx, 0)
 
     def note_document(self, has_document: bool) -> None:
         """Say whether the text has a part that is long enough to be read again for a question."""

@@ -9,13 +9,14 @@ import psutil
 from rich.console import Console
 
 from ..documents.text import read_document
+from ..eviction.heads import find_profile_file
 from ..eviction.policies import get_policy
 from ..llamacpp.log import captured_log
 from ..planning.ram import MIB
 from ..prompt.chat_template import chat_prompt
-from ..reading.stats import skip_note, store_note
+from ..reading.stats import guess_note, skip_note, store_note
 from .ask import Options
-from .running import check_budget, check_model, open_engine, read_prompt, warn
+from .running import check_budget, check_model, open_engine, read_prompt, say, warn
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Result:
     windows_read: int
     windows: int
     windows_stored: int
+    head_profile: str | None
     chunks: list[dict[str, Any]]
     kv_cells_peak: int
     kv_cells_kept: int
@@ -102,6 +104,9 @@ def _answer(options: Options, console: Console) -> int:
     if not options.json:
         print(flush=True)
     warn(read, console)
+    guessed = guess_note(read.n_windows, engine.heads)
+    say([guessed] if guessed and not options.json else [], console)
+    profile = reading.heads or find_profile_file(engine.model.path)
     # an answer that is empty has its first token when it ends
     times = times or [time.perf_counter()]
     seconds = times[-1] - times[0]
@@ -115,6 +120,7 @@ def _answer(options: Options, console: Console) -> int:
         windows_read=read.n_windows[0],
         windows=read.n_windows[1],
         windows_stored=read.n_stored,
+        head_profile=None if profile is None else str(profile),
         chunks=[{**asdict(chunk), "relevance": round(chunk.relevance, 4)} for chunk in read.chunks],
         kv_cells_peak=read.cells_peak,
         kv_cells_kept=read.cells_kept,

@@ -108,20 +108,22 @@ def shelf_options(options: Store | None, console: Console) -> dict[str, Any]:
     if options is None:
         return {}
     n_max = parse_bytes(options.store_size, "store_size")
-    if options.no_store:
+    if options.no_store or not n_max:
         return {}
     folder = store_folder(options)
     try:
-        Catalog(folder, n_max).close()
+        catalog = Catalog(folder, n_max)
     except DapqError as error:
         say([message_of(error)], console)
         return {}
+    say(catalog.take_faults(), console)
+    catalog.close()
     return {"store": folder, "store_size": n_max}
 
 
 def store_folder(options: StoreFolder) -> Path:
     """Return the folder of --store, or the one in the user's cache."""
-    return Path(options.folder) if options.folder else user_cache_path("dapq-edge") / "store"
+    return Path(options.folder).expanduser() if options.folder else user_cache_path("dapq-edge") / "store"
 
 
 def say(lines: Iterable[str], console: Console) -> None:

@@ -35,10 +35,9 @@ def remove(options: Options) -> int:
     """Remove all that is kept; returns the exit code."""
     with _opened(options) as catalog:
         entries = catalog.entries()
-        for entry in entries:
-            catalog.remove(entry)
-        print(f"removed {len(entries):,} files, {_size(entries)}")
-    return 0
+        n_removed = catalog.clear()
+        print(f"removed {n_removed:,} of {len(entries):,} files, {_size(entries)}")
+    return int(n_removed < len(entries))
 
 
 def check(options: Options) -> int:

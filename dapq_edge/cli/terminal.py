@@ -14,9 +14,10 @@ from ..chat.session import load_session, save_session
 from ..control import UNCONTROLLED, Control, Progress
 from ..documents.text import read_document
 from ..errors import AbortedError, DapqError, UsageError
+from ..eviction.heads import HeadProfile
 from ..llamacpp.log import captured_log
 from ..planning.ram import MIB
-from ..reading.stats import skip_note, store_note
+from ..reading.stats import Usage, guess_note, skip_note, store_note
 from ..render.shading import to_terminal
 from .chat import Options
 from .names import message_of
@@ -188,10 +189,14 @@ class _Terminal:
             f"KV {usage.bytes_used / MIB:.1f} of {usage.bytes_allocated / MIB:.1f} MiB",
             f"{_count(usage.n_evictions, 'eviction')}, {_count(usage.n_rereads, 're-read')}",
         ]
-        parts += [note for note in (skip_note(usage.n_windows), store_note(usage.n_stored)) if note]
+        parts += [note for note in _notes(usage, self.llama.heads) if note]
         if usage.attention_kept is not None:
             parts.append(f"the kept cells hold {usage.attention_kept:.0%} of the attention")
         return "; ".join(parts)
+
+
+def _notes(usage: Usage, heads: HeadProfile | None) -> tuple[str | None, ...]:
+    return skip_note(usage.n_windows), store_note(usage.n_stored), guess_note(usage.n_windows, heads)
 
 
 def _count(n: int, what: str) -> str:

@@ -1,5 +1,6 @@
 """A loaded model: its vocabulary, its options, and one context at a time."""
 
+import glob
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -20,6 +21,8 @@ CACHE_PARAMS = (
     "type_k",
     "type_v",
     "flash_attn_type",
+    "offload_kqv",
+    "n_ubatch",
     "rope_scaling_type",
     "rope_freq_base",
     "rope_freq_scale",
@@ -71,12 +74,23 @@ class Model:
         return names[params.type_k], names[params.type_v]
 
     @property
+    def files(self) -> list[Path]:
+        """Files of the weights, all parts of a split model, and of an adapter."""
+        prefix, is_split, rest = self.path.name.rpartition("-00001-of-")
+        parts = sorted(self.path.parent.glob(f"{glob.escape(prefix)}-*-of-{rest}")) if is_split else [self.path]
+        adapter = getattr(self._llama, "lora_path", None)
+        return [*parts, Path(adapter)] if adapter else parts
+
+    @property
     def cache_key(self) -> str:
-        """Options that K and V depend on beside the weights and the tokens, as text."""
+        """Options that K and V depend on beside the files and the tokens, as text."""
         params = {name: getattr(self._llama.context_params, name) for name in CACHE_PARAMS}
-        options = {name: getattr(self._llama, name) for name in ("kv_overrides", "lora_path", "lora_scale")}
-        adapter = options["lora_path"]
-        return f"{params} {options} {Path(adapter).stat().st_mtime_ns if adapter else 0}"
+        options = {name: getattr(self._llama, name) for name in ("kv_overrides", "lora_scale", "model_params")}
+        options["model_params"] = options["model_params"].n_gpu_layers
+        if any(name.endswith(".rope.scaling.original_context_length") for name in self._llama.metadata):
+            # the rotation of some models depends on the length of the context
+            options["n_ctx"] = llama_cpp.llama_n_ctx(self.context)
+        return f"{params} {options}"
 
     @property
     def chat_template(self) -> str | None:

@@ -57,6 +57,7 @@ class Engine:
         wanted: Policy and budget of the last `configure`, None if what is open is not what was wanted.
         scores: The logits of all tokens, if they are kept: float32 [n_ctx, n_vocab].
         skim: Whether reading may stop before the end of a document.
+        store: Keeps the windows of documents that are read.
         last_read: How the last prompt was read, of those that were not only appended.
     """
 
@@ -81,7 +82,7 @@ class Engine:
         self.scores: npt.NDArray[np.float32] | None = None
         self.last_read: ReadStats | None = None
         self.skim = skim_mode(skim)
-        self._store = store
+        self.store = store
         self._all_logits = all_logits
         self._ram = ram
         self._serves = serves
@@ -371,7 +372,7 @@ class Engine:
         self.cache.note_document(self._one_shot or prompt.n_longest > max(N_LONG, self.budget.n_start // 2))
 
     def _read_planned(self, prompt: Prompt, policy: Policy, plan: Plan, control: Control) -> ReadStats:
-        skimming = skimming_of(self.model, self.heads, self.skim, self._store)
+        skimming = skimming_of(self.model, self.heads, self.skim, self.store)
         return read_as_planned(self.cache, prompt, policy, plan, control, skimming)
 
     # one prompt
@@ -462,5 +463,7 @@ class Engine:
         return [(text, part) for text, part in zip(pieces, [*share, *share[-1:]], strict=False) if text]
 
     def close(self) -> None:
-        """Free the model and its context."""
+        """Free the model and its context, and close the store."""
         self.model.close()
+        if self.store:
+            self.store.catalog.close()

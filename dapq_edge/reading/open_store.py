@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from .._version import PATCH_VERSION
+from .._version import LLAMA_CPP_COMMIT, PATCH_VERSION
 from ..eviction.heads import model_hash
 from ..llamacpp.model import Model
 from ..store.catalog import Catalog
@@ -23,5 +23,15 @@ def open_store(model: Model, folder: str | Path, n_max: int = STORE_SIZE) -> Win
 
     Raises `DapqError` if the folder cannot be used.
     """
-    identity = json.dumps([model_hash(model.path), PATCH_VERSION, model.cache_key])
+    files = [_file_key(path) for path in model.files]
+    build = LLAMA_CPP_COMMIT, PATCH_VERSION
+
+    def identity() -> str:
+        return json.dumps([build, files, model.cache_key])
+
     return WindowStore(Catalog(Path(folder).expanduser(), n_max), identity, model.path.name)
+
+
+def _file_key(path: Path) -> tuple[str, int]:
+    # the hash is of blocks, and weights between them may differ
+    return model_hash(path), path.stat().st_mtime_ns

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from ..cache.kv_cache import KVCache
 from ..control import Control
 from ..errors import DapqError
+from ..eviction.heads import HeadProfile
 from ..eviction.policies import Policy
 from ..prompt import Prompt
 from .plan import Plan, ReadMode
@@ -102,6 +103,13 @@ def skip_note(n_windows: tuple[int, int]) -> str | None:
     if n_read == n_all:
         return None
     return f"looked at {n_read:,} of {n_all:,} windows, where the words of the question stand"
+
+
+def guess_note(n_windows: tuple[int, int], heads: HeadProfile | None) -> str | None:
+    """Return what to say if a document was skimmed without query heads."""
+    if not n_windows[1] or (heads is not None and heads.query):
+        return None
+    return "no query heads of this model are known: all of the document was looked at, by a guess at the answer"
 
 
 def store_note(n_stored: int) -> str | None:

@@ -176,6 +176,8 @@ class SkimReader(Reader):
         self._n_total = len(body) + len(windows) * (N_OVERLAP + len(around)) + self.plan.n_keep
         matches = self._match(body, around.asking)
         order = reading_order(_of_windows(matches, chunks)) if matches else range(len(windows))
+        if self.skimming.store:
+            self.skimming.store.catalog.begin()
         with self.skimming.evidence.depth(self.cache):
             for n_read, i in enumerate(order, start=1):
                 self._ask(prompt, around, windows[i], chunks[i])
@@ -204,9 +206,12 @@ class SkimReader(Reader):
 
     def _ask(self, prompt: Prompt, around: Window, window: Excerpt, chunks: list[Chunk]) -> None:
         """Ask a window of the documents."""
+        self._control.check()
         n_queries, how = self.policy.n_probe, self.skimming
         found = ask_window(self.cache, prompt, around, window, how.evidence, n_queries, self._read, how.store)
-        self.n_stored += found.is_stored
+        if found.is_stored:
+            self.n_stored += 1
+            self._n_total -= window.stop - window.chunks[0].start
         for chunk, relevance in zip(chunks, found.relevance, strict=True):
             chunk.relevance, chunk.is_skimmed = relevance, True
 

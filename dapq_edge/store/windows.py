@@ -5,6 +5,7 @@ What stands behind a window changes nothing of its K and V, so that they are the
 
 import hashlib
 import json
+from collections.abc import Callable
 from collections.abc import Sequence as Tokens
 from typing import Any
 
@@ -25,11 +26,11 @@ class WindowStore:
 
     Args:
         catalog: Keeps them.
-        identity: What they depend on beside their tokens: the model, the types of the cache, the patch.
+        identity: Says what they depend on beside their tokens: the model, the types of the cache, the patch.
         name: Of the model, for people.
     """
 
-    def __init__(self, catalog: Catalog, identity: str, name: str = "") -> None:
+    def __init__(self, catalog: Catalog, identity: Callable[[], str], name: str = "") -> None:
         self.catalog = catalog
         self._identity, self._name = identity, name
 
@@ -55,12 +56,16 @@ class WindowStore:
     def save(self, cache: KVCache, purpose: str, baseline: npt.NDArray[np.float32]) -> bool:
         """Keep the window that is in the cache, and return whether there was room for it."""
         tokens = cache.sequence.text.tolist()
-        arrays: dict[str, npt.NDArray[Any]] = {"cells": cache.state().cells}
+        try:
+            arrays: dict[str, npt.NDArray[Any]] = {"cells": cache.state().cells}
+        except (DapqError, MemoryError) as error:
+            self.catalog.note(f"a window is not kept: {error or type(error).__name__}")
+            return False
         if baseline.size:
             arrays["baseline"] = baseline
         return self.catalog.put(self._key(purpose, tokens), KIND, arrays, self._name)
 
     def _key(self, purpose: str, tokens: Tokens[int]) -> str:
-        digest = hashlib.sha256(json.dumps([self._identity, purpose]).encode())
+        digest = hashlib.sha256(json.dumps([self._identity(), purpose]).encode())
         digest.update(np.array(tokens, dtype=np.int32).tobytes())
         return digest.hexdigest()

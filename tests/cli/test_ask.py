@@ -21,6 +21,7 @@ def test_json(model, doc):
         "windows_read",
         "windows",
         "windows_stored",
+        "head_profile",
         "chunks",
         "kv_cells_peak",
         "kv_cells_kept",

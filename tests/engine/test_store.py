@@ -148,7 +148,7 @@ def test_a_damaged_window_is_read_again(engine_of, tmp_path):
 def test_cells_that_llama_cpp_refuses_are_read_again(engine_of, monkeypatch):
     engine = engine_of()
     fresh = relevance(read(engine, FIRST))
-    store = engine._store
+    store = engine.store
     get = store.catalog.get
     monkeypatch.setattr(store.catalog, "get", lambda key: {"cells": get(key)["cells"][:-100]})
     found = read(engine, FIRST)
