@@ -23,6 +23,7 @@ from .eviction.policies import DEFAULT_POLICY, Full, Policy, get_policy
 from .llamacpp.compat import GuardedLlama, is_logits_all
 from .llamacpp.model import Model, loading, model_options, set_flash_attn
 from .planning.gguf_shape import check_eviction
+from .planning.ram import CACHE_RAM
 from .planning.weights import check_gguf
 from .prompt.messages import ChatPrompt, chat_tokens
 from .reading.engine import Engine
@@ -60,6 +61,7 @@ class Llama(GuardedLlama):
         skim: "auto" to stop reading a document when what is asked for is found by its words, or "all".
         store: Folder that keeps what is read of documents, so that another question need not read it again.
         store_size: Bytes of all files in it, at most.
+        cache_ram: MiB of memory for conversations that were left and may go on, at most an eighth of what is free.
 
     Attributes:
         control: Watches and stops what is called next.
@@ -85,6 +87,7 @@ class Llama(GuardedLlama):
         skim: SkimMode | str = SkimMode.AUTO,
         store: str | Path | None = None,
         store_size: int = STORE_SIZE,
+        cache_ram: int = CACHE_RAM,
         n_ctx: int = 512,
         flash_attn: bool | str = False,
         seed: int = llama_cpp.LLAMA_DEFAULT_SEED,
@@ -108,7 +111,12 @@ class Llama(GuardedLlama):
         self.set_seed(seed)
         set_flash_attn(self, flash_attn)
         self._defaults, self._heads = (budget, policy), heads
-        self._study: dict[str, Any] = {"serves": serves, "one_shot": one_shot, "skim": skim_mode(skim)}
+        self._study: dict[str, Any] = {
+            "serves": serves,
+            "one_shot": one_shot,
+            "skim": skim_mode(skim),
+            "cache_ram": cache_ram,
+        }
         self._shelf = {"store": store, "store_size": store_size}
         if not is_plain:
             model, all_logits = Model(weakref.proxy(self)), is_logits_all(self)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from .command import Command
-from .options import Eviction, Sampling, SizedModel, Store, group, option
+from .options import ConversationStore, Eviction, Sampling, SizedModel, group, option
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Options:
         "model", ctx_size={"help": "tokens of the conversation that are remembered (default: from the model)"}
     )
     eviction: Eviction = group("eviction")
-    store: Store = group("store")
+    store: ConversationStore = group("store")
     sampling: Sampling = group("sampling")
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from .command import Command
 from .options import PlannedModel, group, option
+from .options.store import cache_ram_option
 
 
 @dataclass(frozen=True)
@@ -12,6 +13,7 @@ class Options:
 
     ram: str | None = option("--ram", metavar="4G", help="memory to plan for (default: what is free)")
     json: bool = option("--json", action="store_true", help="print one JSON object instead of text")
+    cache_ram: int = cache_ram_option()
     model: PlannedModel = group("model")
 
 

@@ -11,7 +11,7 @@ from ..cells import CHUNK, N_CTX_PAD, pad
 from ..llamacpp.context import MIN_BATCH
 from ..planning.gguf_shape import ModelShape, read_shape
 from ..planning.planner import Choice, choose, usable
-from ..planning.ram import MIB, parse_bytes
+from ..planning.ram import MIB, for_conversations, parse_bytes
 from ..reading.open_model import memory_before_loading
 from .plan import Options
 from .running import check_model, find
@@ -45,6 +45,7 @@ class _Plan:
     n_ctx_train: int
     n_ctx: int
     ram_bytes: int
+    cache_ram_bytes: int
     cache_type_k: str
     cache_type_v: str
     weight_bytes: int
@@ -63,7 +64,8 @@ def plan(options: Options) -> int:
     ram = memory_before_loading(model.n_gpu_layers) if options.ram is None else parse_bytes(options.ram)
     path = find(model, Console(stderr=True))
     types = model.cache_type_k, model.cache_type_v
-    report = _report(path, ram, model.ctx_size, (*types, max(model.batch_size, MIN_BATCH)))
+    kept = for_conversations(options.cache_ram, ram)
+    report = _report(path, ram, kept, model.ctx_size, (*types, max(model.batch_size, MIN_BATCH)))
     if options.json:
         print(json.dumps(asdict(report)))
     else:
@@ -71,8 +73,8 @@ def plan(options: Options) -> int:
     return 0
 
 
-def _report(path: Path, ram: int, n_ctx: int, options: tuple[str, str, int]) -> _Plan:
-    """options: types of K and V, and the batch size."""
+def _report(path: Path, ram: int, kept: int, n_ctx: int, options: tuple[str, str, int]) -> _Plan:
+    """kept: bytes of conversations that were left. options: types of K and V, and the batch size."""
     shape = read_shape(path)
     n_ctx = n_ctx or shape.n_ctx_train
     return _Plan(
@@ -81,6 +83,7 @@ def _report(path: Path, ram: int, n_ctx: int, options: tuple[str, str, int]) -> 
         n_ctx_train=shape.n_ctx_train,
         n_ctx=n_ctx,
         ram_bytes=ram,
+        cache_ram_bytes=kept,
         cache_type_k=options[0],
         cache_type_v=options[1],
         weight_bytes=shape.weight_bytes,
@@ -88,8 +91,8 @@ def _report(path: Path, ram: int, n_ctx: int, options: tuple[str, str, int]) -> 
         window_bytes=shape.window_bytes(*options),
         full_kv_bytes=shape.kv_bytes(n_ctx, *options),
         obstacle=shape.obstacle,
-        budgets=_rows(shape, ram, n_ctx, options),
-        choice=None if shape.obstacle else choose(shape, ram, n_ctx, *options),
+        budgets=_rows(shape, ram - kept, n_ctx, options),
+        choice=None if shape.obstacle else choose(shape, ram - kept, n_ctx, *options),
     )
 
 
@@ -115,6 +118,7 @@ def _needs(report: _Plan) -> Table:
     table = Table(title=f"{report.architecture} in {_mib(report.ram_bytes)} MiB", show_header=False)
     table.add_column("what")
     table.add_column("bytes", justify="right")
+    table.add_row("conversations that were left", f"{_mib(report.cache_ram_bytes)} MiB")
     table.add_row("weights", f"{_mib(report.weight_bytes)} MiB")
     for name, n_bytes in report.kv_bytes_per_token.items():
         table.add_row(f"KV of a token, {name}", f"{n_bytes / 1024:,.1f} KiB")

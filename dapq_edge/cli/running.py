@@ -28,7 +28,7 @@ from ..reading.open_model import open_model
 from ..reading.stats import ReadStats, Usage, room_warning
 from ..store.catalog import Catalog
 from .names import message_of
-from .options import Eviction, Model, Reading, RunningModel, SizedModel, Source, Store, StoreFolder
+from .options import ConversationStore, Eviction, Model, Reading, RunningModel, SizedModel, Source, Store, StoreFolder
 
 
 def check_model(options: Model | RunningModel) -> None:
@@ -81,7 +81,9 @@ def open_engine(
     return engine
 
 
-def open_llama(options: SizedModel, eviction: Eviction, store: Store, console: Console, *, seed: int = -1) -> Llama:
+def open_llama(
+    options: SizedModel, eviction: Eviction, store: ConversationStore, console: Console, *, seed: int = -1
+) -> Llama:
     """Open the model, to answer prompts as `llama_cpp.Llama` does, evicted to --kv-budget of -c tokens."""
     model = find(options, console)
     threads = n_threads(options.threads)
@@ -91,6 +93,7 @@ def open_llama(options: SizedModel, eviction: Eviction, store: Store, console: C
         kv_budget=eviction.kv_budget,
         policy=eviction.policy,
         skim=eviction.skim,
+        cache_ram=store.cache_ram,
         **shelf_options(store, console),
         heads=load_profile(Path(eviction.heads), model) if eviction.heads else None,
         n_threads_batch=threads,

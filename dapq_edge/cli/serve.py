@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from .command import Command
-from .options import Eviction, SizedModel, Store, group, option
+from .options import ConversationStore, Eviction, SizedModel, group, option
 from .options.arguments import positive, positive_or
 
 
@@ -28,7 +28,7 @@ class Options:
     )
     model: SizedModel = group("model")
     eviction: Eviction = group("eviction")
-    store: Store = group("store")
+    store: ConversationStore = group("store")
 
 
 COMMAND = Command("serve", "serve OpenAI's API, and a page to ask about a document", Options, "serving:serve")

@@ -10,6 +10,9 @@ from ..errors import UsageError
 
 MIB = 2**20
 
+# MiB for conversations that were left
+CACHE_RAM = 256
+
 CGROUPS, CGROUP_ROOT = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
@@ -43,6 +46,14 @@ def _free_in_cgroups() -> Iterator[int]:
                 continue
             if limit != "max":
                 yield max(0, int(limit) - int(used) + sum(int(stat.get(name, 0)) for name in cached))
+
+
+def for_conversations(cache_ram: int, ram: int) -> int:
+    """Return the bytes for conversations that were left: `cache_ram` MiB, and at most an eighth of `ram` bytes.
+
+    A negative number is no limit of its own.
+    """
+    return min(cache_ram * MIB, ram // 8) if cache_ram >= 0 else ram // 8
 
 
 def parse_bytes(text: str, param: str = "ram") -> int:

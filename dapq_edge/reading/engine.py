@@ -16,11 +16,13 @@ from ..eviction.heads import HeadProfile
 from ..eviction.policies import Full, Policy
 from ..llamacpp import native
 from ..llamacpp.model import Model
+from ..planning.ram import CACHE_RAM, for_conversations
 from ..prompt import QUESTION, Kind, Prompt
 from ..prompt.pins import fit
 from ..prompt.request import N_LONG, N_SHORT, N_SYSTEM, split_prompt
 from ..prompt.turns import Message, moved
 from ..prompt.window import ending_of
+from ..store.conversations import Conversations
 from ..store.windows import WindowStore
 from .decide import N_ANSWER, Append, Limits, Reread, align, decide
 from .pieces import text_pieces
@@ -29,7 +31,6 @@ from .relevance import Serves, serves
 from .room import plan_auto, plan_room
 from .skimming import skimming_of
 from .stats import ReadStats, Usage, read_as_planned
-from .turn import TurnCopy
 
 
 class Engine:
@@ -46,6 +47,7 @@ class Engine:
         all_logits: Keep the logits of all tokens.
         skim: Whether reading may stop before the end of a document, see `SkimMode`.
         store: Keeps the windows of documents that are read.
+        cache_ram: MiB of memory for conversations that were left, see `for_conversations`.
 
     Raises `DapqError` if the profile is of another model, and `UsageError` if there is no such `skim`.
 
@@ -72,6 +74,7 @@ class Engine:
         all_logits: bool = False,
         skim: SkimMode | str = SkimMode.AUTO,
         store: WindowStore | None = None,
+        cache_ram: int = CACHE_RAM,
     ) -> None:
         self.model = model
         self.heads = heads
@@ -91,7 +94,9 @@ class Engine:
         self._n_windows, self._n_stored = (0, 0), 0
         self._faults: list[str] = []
         self._n_configured = self.cache.allocated[0]
-        self._turn = TurnCopy()
+        self._conversations = Conversations(for_conversations(cache_ram, ram))
+        # whether what is appended is an answer, of which nothing was evicted so far
+        self._is_answering = False
         self._keep_all(self._n_configured)
 
     def _keep_all(self, n_ctx: int) -> None:
@@ -152,7 +157,13 @@ class Engine:
         """
         policy, n_ctx = policy.with_heads(self.heads), n_ctx or self._n_configured
         planned, n_cells = plan_room(
-            self.model, self.cache, policy, budget, n_ctx, ram=self._ram, one_shot=self._one_shot
+            self.model,
+            self.cache,
+            policy,
+            budget,
+            n_ctx,
+            ram=self._ram_of_one,
+            one_shot=self._one_shot,
         )
         before, wanted = self.cache.allocated[0], self.wanted
         # whatever happens now, the next call knows
@@ -169,11 +180,16 @@ class Engine:
 
     def auto_budget(self, n_ctx: int) -> Auto:
         """Return the budget that the memory has room for, beside the model. Raises `DapqError` if there is none."""
-        return plan_auto(self.model, self._ram, n_ctx)
+        return plan_auto(self.model, self._ram_of_one, n_ctx)
+
+    @property
+    def _ram_of_one(self) -> int:
+        """Bytes of memory for the model and the conversation that goes on."""
+        return self._ram - self._conversations.n_max
 
     def open(self, n_cells: int) -> None:
         """Open a new, empty context of at least `n_cells` cells. Raises `DapqError` if there is not enough memory."""
-        self._turn.forget()
+        self._conversations.forget()
         try:
             self.cache = KVCache(self.model.open_context(n_cells))
         except DapqError:
@@ -193,9 +209,9 @@ class Engine:
     # the sequence
 
     def reset(self) -> None:
-        """Forget the sequence."""
+        """Forget the sequence, and the conversations before it."""
         self.cache.clear()
-        self._turn.forget()
+        self._conversations.forget()
 
     def truncate(self, n_tokens: int) -> None:
         """Forget all tokens after the first `n_tokens`. Raises ValueError if some of those that stay are lost."""
@@ -220,7 +236,10 @@ class Engine:
             part = tokens[start : start + n_part]
             control.report(start, n_tokens)
             if self.is_evicted and self.sequence.n_cells + len(part) > n_free:
-                self._turn.keep(self.cache)
+                if self._is_answering:
+                    # for another answer, or the same one with other white space
+                    self._conversations.keep(self.cache)
+                    self._is_answering = False
                 self._evict(self.policy.while_reading)
             first = n_before + start
             self.cache.read(part, None if self.scores is None else self.scores[first : first + len(part)])
@@ -252,29 +271,37 @@ class Engine:
         """
         try:
             self.cache.mend()
-            self._turn.is_answering = False
-            self._turn.put_back(self.cache, tokens)
-            self._prefill(list(tokens), control, messages)
-            self._turn.is_answering = True
+            self._is_answering = False
+            tokens = list(tokens)
+            if self.scores is None:
+                self._conversations.exchange(self.cache, lambda sequence: self._aligned(sequence, tokens))
+            self._prefill(tokens, control, messages)
+            self._is_answering = True
         except BaseException:
-            self.reset()
+            self.cache.clear()
             raise
+
+    def _aligned(self, sequence: Sequence, tokens: list[int]) -> list[int]:
+        """Return a prompt with the tokens of a sequence where both spell the same text."""
+        # what fits whole is as llama-cpp-python has it, to the token
+        if self.scores is None and (sequence.n_frozen or len(tokens) > self.budget.n_limit):
+            return align(sequence, tokens, self.model.detokenize)
+        return tokens
 
     def _prefill(self, tokens: list[int], control: Control, messages: Tokens[Message] | None) -> None:
         if len(tokens) > self.n_ctx:
             raise TooLongError(f"{len(tokens):,} tokens exceed the context of {self.n_ctx:,}")
         self._n_unpinned, self._n_windows, self._n_stored, self._faults = 0, (0, 0), 0, []
-        # what fits whole is as llama-cpp-python has it, to the token
-        if self.scores is None and (self.sequence.n_frozen or len(tokens) > self.budget.n_limit):
-            aligned = align(self.sequence, tokens, self.model.detokenize)
-            messages = None if messages is None else moved(messages, tokens, aligned)
-            tokens = aligned
+        aligned = self._aligned(self.sequence, tokens)
+        if messages is not None and aligned is not tokens:
+            messages = moved(messages, tokens, aligned)
+        tokens = aligned
         step = decide(self.sequence, tokens, self._limits)
         if isinstance(step, Reread):
             self._read_anew(tokens, control, messages)
             return
         if step.n_tokens == 0:
-            self.reset()
+            self.cache.clear()
         else:
             self.truncate(step.n_tokens)
         if isinstance(step, Append):
@@ -349,7 +376,7 @@ class Engine:
         self, tokens: list[int], control: Control, messages: Tokens[Message] | None, prompt: Prompt | None = None
     ) -> None:
         """Read the whole prompt; `prompt` is what `_fit` made of it, if that is known."""
-        self.reset()
+        self.cache.clear()
         if self.scores is not None:
             # the logits of all tokens are wanted
             self.append(tokens, control)

@@ -16,10 +16,12 @@ from dapq_edge.planning.planner import most_cells
 from dapq_edge.planning.ram import MIB
 
 
-def arguments(path: Path, *, ram: str = "4G", json: bool = False, **options: object) -> plan.Options:
+def arguments(
+    path: Path, *, ram: str = "4G", json: bool = False, cache_ram: int = 0, **options: object
+) -> plan.Options:
     model = {"cache_type_k": "f16", "cache_type_v": "f16", "n_gpu_layers": -1, "rpc": "", "ctx_size": 0}
     model |= {"model": str(path), "hf_repo": None, "offline": False, "batch_size": 512}
-    return plan.Options(ram=ram, json=json, model=PlannedModel(**model | options))
+    return plan.Options(ram=ram, json=json, cache_ram=cache_ram, model=PlannedModel(**model | options))
 
 
 def test_plan_as_json(tiny_model, capsys):
@@ -37,6 +39,7 @@ def test_plan_as_json(tiny_model, capsys):
         "n_ctx_train": 3000,
         "n_ctx": 3000,
         "ram_bytes": ram,
+        "cache_ram_bytes": 0,
         "cache_type_k": "q8_0",
         "cache_type_v": "f16",
         "weight_bytes": sum(weight.nbytes for weight in spec.weights.values()),
@@ -52,6 +55,19 @@ def test_plan_as_json(tiny_model, capsys):
     for row in rows:
         assert row["kv_bytes"] == row["cells"] * 2 * 392 + 768 * 3 * 392
         assert row["total_bytes"] == shape.total_bytes(row["cells"], *options)
+
+
+def test_conversations_that_were_left_are_counted(tiny_model, capsys):
+    path, reports = tiny_model(Spec(n_ctx=65536)), []
+    for cache_ram in (0, 3, 256):
+        assert plan.COMMAND.call(arguments(path, ram="96M", cache_ram=cache_ram, json=True)) == 0
+        reports.append(json.loads(capsys.readouterr().out))
+    assert [report["cache_ram_bytes"] for report in reports] == [0, 3 * MIB, 12 * MIB]
+    shape = read_shape(path)
+    for report in reports:
+        ram = 96 * MIB - report["cache_ram_bytes"]
+        assert report["choice"]["n_most"] == most_cells(shape, ram, "f16", "f16", 512) - 512
+    assert reports[0]["choice"]["n_most"] > reports[1]["choice"]["n_most"] > reports[2]["choice"]["n_most"]
 
 
 def test_plan_as_text(tiny_model, capsys):

@@ -59,7 +59,7 @@ def test_auto_counts_the_memory_before_the_model_is_loaded(tiny_model, monkeypat
     monkeypatch.setattr("dapq_edge.llama.memory_before_loading", lambda n_gpu_layers: int(needed / 0.9) + 2)
     # whoever asks later sees nothing
     monkeypatch.setattr("dapq_edge.planning.ram.psutil.virtual_memory", lambda: argparse.Namespace(available=0))
-    with opened(path, kv_budget="auto") as llama:
+    with opened(path, kv_budget="auto", cache_ram=0) as llama:
         answer(llama, random_tokens(3000, 1))
         assert llama.usage.n_cells == 1024
         assert 0 < llama.usage.n_cells_used < 1024

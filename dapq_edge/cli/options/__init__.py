@@ -4,9 +4,10 @@ from .arguments import add_options, group, option, read_options
 from .eviction import Eviction, Reading
 from .model import Model, PlannedModel, RunningModel, SizedModel, Source
 from .sampling import Sampling
-from .store import Store, StoreFolder
+from .store import ConversationStore, Store, StoreFolder
 
 __all__ = [
+    "ConversationStore",
     "Eviction",
     "Model",
     "PlannedModel",

@@ -2,8 +2,21 @@
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
-from .arguments import option
+from .arguments import option, positive_or
+
+
+def cache_ram_option() -> Any:
+    """Return the option of how much memory conversations take that were left."""
+    return option(
+        "-cram",
+        "--cache-ram",
+        type=positive_or(0, -1),
+        default=256,
+        metavar="N",
+        help="MiB for conversations that were left and may go on, at most an eighth of free memory (default: 256)",
+    )
 
 
 @dataclass(frozen=True)
@@ -30,3 +43,10 @@ class Store(StoreFolder):
         "--store-size", default="8G", metavar="SIZE", help="bytes of it at most, the oldest go first (default: 8G)"
     )
     no_store: bool = option("--no-store", action="store_true", help="keep nothing on disk")
+
+
+@dataclass(frozen=True)
+class ConversationStore(Store):
+    """Options of what is read once, and of conversations that may go on."""
+
+    cache_ram: int = cache_ram_option()

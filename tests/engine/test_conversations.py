@@ -1,0 +1,128 @@
+"""Conversations that were left: each goes on where it was, for the cost of its own new tokens."""
+
+import pytest
+from helpers.llamas import Evaluated, answer, opened
+from helpers.tiny import Spec
+from helpers.tokens import random_tokens
+
+from dapq_edge.cache.kv_cache import KVCache
+from dapq_edge.store.conversations import N_LOST, Conversations
+
+SPECS = [Spec(n_ctx=8192), Spec(arch="gemma2", n_layer=4, n_ctx=8192)]
+ids = ["llama", "windows"]
+
+
+def turns(seed, n_turns=3, n_first=600):
+    """Prompts of a conversation, each of which goes on with the last one; what it says is random."""
+    rng_lengths = [n_first, *[60] * (n_turns - 1)]
+    return [random_tokens(n, 100 * seed + i) for i, n in enumerate(rng_lengths)]
+
+
+class Talk:
+    """A conversation with a model that others talk to, too."""
+
+    def __init__(self, llama, seed):
+        self.llama, self.said, self.prompt, self.answers = llama, turns(seed), [], []
+
+    def turn(self):
+        self.prompt += self.said[len(self.answers)]
+        self.answers.append(answer(self.llama, self.prompt, n=6))
+        self.prompt += self.answers[-1]
+
+
+def solo(path, seed, **options):
+    with opened(path, **options) as llama:
+        talk = Talk(llama, seed)
+        for _ in range(3):
+            talk.turn()
+        return talk.answers
+
+
+@pytest.mark.parametrize("kv_budget", [100, 900])
+@pytest.mark.parametrize("spec", SPECS, ids=ids)
+def test_conversations_in_turn(tiny_model, spec, kv_budget, monkeypatch):
+    """Evicted or whole, each answers as if it were alone, and no turn reads more than its own tokens."""
+    path, options = tiny_model(spec), {"kv_budget": kv_budget, "serves": lambda *_: True}
+    expected = [solo(path, seed, **options) for seed in range(4)]
+    with opened(path, **options) as llama:
+        talks, evaluated = [Talk(llama, seed) for seed in range(4)], Evaluated(monkeypatch)
+        for i in range(3):
+            for talk in talks:
+                talk.turn()
+                n = evaluated.take()
+                assert i == 0 or n < 200, (i, n)
+        assert [talk.answers for talk in talks] == expected
+
+
+def test_without_memory_for_them_a_text_is_read_again(tiny_model, monkeypatch):
+    with opened(tiny_model(SPECS[0]), cache_ram=0) as llama:
+        talks, evaluated = [Talk(llama, seed) for seed in range(2)], Evaluated(monkeypatch)
+        for _ in range(2):
+            for talk in talks:
+                talk.turn()
+                assert evaluated.take() > 500
+
+
+def test_a_reset_forgets_them(tiny_model, monkeypatch):
+    with opened(tiny_model(SPECS[0])) as llama:
+        talk, other = Talk(llama, 0), Talk(llama, 1)
+        talk.turn()
+        other.turn()
+        llama.reset()
+        evaluated = Evaluated(monkeypatch)
+        talk.turn()
+        assert evaluated.take() > 500
+
+
+def test_a_title_request_between_two_turns(tiny_model, monkeypatch):
+    with opened(tiny_model(SPECS[0])) as llama:
+        talk = Talk(llama, 0)
+        talk.turn()
+        answer(llama, random_tokens(80, 9), n=4)
+        evaluated = Evaluated(monkeypatch)
+        talk.turn()
+        assert evaluated.take() < 200
+
+
+@pytest.fixture
+def caches(tiny_model):
+    with opened(tiny_model(SPECS[0]), kv_budget=None, n_ctx=512) as llama:
+        yield llama.kv_cache
+
+
+def read(cache: KVCache, tokens):
+    cache.clear()
+    cache.read(tokens)
+
+
+def test_the_oldest_goes_first(caches):
+    texts = [random_tokens(100, seed) for seed in range(4)]
+    read(caches, texts[0])
+    conversations = Conversations(int(2.5 * caches.n_bytes))
+    for text in texts:
+        read(caches, text)
+        conversations.keep(caches)
+        assert conversations.n_bytes <= conversations.n_max
+    for text, is_there in zip(texts, [False, False, True, True], strict=True):
+        caches.clear()
+        conversations.exchange(caches, lambda sequence, text=text: text)
+        assert (caches.sequence.text.tolist() == text) == is_there
+
+
+def test_one_that_goes_no_further_is_not_kept_twice(caches):
+    text = random_tokens(200, 1)
+    conversations = Conversations(10**9)
+    for n in (100, 150, 200):
+        read(caches, text[:n])
+        conversations.keep(caches)
+    assert conversations.n_bytes < 2 * caches.n_bytes
+
+
+def test_little_is_lost_without_a_copy(caches):
+    conversations, text = Conversations(10**9), random_tokens(N_LOST, 1)
+    read(caches, text)
+    conversations.exchange(caches, lambda sequence: random_tokens(50, 2))
+    assert conversations.n_bytes == 0
+    read(caches, random_tokens(N_LOST + 1, 3))
+    conversations.exchange(caches, lambda sequence: random_tokens(50, 2))
+    assert conversations.n_bytes > 0
