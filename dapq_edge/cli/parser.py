@@ -2,7 +2,7 @@
 
 import argparse
 
-from . import ask, chat, eval, heads, kept, plan, policies, rpc_server, serve, store
+from . import ask, chat, eval, heads, kept, plan, policies, read, rpc_server, serve, store
 from .command import Command, CommandGroup
 
 COMMANDS: tuple[Command | CommandGroup, ...] = (
@@ -11,6 +11,7 @@ COMMANDS: tuple[Command | CommandGroup, ...] = (
     serve.COMMAND,
     kept.COMMAND,
     plan.COMMAND,
+    read.COMMAND,
     store.COMMAND,
     heads.COMMAND,
     eval.COMMAND,

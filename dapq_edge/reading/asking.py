@@ -3,6 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from ..cache.kv_cache import KVCache
 from ..prompt import Prompt
 from ..prompt.window import Window
@@ -47,12 +50,25 @@ def ask_window(
         store: Has windows that were read before, and takes this one.
     """
     tokens, cells = window.tokens(prompt, around)
-    stored = store.load(cache, evidence.key, tokens) if store else None
-    if stored is None:
-        cache.clear()
-        read(tokens)
-    baseline = evidence.baseline(cache) if stored is None else stored
-    if store and stored is None:
-        store.save(cache, evidence.key, baseline)
+    baseline, is_stored = bring_in(cache, tokens, evidence, read, store)
     read(evidence.tail(around))
-    return Answer(evidence.relevance(cache, around, cells, n_queries, baseline), stored is not None)
+    return Answer(evidence.relevance(cache, around, cells, n_queries, baseline), is_stored)
+
+
+def bring_in(
+    cache: KVCache,
+    tokens: list[int],
+    evidence: Evidence,
+    read: Callable[[list[int]], None],
+    store: WindowStore | None,
+) -> tuple[npt.NDArray[np.float32], bool]:
+    """Bring a window into the cache, from the store or by reading; return its baseline, and whether it was stored."""
+    stored = store.load(cache, evidence.key, tokens) if store else None
+    if stored is not None:
+        return stored, True
+    cache.clear()
+    read(tokens)
+    baseline = evidence.baseline(cache)
+    if store:
+        store.save(cache, evidence.key, baseline)
+    return baseline, False

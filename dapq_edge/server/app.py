@@ -36,6 +36,9 @@ POLL = 0.2
 # seconds that running requests get to end when the server stops
 GRACE = 5
 
+# seconds until a stream begins without its first token, and between two lines of progress
+PATIENCE = 1.0
+
 # the page loads nothing, and talks to nobody else
 PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
 
@@ -174,24 +177,49 @@ async def _answer(worker: Worker, request: Request, task: Task, is_stream: bool)
         worker.metrics.tokens.inc(result["usage"]["completion_tokens"])
         return JSONResponse(result)
     results = worker.results(task)
-    # what goes wrong before the first token has a status of its own
-    first = await _while_connected(request, anext(results, None))
-    worker.metrics.first_token.observe(time.monotonic() - start)
+    first = asyncio.ensure_future(anext(results, None))
+    try:
+        await _while_connected(request, asyncio.wait({first}, timeout=PATIENCE))
+        if first.done():
+            # what goes wrong soon has a status of its own
+            first.result()
+    except BaseException:
+        await _cancel(first)
+        raise
     # without the grace, its task is cancelled before the model has stopped, and the client is not told
-    return EventSourceResponse(_events(worker, first, results), sep="\n", shutdown_grace_period=GRACE)
+    return EventSourceResponse(_events(worker, first, results, start), sep="\n", shutdown_grace_period=GRACE)
 
 
-async def _events(worker: Worker, first: Any, results: AsyncGenerator[Any, None]) -> AsyncIterator[dict[str, str]]:
+async def _events(
+    worker: Worker, first: "asyncio.Future[Any]", results: AsyncGenerator[Any, None], start: float
+) -> AsyncIterator[dict[str, str]]:
     async with contextlib.aclosing(results):
         try:
-            chunk = first
+            # comments, so that no client times out while a long document is read
+            while not (await asyncio.wait({first}, timeout=PATIENCE))[0]:
+                yield {"comment": _progress(worker)}
+            chunk = first.result()
+            worker.metrics.first_token.observe(time.monotonic() - start)
             while chunk is not None:
                 worker.metrics.tokens.inc(_is_token(chunk))
                 yield {"data": json.dumps(chunk)}
                 chunk = await anext(results, None)
         except Exception as error:
             yield {"data": json.dumps(describe(error)[1])}
+        finally:
+            await _cancel(first)
         yield {"data": "[DONE]"}
+
+
+def _progress(worker: Worker) -> str:
+    done, total = worker.reading
+    return f"reading {done:,} of {total:,} tokens" if total > 1 else "waiting"
+
+
+async def _cancel(task: "asyncio.Future[Any]") -> None:
+    task.cancel()
+    # what it iterates over can only be closed after it
+    await asyncio.wait({task})
 
 
 def _is_token(chunk: dict[str, Any]) -> bool:
@@ -218,9 +246,7 @@ async def _while_connected(request: Request, work: Awaitable[T]) -> T:
                 raise AbortedError("the client is gone")
         return task.result()
     finally:
-        task.cancel()
-        # what it iterates over can only be closed after it
-        await asyncio.wait({task})
+        await _cancel(task)
 
 
 def _add_error_handlers(app: FastAPI) -> None:

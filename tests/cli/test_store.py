@@ -13,8 +13,8 @@ def long(tmp_path):
     return path
 
 
-def asked(model, doc, *args):
-    result = ask(model, doc, "--kv-budget", 200, *args)
+def asked(model, doc, *args, kv_budget=200):
+    result = ask(model, doc, "--kv-budget", kv_budget, *args)
     assert result.returncode == 0, result.stderr.decode()
     return json.loads(result.stdout), result.stderr.decode()
 
@@ -61,3 +61,23 @@ def test_a_store_that_cannot_be_is_said(model, long, tmp_path):
     assert "no store in" in line
     assert_one_line(dapq_edge("store", "list", "--store", tmp_path / "none"), 1, "no store in")
     assert_one_line(ask(model, long, "--store-size", "many"), 2, "--store-size", "give bytes")
+
+
+def test_reading_ahead(model, long, store, tmp_path):
+    """What is read before anything is asked is what a question looks through."""
+    other = tmp_path / "other.txt"
+    other.write_text(" ".join(f"A lazy cat {i} sleeps." for i in range(150)))
+    first = dapq_edge("read", "-m", model, long, other)
+    assert first.returncode == 0, first.stderr.decode()
+    lines = first.stdout.decode().splitlines()
+    assert [line.split(":")[0] for line in lines] == [str(long), str(other)]
+    assert all(", 0 of them read before" in line for line in lines)
+    asked_now, _ = asked(model, long, kv_budget=600)
+    assert asked_now["windows_stored"] == asked_now["windows"] > 5
+    again = dapq_edge("read", "-m", model, long).stdout.decode()
+    assert f"{asked_now['windows']} windows, {asked_now['windows']} of them read before" in again
+    assert_one_line(dapq_edge("read", "-m", model, "--no-store", long), 2, "--no-store")
+    assert_one_line(dapq_edge("read", "-m", model, tmp_path / "none.txt"), 1, "none.txt")
+    (tmp_path / "file").write_text("")
+    broken = dapq_edge("read", "-m", model, "--store", tmp_path / "file" / "store", long)
+    assert (broken.returncode, broken.stdout) == (1, b"")

@@ -94,3 +94,72 @@ def test_port_in_use_and_other_usage(tiny_model):
     assert serve("--port", "99999")[0] == 1
     assert serve("--kv-budget", "-3")[0] == 2
     assert serve("--timeout", "0")[0] == 2
+
+
+@pytest.mark.parametrize("error", [None, StoppedError("the server is stopping")])
+def test_a_stream_says_how_far_it_has_read(monkeypatch, error):
+    """So that no client times out; what goes wrong then comes in the stream."""
+    monkeypatch.setattr("dapq_edge.server.app.PATIENCE", 0.05)
+
+    class SlowWorker:
+        metrics = Metrics()
+        reading = 3000, 32_000
+
+        async def results(self, task):
+            await asyncio.sleep(0.3)
+            if error:
+                raise error
+            yield {"choices": [{"text": "a", "finish_reason": None}]}
+
+    async def lines():
+        transport = httpx.ASGITransport(create_app(SlowWorker(), model="tiny"))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            response = await client.post("/v1/completions", json={"prompt": "a", "stream": True})
+        assert response.status_code == 200
+        return [line for line in response.text.splitlines() if line]
+
+    *comments, last, done = asyncio.run(lines())
+    assert 2 <= len(comments) <= 6
+    assert set(comments) == {": reading 3,000 of 32,000 tokens"}
+    assert ("stopping" in last) == (error is not None)
+    assert done == "data: [DONE]"
+
+
+def test_a_client_that_leaves_while_it_is_read_for_stops_the_reading(monkeypatch):
+    monkeypatch.setattr("dapq_edge.server.app.PATIENCE", 0.05)
+    ended = []
+
+    class SlowWorker:
+        metrics = Metrics()
+        reading = 0, 0
+
+        async def results(self, task):
+            try:
+                await asyncio.sleep(30)
+                yield None
+            finally:
+                ended.append(True)
+
+    async def leave():
+        app = create_app(SlowWorker(), model="tiny")
+        body = json.dumps({"prompt": "a", "stream": True}).encode()
+        scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http"}
+        scope |= {"path": "/v1/completions", "raw_path": b"/v1/completions", "query_string": b"", "root_path": ""}
+        scope |= {"headers": [(b"host", b"localhost"), (b"content-type", b"application/json")]}
+        scope |= {"client": ("127.0.0.1", 1), "server": ("localhost", 80)}
+        asked, seen = [{"type": "http.request", "body": body, "more_body": False}], asyncio.Event()
+
+        async def receive():
+            if asked:
+                return asked.pop()
+            await seen.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message):
+            if b"waiting" in message.get("body", b""):
+                seen.set()
+
+        await asyncio.wait_for(app(scope, receive, send), 10)
+
+    asyncio.run(leave())
+    assert ended == [True]
