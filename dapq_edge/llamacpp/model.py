@@ -22,7 +22,6 @@ CACHE_PARAMS = (
     "type_v",
     "flash_attn_type",
     "offload_kqv",
-    "n_ubatch",
     "rope_scaling_type",
     "rope_freq_base",
     "rope_freq_scale",

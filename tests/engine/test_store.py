@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 from helpers.llamas import opened
 from helpers.profiles import random_profile
+from helpers.templates import CHATML
 from helpers.tiny import Spec
 
 from dapq_edge.control import Control
@@ -190,3 +191,21 @@ def test_the_drop_in(tiny_model, tmp_path):
             assert llama.usage.n_stored == (0 if len(answers) == 1 else llama.usage.n_windows[1])
             llama.reset()
     assert answers[0]["choices"] == answers[2]["choices"]
+
+
+def test_the_drop_in_takes_what_the_engine_read(engine_of, tiny_model, tmp_path):
+    """As after `dapq-edge ask` or `read`, `chat` and `serve` do."""
+    spec = Spec(n_ctx=32768, template=CHATML)
+    engine = engine_of(spec)
+    engine.read(chat_prompt(engine.model, TEXT, FIRST), get_policy("fused"), Cells(600))
+    options = {
+        "kv_budget": 600,
+        "n_ctx": 32768,
+        "heads": profile(),
+        "skim": "all",
+        "store": tmp_path / "store",
+        "flash_attn": "auto",
+    }
+    with opened(tiny_model(spec), **options) as llama:
+        llama.create_chat_completion([{"role": "user", "content": f"{TEXT}\n\n{SECOND}"}], max_tokens=1)
+        assert llama.usage.n_stored == llama.usage.n_windows[1] > 2
