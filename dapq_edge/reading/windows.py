@@ -54,8 +54,10 @@ def excerpts(lengths: Sequence[int], n_window: int, n_chunk: int = N_SPAN) -> li
     ends = itertools.chain.from_iterable([sum(some)] if is_small else some for is_small, some in groups)
     made = []
     for start, stop in itertools.pairwise(itertools.accumulate(ends, initial=0)):
-        for window in split(range(start, stop), size):
-            made.append(Excerpt(split(window, min(n_chunk, N_SPAN)), min(window.stop + N_OVERLAP, stop)))
+        # from the start on, so that a text that goes on has the same ones
+        for first in range(start, stop, size):
+            last = min(first + size, stop)
+            made.append(Excerpt(split(range(first, last), min(n_chunk, N_SPAN)), min(last + N_OVERLAP, stop)))
     return made
 
 
