@@ -7,7 +7,6 @@ from functools import partial
 import pytest
 from helpers.llamas import opened
 from helpers.profiles import random_profile
-from helpers.templates import CHATML
 from helpers.tiny import Spec
 
 from dapq_edge.control import Control
@@ -193,22 +192,7 @@ def test_the_drop_in(tiny_model, tmp_path):
     assert answers[0]["choices"] == answers[2]["choices"]
 
 
-def test_the_drop_in_takes_what_the_engine_read(engine_of, tiny_model, tmp_path):
-    """As after `dapq-edge ask` or `read`, `chat` and `serve` do."""
-    spec = Spec(n_ctx=32768, template=CHATML)
-    engine = engine_of(spec)
-    # lines that look alike are a table, whose first lines chat reads with each window
-    text = TEXT.replace("\n\n", " ")
-    engine.read(chat_prompt(engine.model, text, FIRST), get_policy("fused"), Cells(600))
-    options = {
-        "kv_budget": 600,
-        "n_ctx": 32768,
-        "heads": profile(),
-        "skim": "all",
-        "store": tmp_path / "store",
-        "flash_attn": "auto",
-    }
-    with opened(tiny_model(spec), **options) as llama:
-        llama.create_chat_completion([{"role": "user", "content": f"{text}\n\n{SECOND}"}], max_tokens=1)
-        # the last token before the question may be another one
-        assert llama.usage.n_stored >= llama.usage.n_windows[1] - 1 > 2
+def test_the_drop_in_and_the_engine_share_what_they_read(engine_of, tiny_model):
+    """So that `chat` and `serve` take what `ask` and `read` read."""
+    with opened(tiny_model(SPEC), flash_attn="auto", n_batch=512) as llama:
+        assert llama.engine.model.cache_key == engine_of(flash_attn="auto").model.cache_key
