@@ -75,6 +75,6 @@ def _starts(haystack: str, n_offsets: int, seed: int, n_tokens: int) -> list[int
 
 
 def _places(model: Model, prompt: Prompt, texts: Sequence[str]) -> list[int]:
-    """Return the last token of each text in the document."""
-    tokens = prompt.head + prompt.body
-    return [find_span(model, tokens, text).stop - 1 - len(prompt.head) for text in texts]
+    """Return the token in the middle of each text in the document: a text may stand on a border."""
+    spans = [find_span(model, prompt.head + prompt.body, text) for text in texts]
+    return [(span.start + span.stop) // 2 - len(prompt.head) for span in spans]

@@ -7,6 +7,7 @@ from helpers.llamas import Evaluated, opened, stock
 from helpers.tiny import Spec
 
 from dapq_edge.errors import UsageError
+from dapq_edge.llamacpp.openai import grammar_of
 from dapq_edge.prompt import Kind
 from dapq_edge.prompt.messages import chat_tokens
 from dapq_edge.prompt.pins import fit
@@ -183,7 +184,8 @@ def test_system_and_request_are_never_evicted(tiny_model):
         rule = "Use w1 w2 w3 only."
         messages = [system(rule), user(f"{DOC}\n\n{ASK}")]
         for turn in range(14):
-            answer = say(llama, messages, max_tokens=200)
+            # a random model writes parts of characters, which no text of a next turn can have
+            answer = say(llama, messages, max_tokens=200, grammar=grammar_of("root ::= [a-z]*"))
             assert share_of(llama, rule) == 1
             assert share_of(llama, messages[-1]["content"][:-90] if turn else ASK) == 1
             messages += [assistant(answer), user(f"What about w{turn}? " + "w4 " * 30)]

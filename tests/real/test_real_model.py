@@ -82,8 +82,8 @@ def test_needles_in_the_docs_of_llama_cpp(engine, docs):
 @needs_build
 def test_needles_in_bounded_memory(engine, docs):
     """With an eighth of the prompt resident; what is read is right, and the 135M model misses one or another."""
-    share = found(engine, NEEDLES, docs, jobs(["256"], True), [0.25, 0.75])
-    assert share["full"] >= 5, share
+    share = found(engine, NEEDLES, docs, jobs(["256"], True), [0.1, 0.3, 0.5, 0.7, 0.9])
+    assert share["full"] >= 12, share
     assert share["first"] == 1, share
     assert share["fused 256"] >= 0.8, share
 
