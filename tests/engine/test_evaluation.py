@@ -58,7 +58,7 @@ def test_needle_cases(engine):
         assert 290 < len(prompt) <= 300
         place = len(prompt.head) + case.places(engine.model, prompt)[0]
         assert is_within(engine, prompt, place, case.outputs[0])
-        assert abs(place / len(prompt) - case.key["depth"]) < 0.15
+        assert abs(place / len(prompt) - case.key["depth"]) < 0.2
     with pytest.raises(DapqError, match="paraphrase"):
         list(needle_cases(NEEDLES, HAYSTACK, **OPTIONS, paraphrased=True))
     for length, message in ((9000, "too short"), (20, "20 tokens have no room for what is asked")):
@@ -96,7 +96,7 @@ def test_several_facts(engine):
         places = [len(prompt.head) + place for place in case.places(engine.model, prompt)]
         for place, output in zip(places, case.outputs, strict=True):
             assert is_within(engine, prompt, place, output)
-        assert np.allclose(np.array(places) / len(prompt), [0.2, 0.7], atol=0.15)
+        assert np.allclose(np.array(places) / len(prompt), [0.2, 0.7], atol=0.2)
         assert text_of(engine, prompt.tail).count(NEEDLES[0].question) == 2
     with pytest.raises(DapqError, match="as many needles"):
         list(needle_cases(NEEDLES, HAYSTACK, **OPTIONS, n_facts=3))
