@@ -16,7 +16,7 @@ from ..planning.ram import MIB
 from ..prompt.chat_template import chat_prompt
 from ..reading.stats import guess_note, skip_note, store_note
 from .ask import Options
-from .running import check_budget, check_model, open_engine, read_prompt, say, warn
+from .running import check_budget, check_model, open_to_read, read_prompt, say, warn
 
 
 @dataclass(frozen=True)
@@ -79,15 +79,7 @@ def answer(options: Options) -> int:
 
 def _answer(options: Options, console: Console) -> int:
     document, reading, sampling = read_document(options.doc), options.reading, options.sampling
-    engine = open_engine(
-        options.model,
-        console,
-        heads=reading.heads,
-        policy=reading.policy,
-        skim=reading.skim,
-        store=options.store,
-        seed=sampling.seed,
-    )
+    engine = open_to_read(options.model, reading, options.store, console, seed=sampling.seed)
     policy = get_policy(reading.policy, reading.granularity, engine.heads)
     prompt = chat_prompt(engine.model, document, options.question, options.answer_prefix)
 

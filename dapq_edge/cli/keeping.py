@@ -14,7 +14,7 @@ from ..prompt.chat_template import chat_prompt
 from ..render.pictures import require_matplotlib
 from ..render.shading import to_html, to_picture, to_terminal
 from .kept import Options
-from .running import check_budget, check_model, open_engine, read_prompt, warn
+from .running import check_budget, check_model, open_to_read, read_prompt, warn
 
 
 def show(options: Options) -> int:
@@ -33,14 +33,7 @@ def _show(options: Options) -> int:
 
     console, reading = Console(stderr=True), options.reading
     document = read_document(options.doc)
-    engine = open_engine(
-        options.model,
-        console,
-        heads=reading.heads,
-        policy=reading.policy,
-        skim=reading.skim,
-        store=options.store,
-    )
+    engine = open_to_read(options.model, reading, options.store, console)
     layers = list(engine.cache.gathered_heads())
     if options.layer is not None and options.layer not in layers:
         raise UsageError(f"{options.layer}: choose one of {', '.join(map(str, layers))}", param="layer")

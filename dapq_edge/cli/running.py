@@ -81,6 +81,13 @@ def open_engine(
     return engine
 
 
+def open_to_read(options: RunningModel, reading: Reading, store: Store, console: Console, *, seed: int = -1) -> Engine:
+    """Open the model, to read one document as `reading` says. Raises as `open_engine` does."""
+    return open_engine(
+        options, console, heads=reading.heads, policy=reading.policy, skim=reading.skim, store=store, seed=seed
+    )
+
+
 def open_llama(
     options: SizedModel, eviction: Eviction, store: ConversationStore, console: Console, *, seed: int = -1
 ) -> Llama:

@@ -35,15 +35,14 @@ class WindowStore:
         self._identity, self._name = identity, name
 
     def load(self, cache: KVCache, purpose: str, tokens: Tokens[int]) -> npt.NDArray[np.float32] | None:
-        """Bring a window into an emptied cache, and return its baseline; None if it is not stored.
+        """Bring a window into a cache, and return its baseline; None if it is not stored.
 
         Args:
-            cache: It has nothing of a window that is not stored.
+            cache: Loses what it has, if the window is stored.
             purpose: What it was read for, see `Evidence.key`.
             tokens: All of the window.
         """
         arrays = self.catalog.get(self._key(purpose, tokens))
-        cache.clear()
         if arrays is None:
             return None
         try:
@@ -59,7 +58,7 @@ class WindowStore:
         try:
             arrays: dict[str, npt.NDArray[Any]] = {"cells": cache.state().cells}
         except (DapqError, MemoryError) as error:
-            self.catalog.note(f"a window is not kept: {error or type(error).__name__}")
+            self.catalog.note(f"a window is not kept: {str(error) or type(error).__name__}")
             return False
         if baseline.size:
             arrays["baseline"] = baseline
