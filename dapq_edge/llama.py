@@ -26,15 +26,20 @@ from .planning.gguf_shape import check_eviction
 from .planning.ram import CACHE_RAM
 from .planning.weights import check_gguf
 from .prompt.messages import ChatPrompt, chat_tokens
+from .reading.ahead import Ahead
 from .reading.engine import Engine
 from .reading.open_model import memory_before_loading
 from .reading.open_store import STORE_SIZE, open_store
 from .reading.plan import SkimMode, skim_mode
 from .reading.relevance import Serves, serves
 from .reading.stats import Usage
+from .store.types import STORE_TYPES
 
 # options of `llama_cpp.Llama` that fill the cache in other ways than with tokens
 NOT_EVICTED = ("embedding", "vocab_only", "chat_handler")
+
+# questions of any kind, that have nothing in common: what is read before both does not depend on the question
+PLACEHOLDERS = "What does it say?", "Why so?"
 
 # arguments of a chat that its template is given
 TOOLS = ("functions", "function_call", "tools", "tool_choice")
@@ -61,6 +66,7 @@ class Llama(GuardedLlama):
         skim: "auto" to stop reading a document when what is asked for is found by its words, or "all".
         store: Folder that keeps what is read of documents, so that another question need not read it again.
         store_size: Bytes of all files in it, at most.
+        store_type: Of K and V of windows in the files: "q8_0", or "f16" to keep them to the bit.
         cache_ram: MiB of memory for conversations that were left and may go on, at most an eighth of what is free.
 
     Attributes:
@@ -87,6 +93,7 @@ class Llama(GuardedLlama):
         skim: SkimMode | str = SkimMode.AUTO,
         store: str | Path | None = None,
         store_size: int = STORE_SIZE,
+        store_type: str = STORE_TYPES[0],
         cache_ram: int = CACHE_RAM,
         n_ctx: int = 512,
         flash_attn: bool | str = False,
@@ -117,10 +124,10 @@ class Llama(GuardedLlama):
             "skim": skim_mode(skim),
             "cache_ram": cache_ram,
         }
-        self._shelf = {"store": store, "store_size": store_size}
+        self._shelf = {"store": store, "store_size": store_size, "store_type": store_type}
         if not is_plain:
             model, all_logits = Model(weakref.proxy(self)), is_logits_all(self)
-            stored = None if store is None else open_store(model, store, store_size)
+            stored = None if store is None else open_store(model, store, store_size, store_type)
             self._engine = Engine(model, self._heads, ram=ram, all_logits=all_logits, store=stored, **self._study)
             self._engine.configure(chosen, budget, pad(n_ctx or model.n_ctx_train))
 
@@ -176,7 +183,16 @@ class Llama(GuardedLlama):
             self.engine.extend(pad(n_ctx))
 
     def close(self) -> None:
-        """Free the model and its context, and close the store."""
+        """Put the conversations into the store, free the model and its context, and close the store."""
+        if self._engine:
+            self._engine.put_away()
+        self._free()
+
+    def __del__(self) -> None:
+        # what is gone already can be saved no more
+        self._free()
+
+    def _free(self) -> None:
         super().close()
         if self._engine and self._engine.store:
             self._engine.store.catalog.close()
@@ -224,6 +240,28 @@ class Llama(GuardedLlama):
             return chat.tokens
 
         return self.answer_chat(tokens, **{**arguments, **chat.accepted})
+
+    def read_ahead(self, messages: list[dict[str, Any]]) -> Ahead:
+        """Read what is known of a chat before its next question, so that the question need not wait for it.
+
+        A text that fits whole goes into the cache, the windows of a longer one into the store. A reading that `control`
+        stops goes on where it was.
+
+        Args:
+            messages: As for `create_chat_completion`; the last one is the user's, and its question will come behind it.
+
+        Raises `UsageError` if the chat template cannot write them, and as `Engine.prefill_ahead` does.
+        """
+        if not self._engine or not self.has_chat_template:
+            return Ahead()
+        *before, last = messages
+        chats = []
+        for question in PLACEHOLDERS:
+            content = "\n\n".join(text for text in (last["content"], question) if text)
+            asked = [*before, {**last, "content": content}]
+            chats.append(chat_tokens(self.engine.model, self.render_chat, asked))
+        n_known = Ledger().append(chats[0].tokens).n_same(chats[1].tokens)
+        return self.engine.prefill_ahead(chats[0].tokens, n_known, self.control, chats[0].messages)
 
     def save_state(self) -> llama_cpp.LlamaState:
         """Return a state as `llama_cpp.Llama.save_state` does, with what was evicted."""

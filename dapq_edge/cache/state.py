@@ -41,19 +41,34 @@ class SequenceState:
         """Bytes of the cells."""
         return self.cells.size
 
-    def save(self, path: Path, header: dict[str, Any]) -> None:
-        """Write a file with `header` (JSON) beside the state; one that is there stays whole until then.
-
-        Raises `DapqError`.
-        """
+    def pack(self, header: dict[str, Any]) -> dict[str, npt.NDArray[Any]]:
+        """Return it as arrays, with `header` (JSON) beside it."""
         values, arrays = self.sequence.pack()
         everything = {"header": header, "sequence": values, "is_context": self.is_context}
         arrays["json"] = np.frombuffer(json.dumps(everything).encode("utf-8", "surrogatepass"), dtype=np.uint8)
         arrays["cells"] = self.cells
         if self.logits is not None:
             arrays["logits"] = self.logits
+        return arrays
+
+    @classmethod
+    def unpack(cls, arrays: dict[str, npt.NDArray[Any]]) -> tuple["SequenceState", dict[str, Any]]:
+        """Return the state and the header of which `pack` gave these. Raises `DapqError` if they are damaged."""
+        try:
+            everything = json.loads(bytes(arrays["json"]))
+            sequence = Sequence.unpack(everything["sequence"], arrays)
+            state = cls(sequence, arrays.get("logits"), arrays["cells"], everything["is_context"])
+            return state, everything["header"]
+        except (KeyError, ValueError, TypeError) as error:
+            raise DapqError(f"a saved sequence is damaged: {error}") from error
+
+    def save(self, path: Path, header: dict[str, Any]) -> None:
+        """Write a file with `header` (JSON) beside the state; one that is there stays whole until then.
+
+        Raises `DapqError`.
+        """
         file = io.BytesIO()
-        np.savez(file, **arrays)  # type: ignore[arg-type]
+        np.savez(file, **self.pack(header))  # type: ignore[arg-type]
         data = file.getvalue()
         write_atomically(path, MAGIC + hashlib.sha256(data).digest() + data)
 
@@ -62,12 +77,9 @@ class SequenceState:
         """Return the state and the header of a file. Raises `DapqError` if it cannot be read, or is damaged."""
         arrays = _read_arrays(path)
         try:
-            everything = json.loads(bytes(arrays.pop("json")))
-            cells, logits = arrays.pop("cells"), arrays.pop("logits", None)
-            sequence = Sequence.unpack(everything["sequence"], arrays)
-            return cls(sequence, logits, cells, everything["is_context"]), everything["header"]
-        except (KeyError, ValueError, TypeError) as error:
-            raise DapqError(f"{path} is damaged: {error}") from error
+            return cls.unpack(arrays)
+        except DapqError as error:
+            raise DapqError(f"{path}: {error}") from error
 
 
 def _read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:

@@ -1,11 +1,12 @@
 """A conversation of any length, about documents of any length, in bounded memory."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..errors import AbortedError
 from ..llama import Llama
+from ..reading.ahead import Ahead
 
 # tokens of the chat template for each message, about
 N_TEMPLATE = 16
@@ -77,6 +78,11 @@ class Chat:
             self.documents = self.turns.pop().documents
             raise
 
+    def read_ahead(self) -> Ahead:
+        """Read the documents before the next question, see `Llama.read_ahead`; `Llama.control` watches and stops."""
+        self._extend(self.documents)
+        return self.llama.read_ahead([*self.messages, {"role": "user", "content": "\n\n".join(self.documents)}])
+
     @property
     def messages(self) -> list[dict[str, str]]:
         """The conversation as messages of OpenAI's API."""
@@ -102,12 +108,16 @@ class Chat:
     def _n_tokens(self, text: str) -> int:
         return len(self.llama.tokenize(text.encode("utf-8", "replace"), add_bos=False))
 
+    def _extend(self, more: Sequence[str] = ()) -> None:
+        """Make room for all documents beside the conversation."""
+        documents = [document for turn in self.turns for document in turn.documents]
+        self.llama.extend(sum(map(self._n_tokens, [*documents, *more])) + self._n_history)
+
     def _make_room(self) -> None:
         """Forget the oldest turns of a long conversation; documents move on to the next turn."""
-        n_documents = sum(self._n_tokens(document) for turn in self.turns for document in turn.documents)
+        self._extend()
         counts = [self._n_tokens(turn.user) + self._n_tokens(turn.answer) + 2 * N_TEMPLATE for turn in self.turns]
         n_needed = self._n_tokens(self.system) + N_TEMPLATE + self.n_predict
-        self.llama.extend(n_documents + self._n_history)
         if n_needed + sum(counts) <= self._n_history:
             return
         while len(counts) > 1 and n_needed + sum(counts) > MAX_LEFT * self._n_history:

@@ -9,7 +9,6 @@ from ..documents.text import read_document
 from ..errors import DapqError, UsageError
 from ..llamacpp.log import captured_log
 from ..prompt.chat_template import chat_prompt
-from ..reading.ahead import read_ahead
 from ..reading.engine import Engine
 from .read import Options
 from .running import check_model, open_engine, progress_bar, say
@@ -38,7 +37,7 @@ def _read(engine: Engine, path: str, console: Console) -> None:
     with progress_bar(console) as bar:
         task = bar.add_task("reading", total=len(prompt.body))
         control = Control(lambda done, total: bar.update(task, completed=done, total=total))
-        ahead = read_ahead(engine, prompt, control)
+        ahead = engine.read_ahead(prompt, control)
     say(ahead.faults, console)
     print(
         f"{path}: {len(prompt.body):,} tokens, {ahead.n_windows:,} windows, {ahead.n_stored:,} of them read before, "

@@ -1,6 +1,7 @@
 """Reports what a model takes, and what budget the memory has room for."""
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -8,16 +9,23 @@ from rich.console import Console
 from rich.table import Table
 
 from ..cells import CHUNK, N_CTX_PAD, pad
+from ..eviction.heads import find_profile
 from ..llamacpp.context import MIN_BATCH
 from ..planning.gguf_shape import ModelShape, read_shape
 from ..planning.planner import Choice, choose, usable
 from ..planning.ram import MIB, for_conversations, parse_bytes
+from ..reading.evidence import n_layers_asked
 from ..reading.open_model import memory_before_loading
+from ..reading.windows import N_OVERLAP, SIZES
+from ..store.types import STORE_TYPES
 from .plan import Options
 from .running import check_model, find
 
 # types whose cells are compared
 SHOWN_TYPES = ("f16", "q8_0", "q4_0")
+
+# tokens of a long document, whose size on disk is shown
+N_DOCUMENT = 100_000
 
 
 @dataclass(frozen=True)
@@ -36,7 +44,8 @@ class _Plan:
     """The object that `--json` prints.
 
     kv_bytes_per_token: in the full-attention layers, by type. window_bytes: of the other ones, at most. full_kv_bytes,
-    budgets, choice: with the types and up to `n_ctx` tokens. obstacle: why the model cannot be evicted, or empty; then
+    budgets, choice: with the types and up to `n_ctx` tokens. stored_bytes_per_token: of a document that was read, on
+    disk, by --store-type. obstacle: why the model cannot be evicted, or empty; then
     the only budget is all, and there is no choice.
     """
 
@@ -52,6 +61,7 @@ class _Plan:
     kv_bytes_per_token: dict[str, int]
     window_bytes: int
     full_kv_bytes: int
+    stored_bytes_per_token: dict[str, int]
     obstacle: str
     budgets: list[Row]
     choice: Choice | None
@@ -90,10 +100,19 @@ def _report(path: Path, ram: int, kept: int, n_ctx: int, options: tuple[str, str
         kv_bytes_per_token={name: shape.bytes_per_cell(name, name) for name in SHOWN_TYPES},
         window_bytes=shape.window_bytes(*options),
         full_kv_bytes=shape.kv_bytes(n_ctx, *options),
+        stored_bytes_per_token={name: _stored(path, shape, options, name) for name in STORE_TYPES},
         obstacle=shape.obstacle,
         budgets=_rows(shape, ram - kept, n_ctx, options),
         choice=None if shape.obstacle else choose(shape, ram - kept, n_ctx, *options),
     )
+
+
+def _stored(path: Path, shape: ModelShape, options: tuple[str, str, int], store_type: str) -> int:
+    """Return the bytes of a token of a document on disk, with those that are read behind each window."""
+    types = options[:2] if options[:2] != ("f16", "f16") else (store_type, store_type)
+    heads = find_profile(path)
+    n_layers = n_layers_asked(heads.query) if heads and heads.query else None
+    return math.ceil(shape.saved_bytes(*types, n_layers) * (1 + N_OVERLAP / SIZES[0]))
 
 
 def _rows(shape: ModelShape, ram: int, n_ctx: int, options: tuple[str, str, int]) -> list[Row]:
@@ -124,6 +143,10 @@ def _needs(report: _Plan) -> Table:
         table.add_row(f"KV of a token, {name}", f"{n_bytes / 1024:,.1f} KiB")
     if report.window_bytes:
         table.add_row("sliding windows, at most", f"{_mib(report.window_bytes)} MiB")
+    if not report.obstacle:
+        for name, n_bytes in report.stored_bytes_per_token.items():
+            size = f"{_mib(n_bytes * N_DOCUMENT)} MiB"
+            table.add_row(f"a document of {N_DOCUMENT:,} tokens on disk, --store-type {name}", size)
     types = f"{report.cache_type_k}, {report.cache_type_v}"
     table.add_row(f"KV of {report.n_ctx:,} tokens ({types})", f"{_mib(report.full_kv_bytes)} MiB")
     return table

@@ -128,7 +128,7 @@ def shelf_options(options: Store | None, console: Console) -> dict[str, Any]:
         return {}
     say(catalog.take_faults(), console)
     catalog.close()
-    return {"store": folder, "store_size": n_max}
+    return {"store": folder, "store_size": n_max, "store_type": options.store_type}
 
 
 def store_folder(options: StoreFolder) -> Path:

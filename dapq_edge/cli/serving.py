@@ -10,7 +10,7 @@ from ..errors import DapqError
 from ..llamacpp.log import captured_log
 from ..planning.ram import MIB
 from .listen import listen
-from .running import check_budget, check_model, open_llama
+from .running import check_budget, check_model, open_llama, say
 from .serve import Options
 
 
@@ -30,7 +30,7 @@ def serve(options: Options) -> int:
     with captured_log(), listen(options.host, options.port) as listener:
         llama = open_llama(options.model, options.eviction, options.store, console)
         host, port = listener.getsockname()[:2]
-        worker = Worker(llama, n_waiting=options.queue, timeout=options.timeout)
+        worker = Worker(llama, n_waiting=options.queue, timeout=options.timeout, say=lambda line: say([line], console))
         app = create_app(
             worker,
             model=options.alias or Path(llama.model_path).name,

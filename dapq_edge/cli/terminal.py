@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ..chat.conversation import Chat
+from ..chat.idle import Idle
 from ..chat.session import load_session, save_session
 from ..control import UNCONTROLLED, Control, Progress
 from ..documents.text import read_document
@@ -21,7 +22,7 @@ from ..reading.stats import Usage, guess_note, skip_note, store_note
 from ..render.shading import to_terminal
 from .chat import Options
 from .names import message_of
-from .running import check_budget, check_model, open_llama, progress_bar, warn
+from .running import check_budget, check_model, open_llama, progress_bar, say, warn
 
 HELP = """\
 /doc FILE    add a document to the next question
@@ -41,7 +42,11 @@ def talk(options: Options) -> int:
     check_budget(options.eviction)
     check_model(options.model)
     with captured_log():
-        return _Terminal(options).run()
+        terminal = _Terminal(options)
+        try:
+            return terminal.run()
+        finally:
+            terminal.close()
 
 
 class _Terminal:
@@ -56,6 +61,7 @@ class _Terminal:
         self.chat = Chat(
             self.llama, system=options.system_prompt, n_predict=sampling.predict, temperature=sampling.temp
         )
+        self.idle = Idle(self.llama)
         self.session = Path(options.session) if options.session else None
         if self.session and self.session.exists():
             self._load(str(self.session))
@@ -73,6 +79,7 @@ class _Terminal:
                 import readline  # noqa: F401
             self._say("/help lists the commands")
         while True:
+            self.idle.start(self.chat.read_ahead)
             try:
                 line = self._read_line()
             except EOFError:
@@ -80,6 +87,9 @@ class _Terminal:
             except KeyboardInterrupt:
                 self._say("\n/exit or Ctrl-D leaves")
                 continue
+            finally:
+                ahead = self.idle.stop()
+            say(ahead.faults if ahead else [], self.console)
             try:
                 if line == "/exit":
                     break
@@ -89,6 +99,10 @@ class _Terminal:
                     raise
                 self._say(f"dapq-edge: {message_of(error)}")
         return 0
+
+    def close(self) -> None:
+        self.llama.close()
+        say(self.llama.engine.take_faults(), self.console)
 
     def _read_line(self) -> str:
         prompt = PROMPT if sys.stdin.isatty() else ""
@@ -167,7 +181,7 @@ class _Terminal:
 
     def _add_document(self, path: str) -> None:
         n_tokens = self.chat.add_document(read_document(path))
-        self._say(f"{path}: {n_tokens:,} tokens, read with the next question")
+        self._say(f"{path}: {n_tokens:,} tokens, read while you type and with the next question")
 
     def _save(self, path: str) -> None:
         save_session(self.llama, Path(path), self.chat.state())

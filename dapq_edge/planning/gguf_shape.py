@@ -121,6 +121,10 @@ class ModelShape:
         """Bytes of a cell in the full-attention layers."""
         return sum(layer.bytes_per_cell(type_k, type_v) for layer in self.layers if not layer.window)
 
+    def saved_bytes(self, type_k: str, type_v: str, n_layers: int | None = None) -> int:
+        """Bytes of a token in a file, with those of sliding windows, in the first `n_layers` layers (None: in all)."""
+        return sum(layer.bytes_per_cell(type_k, type_v) for layer in self.layers[:n_layers])
+
     def window_bytes(self, type_k: str, type_v: str, n_batch: int, n_cells: int = MAX_CELLS) -> int:
         """Bytes of the sliding-window layers of a context: at most, or with `n_cells` cells."""
         return sum(

@@ -10,7 +10,7 @@ from ..cache.kv_cache import KVCache
 from ..cache.sequence import Sequence
 from ..cells import CHUNK, pad
 from ..control import UNCONTROLLED, Control
-from ..errors import DapqError, TooLongError
+from ..errors import AbortedError, DapqError, TooLongError
 from ..eviction.budget import Auto, Budget
 from ..eviction.heads import HeadProfile
 from ..eviction.policies import Full, Policy
@@ -21,16 +21,19 @@ from ..prompt import QUESTION, Kind, Prompt
 from ..prompt.pins import fit
 from ..prompt.request import N_LONG, N_SHORT, N_SYSTEM, split_prompt
 from ..prompt.turns import Message, moved
-from ..prompt.window import ending_of
+from ..prompt.window import ending_of, window_of
 from ..store.conversations import Conversations
-from ..store.windows import WindowStore
+from ..store.store import Store
+from .ahead import Ahead, store_windows
 from .decide import N_ANSWER, Append, Limits, Reread, align, decide
 from .pieces import text_pieces
-from .plan import Plan, ReadMode, SkimMode, make_plan, skim_mode
+from .plan import N_SKIM, Plan, ReadMode, SkimMode, make_plan, skim_mode
 from .relevance import Serves, serves
 from .room import plan_auto, plan_room
 from .skimming import skimming_of
 from .stats import ReadStats, Usage, read_as_planned
+from .strategies import Skimming
+from .windows import N_OVERLAP, SIZES
 
 
 class Engine:
@@ -46,7 +49,7 @@ class Engine:
         one_shot: Evict only when everything is read; the peak is the full cache.
         all_logits: Keep the logits of all tokens.
         skim: Whether reading may stop before the end of a document, see `SkimMode`.
-        store: Keeps the windows of documents that are read.
+        store: Keeps the windows of documents that are read, and conversations.
         cache_ram: MiB of memory for conversations that were left, see `for_conversations`.
 
     Raises `DapqError` if the profile is of another model, and `UsageError` if there is no such `skim`.
@@ -59,7 +62,7 @@ class Engine:
         wanted: Policy and budget of the last `configure`, None if what is open is not what was wanted.
         scores: The logits of all tokens, if they are kept: float32 [n_ctx, n_vocab].
         skim: Whether reading may stop before the end of a document.
-        store: Keeps the windows of documents that are read.
+        store: Keeps the windows of documents that are read, and conversations.
         last_read: How the last prompt was read, of those that were not only appended.
     """
 
@@ -73,7 +76,7 @@ class Engine:
         one_shot: bool = False,
         all_logits: bool = False,
         skim: SkimMode | str = SkimMode.AUTO,
-        store: WindowStore | None = None,
+        store: Store | None = None,
         cache_ram: int = CACHE_RAM,
     ) -> None:
         self.model = model
@@ -94,7 +97,7 @@ class Engine:
         self._n_windows, self._n_stored = (0, 0), 0
         self._faults: list[str] = []
         self._n_configured = self.cache.allocated[0]
-        self._conversations = Conversations(for_conversations(cache_ram, ram))
+        self._conversations = Conversations(for_conversations(cache_ram, ram), store.states if store else None)
         # whether what is appended is an answer, of which nothing was evicted so far
         self._is_answering = False
         self._keep_all(self._n_configured)
@@ -167,7 +170,7 @@ class Engine:
         )
         before, wanted = self.cache.allocated[0], self.wanted
         # whatever happens now, the next call knows
-        self.wanted = None
+        self.put_away()
         try:
             self.open(n_cells)
         except DapqError:
@@ -175,6 +178,7 @@ class Engine:
             self.wanted = wanted
             raise
         self.policy, self.budget, self.wanted = policy, planned, (policy, budget)
+        self._conversations.settings = repr(self.wanted)
         self._n_configured = n_ctx
         self._set_length(n_ctx)
 
@@ -212,6 +216,16 @@ class Engine:
         """Forget the sequence, and the conversations before it."""
         self.cache.clear()
         self._conversations.forget()
+
+    def put_away(self) -> None:
+        """Move the conversations that `prefill` began to disk, if there is a store; another context is opened next."""
+        if self.wanted is not None and self.scores is None:
+            self._conversations.put_away(self.cache)
+        self.wanted = None
+
+    def take_faults(self) -> list[str]:
+        """Return what went wrong with the store since the last prompt was read, one line each."""
+        return self.store.catalog.take_faults() if self.store else []
 
     def truncate(self, n_tokens: int) -> None:
         """Forget all tokens after the first `n_tokens`. Raises ValueError if some of those that stay are lost."""
@@ -267,19 +281,63 @@ class Engine:
             control: Watches and stops.
             messages: Where its messages are; without that, they begin with control tokens.
 
-        Raises `TooLongError`, what `control` raises, and `DapqError` if llama.cpp fails; the sequence is empty then.
+        Raises `TooLongError`, what `control` raises, and `DapqError` if llama.cpp fails. The sequence is empty then,
+        but a prompt that fits whole and was stopped goes on where it was.
         """
+        tokens = list(tokens)
         try:
             self.cache.mend()
             self._is_answering = False
-            tokens = list(tokens)
             if self.scores is None:
                 self._conversations.exchange(self.cache, lambda sequence: self._aligned(sequence, tokens))
             self._prefill(tokens, control, messages)
             self._is_answering = True
-        except BaseException:
-            self.cache.clear()
+        except BaseException as error:
+            is_stopped = isinstance(error, (AbortedError, KeyboardInterrupt))
+            if not is_stopped or self.sequence.n_frozen or len(tokens) > self.budget.n_limit:
+                self.cache.clear()
             raise
+
+    def prefill_ahead(
+        self,
+        tokens: Tokens[int],
+        n_known: int,
+        control: Control = UNCONTROLLED,
+        messages: Tokens[Message] | None = None,
+    ) -> Ahead:
+        """Read what is known of a prompt before its question: into the cache, if it fits whole, else into the store.
+
+        What cannot be read so is left for the question. A reading that is stopped goes on where it was, and the
+        conversation in the cache, too.
+
+        Args:
+            tokens: Token ids, with a question of any kind.
+            n_known: First tokens, before the question.
+            control: Watches and stops.
+            messages: As for `prefill`.
+
+        Raises as `prefill` does.
+        """
+        tokens = list(tokens)
+        if self.scores is not None or len(tokens) > self.n_ctx:
+            return Ahead()
+        if len(tokens) <= self.budget.n_limit:
+            self.prefill(tokens[:n_known], control)
+            return Ahead()
+        self.cache.mend()
+        step = decide(self.sequence, tokens, self._limits)
+        if self.store is None or not isinstance(step, Reread | Append):
+            return Ahead()
+        prompt = self._fit(tokens, messages)
+        plan = self._plan(prompt)
+        text = self.sequence.text.tolist()
+        if plan.mode != ReadMode.SKIM or (text and not self._conversations.keep(self.cache)):
+            return Ahead()
+        try:
+            return store_windows(self.cache, prompt, self._skimming, plan.n_window, control)
+        finally:
+            self.cache.clear()
+            self._conversations.exchange(self.cache, lambda _: text)
 
     def _aligned(self, sequence: Sequence, tokens: list[int]) -> list[int]:
         """Return a prompt with the tokens of a sequence where both spell the same text."""
@@ -291,7 +349,8 @@ class Engine:
     def _prefill(self, tokens: list[int], control: Control, messages: Tokens[Message] | None) -> None:
         if len(tokens) > self.n_ctx:
             raise TooLongError(f"{len(tokens):,} tokens exceed the context of {self.n_ctx:,}")
-        self._n_unpinned, self._n_windows, self._n_stored, self._faults = 0, (0, 0), 0, []
+        self._n_unpinned, self._n_windows, self._n_stored = 0, (0, 0), 0
+        self._faults = self.take_faults()
         aligned = self._aligned(self.sequence, tokens)
         if messages is not None and aligned is not tokens:
             messages = moved(messages, tokens, aligned)
@@ -318,6 +377,7 @@ class Engine:
             self.append(tokens[step.n_tokens :], control)
             return
         prompt = self._fit(tokens, messages)
+        self._n_unpinned = prompt.n_unpinned
         n_text = max(step.n_tokens, len(prompt.text))
         self.cache.pin(prompt.pinned)
         self.append(tokens[step.n_tokens : n_text], control)
@@ -341,10 +401,7 @@ class Engine:
     def _fit(self, tokens: list[int], messages: Tokens[Message] | None) -> Prompt:
         """Return the parts of a prompt, of which the pinned ones have at most half of the cells that are kept."""
         half = self.budget.n_start // 2
-        split = split_prompt(self.model, tokens, messages, min(N_LONG, half), max(N_SYSTEM, half))
-        prompt = fit(split, half)
-        self._n_unpinned = prompt.n_unpinned
-        return prompt
+        return fit(split_prompt(self.model, tokens, messages, min(N_LONG, half), max(N_SYSTEM, half)), half)
 
     @property
     def _limits(self) -> Limits:
@@ -383,7 +440,16 @@ class Engine:
             self._evict(self.policy)
             return
         prompt = prompt or self._fit(tokens, messages)
-        plan = make_plan(
+        self._n_unpinned = prompt.n_unpinned
+        self.last_read = self._read_planned(prompt, self.policy, self._plan(prompt), control)
+        self._n_evictions += 1
+        self._n_windows, self._n_stored = self.last_read.n_windows, self.last_read.n_stored
+        self._faults += self.last_read.faults
+        # small talk is not read again
+        self.cache.note_document(self._one_shot or prompt.n_longest > max(N_LONG, self.budget.n_start // 2))
+
+    def _plan(self, prompt: Prompt) -> Plan:
+        return make_plan(
             prompt,
             self.policy,
             self.budget,
@@ -391,16 +457,13 @@ class Engine:
             n_ctx_train=self.model.n_ctx_train,
             one_shot=self._one_shot,
         )
-        self.last_read = self._read_planned(prompt, self.policy, plan, control)
-        self._n_evictions += 1
-        self._n_windows, self._n_stored = self.last_read.n_windows, self.last_read.n_stored
-        self._faults = self.last_read.faults
-        # small talk is not read again
-        self.cache.note_document(self._one_shot or prompt.n_longest > max(N_LONG, self.budget.n_start // 2))
 
     def _read_planned(self, prompt: Prompt, policy: Policy, plan: Plan, control: Control) -> ReadStats:
-        skimming = skimming_of(self.model, self.heads, self.skim, self.store)
-        return read_as_planned(self.cache, prompt, policy, plan, control, skimming)
+        return read_as_planned(self.cache, prompt, policy, plan, control, self._skimming)
+
+    @property
+    def _skimming(self) -> Skimming:
+        return skimming_of(self.model, self.heads, self.skim, self.store.windows if self.store else None)
 
     # one prompt
 
@@ -461,6 +524,11 @@ class Engine:
             native.resize(self.cache.ctx, n_needed)
         return stats
 
+    def read_ahead(self, prompt: Prompt, control: Control = UNCONTROLLED) -> Ahead:
+        """Read the windows of a document into the store, in a context of its own, see `store_windows`."""
+        self.open(N_SKIM + CHUNK + len(window_of(prompt).head))
+        return store_windows(self.cache, prompt, self._skimming, SIZES[0] + N_OVERLAP, control)
+
     def stream(self, n_predict: int, *, temp: float = 0.0) -> Iterator[str]:
         """Answer what was read: pieces of text, until the end of turn or for `n_predict` tokens.
 
@@ -490,7 +558,8 @@ class Engine:
         return [(text, part) for text, part in zip(pieces, [*share, *share[-1:]], strict=False) if text]
 
     def close(self) -> None:
-        """Free the model and its context, and close the store."""
+        """Put the conversations away, free the model and its context, and close the store."""
+        self.put_away()
         self.model.close()
         if self.store:
             self.store.catalog.close()

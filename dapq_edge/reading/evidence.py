@@ -120,7 +120,7 @@ class QueryHeads(Evidence):
     def __init__(self, heads: Sequence[QueryHead], neutral: Sequence[int]) -> None:
         self._heads = heads[:N_HEADS]
         self._neutral = list(neutral)
-        self._n_layers = 1 + max(head.layer for head in self._heads)
+        self._n_layers = n_layers_asked(self._heads)
         asked = [(head.layer, head.head) for head in self._heads]
         self.key = f"{self._n_layers} layers, heads {asked}, against {self._neutral}"
 
@@ -149,6 +149,11 @@ class QueryHeads(Evidence):
     def _attention(self, cache: KVCache, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
         seen = {layer.layer: layer.attention for layer in cache.probe(tokens, cache.next_position, ProbeType.MAX)}
         return np.stack([seen[head.layer][head.head] for head in self._heads])
+
+
+def n_layers_asked(heads: Sequence[QueryHead]) -> int:
+    """Return the first layers that windows are read to: up to the last query head that is asked, of those that tell."""
+    return 1 + max(head.layer for head in heads[:N_HEADS])
 
 
 def evidence(asked: npt.NDArray[np.float32], other: npt.NDArray[np.float32], cells: slice) -> npt.NDArray[np.float32]:

@@ -7,6 +7,7 @@ from ..llamacpp.devices import gpus
 from ..llamacpp.model import load_model
 from ..planning.ram import free_memory
 from ..planning.weights import check_gguf
+from ..store.types import STORE_TYPES
 from .engine import Engine
 from .open_store import STORE_SIZE, open_store
 from .plan import SkimMode
@@ -20,6 +21,7 @@ def open_model(
     skim: SkimMode | str = SkimMode.AUTO,
     store: str | Path | None = None,
     store_size: int = STORE_SIZE,
+    store_type: str = STORE_TYPES[0],
     n_gpu_layers: int = 0,
     n_batch: int = 512,
     n_ubatch: int = 512,
@@ -39,6 +41,7 @@ def open_model(
         skim: Whether reading may stop before the end of a document, see `SkimMode`.
         store: Folder that keeps what is read, so that another question need not read it again; None for none.
         store_size: Bytes of all files in it, at most.
+        store_type: Of K and V of windows in the files: "q8_0", or "f16" to keep them to the bit.
         n_gpu_layers: Layers on the GPU, -1 for all.
         n_batch: Tokens that are read at once, 64 or more.
         n_ubatch: Tokens of them that are computed at once, 64 or more.
@@ -68,7 +71,7 @@ def open_model(
         seed=seed,
         verbose=verbose,
     )
-    stored = None if store is None else open_store(model, store, store_size)
+    stored = None if store is None else open_store(model, store, store_size, store_type)
     return Engine(model, heads, ram=ram, skim=skim, store=stored)
 
 

@@ -25,7 +25,7 @@ from .failures import INVALID, describe
 from .limits import Limits, error_body
 from .metrics import Metrics
 from .schemas import ChatRequest, CompletionRequest
-from .tasks import chat_task, completion_task, count_task, kept_task
+from .tasks import ahead_work, chat_task, completion_task, count_task, kept_task
 from .worker import Task, Worker
 
 T = TypeVar("T")
@@ -161,13 +161,15 @@ def _add_page(app: FastAPI, worker: Worker) -> None:
 
     @app.post("/api/document", responses=ERRORS, openapi_extra={"requestBody": body})
     async def document(request: Request, name: str = "document") -> Document:
-        """Text, Markdown, HTML or PDF; `name` is the name of the file."""
+        """Text, Markdown, HTML or PDF; `name` is the name of the file. It is read while nobody asks."""
         data = await request.body()
         try:
             text = await asyncio.to_thread(document_text, data, name)
         except DapqError as error:
             raise UsageError(str(error)) from error
-        return Document(text=text, n_tokens=await _one(worker, request, count_task(text)))
+        n_tokens = await _one(worker, request, count_task(text))
+        worker.when_idle(ahead_work(text, n_tokens, worker.say))
+        return Document(text=text, n_tokens=n_tokens)
 
 
 async def _answer(worker: Worker, request: Request, task: Task, is_stream: bool) -> Response:

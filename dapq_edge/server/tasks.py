@@ -1,7 +1,7 @@
 """Tasks that the endpoints give to the worker."""
 
 import json
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 from ..errors import TooLongError, UsageError
@@ -61,6 +61,19 @@ def count_task(text: str) -> Task:
         yield sum(_counts(llama, text))
 
     return task
+
+
+def ahead_work(text: str, n_tokens: int, say: Callable[[str], None]) -> Callable[[Llama], None]:
+    """Return work for idle time: to read a document of about `n_tokens` tokens that a question will stand behind."""
+
+    def work(llama: Llama) -> None:
+        if n_tokens > llama.n_ctx():
+            # the question is refused
+            return
+        for fault in llama.read_ahead([{"role": "user", "content": text}]).faults:
+            say(fault)
+
+    return work
 
 
 def _options(llama: Llama, body: ChatRequest | CompletionRequest) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import threading
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -12,6 +13,9 @@ from ..control import UNCONTROLLED, Control
 from ..errors import AbortedError, DapqError
 from ..llama import Llama
 from .metrics import Metrics
+
+# tasks that wait until nobody asks, at most; the oldest ones are dropped
+N_IDLE = 8
 
 # given the model, it makes one result or many
 Task = Callable[[Llama], Generator[Any, None, None]]
@@ -32,16 +36,22 @@ class RequestTimeoutError(DapqError):
 class Worker:
     """Runs tasks one after the other in a thread of its own.
 
-    n_waiting: tasks that may wait; more raise `BusyError`. timeout: seconds from the request to its end.
+    n_waiting: tasks that may wait; more raise `BusyError`. timeout: seconds from the request to its end. say: told what
+    goes wrong without a request, or is no failure of one: one line each.
     usage: of the model after its last token; reading: tokens of the prompt that were read, and all of them.
     """
 
-    def __init__(self, llama: Llama, *, n_waiting: int, timeout: float) -> None:
+    def __init__(
+        self, llama: Llama, *, n_waiting: int, timeout: float, say: Callable[[str], None] = lambda line: None
+    ) -> None:
         self._llama = llama
+        self.say = say
         self._n_waiting = n_waiting
         self._timeout = timeout
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="llama")
         self._n_tasks = 0
+        self._idle: deque[Callable[[Llama], Any]] = deque(maxlen=N_IDLE)
+        self._is_idle = False
         self._is_stopped = threading.Event()
         self.metrics = Metrics()
         self.usage = llama.usage
@@ -57,6 +67,8 @@ class Worker:
         self.stop()
         self._thread.shutdown(wait=True)
         self._llama.close()
+        for fault in self._llama.engine.take_faults():
+            self.say(fault)
 
     async def results(self, task: Task) -> AsyncGenerator[Any, None]:
         """Yield what a task makes. Closing the iterator cancels the task, waiting or running.
@@ -70,7 +82,7 @@ class Worker:
         run = _Run(self, task, asyncio.get_running_loop(), time.monotonic() + self._timeout)
         self._count(1)
         future = self._thread.submit(run)
-        future.add_done_callback(lambda _: run.loop.call_soon_threadsafe(self._count, -1))
+        future.add_done_callback(lambda _: _call_soon(run.loop, self._count, -1))
         try:
             async for result in run.results():
                 yield result
@@ -81,6 +93,38 @@ class Worker:
     def _count(self, n: int) -> None:
         self._n_tasks += n
         self.metrics.waiting.set(max(0, self._n_tasks - 1))
+        self._use_idle_time()
+
+    def when_idle(self, work: Callable[[Llama], Any]) -> None:
+        """Do something when no request is there. One that comes interrupts it, and it is begun again behind it."""
+        self._idle.append(work)
+        self._use_idle_time()
+
+    def _use_idle_time(self) -> None:
+        if self._n_tasks or self._is_idle or not self._idle or self._is_stopped.is_set():
+            return
+        self._is_idle = True
+        loop = asyncio.get_running_loop()
+        future = self._thread.submit(self._do_idly, self._idle[-1])
+        future.add_done_callback(lambda done: _call_soon(loop, self._end_idle_time, done.result()))
+
+    def _do_idly(self, work: Callable[[Llama], Any]) -> Callable[[Llama], Any] | None:
+        """Return the work when it is done, None if it was interrupted."""
+        try:
+            with self.model(lambda: self._n_tasks > 0) as llama:
+                work(llama)
+        except AbortedError:
+            return None
+        except Exception as error:
+            # a request that needs it fails by itself
+            self.say(" ".join(str(error).split()) or type(error).__name__)
+        return work
+
+    def _end_idle_time(self, done: Callable[[Llama], Any] | None) -> None:
+        self._is_idle = False
+        if done and done in self._idle:
+            self._idle.remove(done)
+        self._use_idle_time()
 
     @contextlib.contextmanager
     def model(self, should_abort: Callable[[], bool]) -> Iterator[Llama]:
@@ -97,6 +141,9 @@ class Worker:
         """Look at the cache, from the worker's thread."""
         self.usage, before = self._llama.usage, self.usage
         self.metrics.set_usage(self.usage, before)
+        for fault in self.usage.faults:
+            if fault not in before.faults:
+                self.say(fault)
 
     def _report(self, done: int, total: int) -> None:
         self.reading = done, total
@@ -138,9 +185,7 @@ class _Run:
         return self.is_cancelled.is_set() or time.monotonic() > self.deadline
 
     def _put(self, result: Any, error: BaseException | None) -> None:
-        # the loop is closed when the server has stopped
-        with contextlib.suppress(RuntimeError):
-            self.loop.call_soon_threadsafe(self._queue.put_nowait, (result, error))
+        _call_soon(self.loop, self._queue.put_nowait, (result, error))
 
     async def results(self) -> AsyncIterator[Any]:
         while True:
@@ -155,3 +200,10 @@ class _Run:
             if result is None:
                 return
             yield result
+
+
+def _call_soon(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *args: Any) -> None:
+    """Call a function in the loop, from another thread."""
+    # the loop is closed when the server has stopped
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(function, *args)

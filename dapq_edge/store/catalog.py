@@ -144,6 +144,11 @@ class Catalog:
         """Say that a reading begins: what is used from now on is not removed to make room for the rest of it."""
         self._began_ns = time.time_ns()
 
+    def has(self, key: str) -> bool:
+        """Return whether there is an entry; its file is not looked at."""
+        statement = "UPDATE entries SET used_ns = ? WHERE key = ?"
+        return bool(self._try(lambda: self._db.execute(statement, (time.time_ns(), key)).rowcount))
+
     def get(self, key: str) -> dict[str, npt.NDArray[Any]] | None:
         """Return the arrays of an entry, or None if there is none, or if its file is damaged."""
         row = self._try(lambda: self._db.execute("SELECT sha256, arrays FROM entries WHERE key = ?", (key,)).fetchone())
@@ -165,6 +170,20 @@ class Catalog:
             return None
         self._try(lambda: self._db.execute("UPDATE entries SET used_ns = ? WHERE key = ?", (time.time_ns(), key)))
         return arrays
+
+    def peek(self, entry: Entry, name: str) -> npt.NDArray[Any] | None:
+        """Return one array of an entry, or None if it cannot be read. It may be damaged: `get` looks at that."""
+        row = self._try(lambda: self._db.execute("SELECT arrays FROM entries WHERE key = ?", (entry.key,)).fetchone())
+        array: npt.NDArray[Any] | None = None
+        start = 0
+        for other, (dtype, shape) in (json.loads(row[0]) if row else {}).items():
+            n_items = int(np.prod(shape))
+            if other == name:
+                with suppress(OSError, ValueError):
+                    path = self._path(entry.key, entry.sha256)
+                    array = np.fromfile(path, dtype=dtype, count=n_items, offset=start).reshape(shape)
+            start += n_items * np.dtype(dtype).itemsize
+        return array
 
     def put(self, key: str, kind: str, arrays: Arrays, note: str = "") -> bool:
         """Write an entry, and remove the least recently used ones that have no room beside it.
@@ -263,9 +282,9 @@ class Catalog:
         statement = "DELETE FROM entries WHERE key = ? AND sha256 = ?"
         self._try(lambda: self._db.execute(statement, (key, sha256)))
 
-    def entries(self) -> list[Entry]:
-        """Return all entries, the least recently used first."""
-        return self._entries() or []
+    def entries(self, start: str = "") -> list[Entry]:
+        """Return the entries whose keys begin with `start`, the least recently used first."""
+        return [entry for entry in self._entries() or [] if entry.key.startswith(start)]
 
     def _entries(self) -> list[Entry] | None:
         """Return all entries, or None if the catalog cannot be read."""

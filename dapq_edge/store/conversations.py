@@ -1,4 +1,4 @@
-"""Conversations that were left, in memory: a title request, another tab or another answer does not throw them away."""
+"""Conversations that were left: a title request, another tab or another answer does not throw them away."""
 
 from collections.abc import Callable
 from collections.abc import Sequence as Tokens
@@ -7,25 +7,32 @@ from ..cache.kv_cache import KVCache
 from ..cache.sequence import Sequence
 from ..cache.state import SequenceState
 from ..errors import DapqError
+from .states import StateStore, n_common
 
 # tokens that are lost without a copy: they are read again in no time
 N_LOST = 32
 
 
 class Conversations:
-    """States of the last conversations, the newest last.
+    """States of the last conversations, the newest last: in memory, then on disk.
 
     Args:
-        n_max: Bytes of all of them, at most.
+        n_max: Bytes of all of them in memory, at most.
+        shelf: Has those that are on disk, if any may be.
+
+    Attributes:
+        settings: How they are evicted: those that were in another way are not gone on with.
     """
 
-    def __init__(self, n_max: int) -> None:
+    def __init__(self, n_max: int, shelf: StateStore | None = None) -> None:
         self.n_max = n_max
+        self.settings = ""
+        self._shelf = shelf
         self._states: list[SequenceState] = []
 
     @property
     def n_bytes(self) -> int:
-        """Bytes that they take."""
+        """Bytes that they take in memory."""
         return sum(state.n_bytes for state in self._states)
 
     def exchange(self, cache: KVCache, spelled: Callable[[Sequence], Tokens[int]]) -> None:
@@ -40,6 +47,10 @@ class Conversations:
         here = n_common(cache.sequence, spelled(cache.sequence))
         found = [(n_common(state.sequence, spelled(state.sequence)), state) for state in self._states]
         n_best, best = max(found, key=lambda pair: pair[0], default=(0, None))
+        if self._shelf:
+            n_on_disk, entry = self._shelf.find(self.settings, spelled)
+            if entry and n_on_disk > max(here, n_best) + N_LOST:
+                n_best, best = n_on_disk, self._shelf.load(entry)
         if cache.sequence.n_tokens - here > N_LOST:
             self.keep(cache)
         if best is None or n_best <= here:
@@ -52,24 +63,31 @@ class Conversations:
             # a context with fewer cells than it had
             cache.clear()
 
-    def keep(self, cache: KVCache) -> None:
-        """Copy a conversation, if there is room; the oldest ones go first."""
+    def keep(self, cache: KVCache) -> bool:
+        """Copy a conversation, if there is room, and return whether there is; the oldest ones go to disk."""
         if not cache.sequence.n_tokens or cache.n_bytes > self.n_max:
-            return
+            return False
         state = cache.state()
         text = state.sequence.text.tolist()
         # one that goes no further says nothing new
         states = [old for old in self._states if n_common(old.sequence, text) < old.sequence.n_tokens]
         while states and sum(old.n_bytes for old in states) + state.n_bytes > self.n_max:
-            states.pop(0)
+            self._put_away(states.pop(0))
         self._states = [*states, state]
+        return True
+
+    def put_away(self, cache: KVCache) -> None:
+        """Move all of them to disk, with the one in the cache, where they have room there; forget the others."""
+        states, self._states = self._states, []
+        if self._shelf and cache.sequence.n_tokens:
+            states.append(cache.state())
+        for state in states:
+            self._put_away(state)
+
+    def _put_away(self, state: SequenceState) -> None:
+        if self._shelf and state.sequence.n_tokens > N_LOST:
+            self._shelf.save(state, self.settings)
 
     def forget(self) -> None:
-        """Forget all of them."""
+        """Forget those in memory."""
         self._states = []
-
-
-def n_common(sequence: Sequence, tokens: Tokens[int]) -> int:
-    """Return how many tokens a sequence and a prompt begin with, 0 if it lacks some of what goes together."""
-    n_same = sequence.n_same(tokens)
-    return n_same if n_same >= sequence.n_frozen else 0

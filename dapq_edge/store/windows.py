@@ -1,6 +1,7 @@
 """Windows of documents that were read, so that another question need not read them again.
 
-What stands behind a window changes nothing of its K and V, so that they are the same to the bit when they come back.
+What stands behind a window changes nothing of its K and V, so that they are the same to the bit when they come back, if
+they are kept as f16.
 """
 
 import hashlib
@@ -17,6 +18,8 @@ from ..cache.sequence import Sequence
 from ..cache.state import SequenceState
 from ..errors import DapqError
 from .catalog import Catalog
+from .quantized import restore, shrink
+from .types import Q8_0
 
 KIND = "window"
 
@@ -28,11 +31,16 @@ class WindowStore:
         catalog: Keeps them.
         identity: Says what they depend on beside their tokens: the model, the types of the cache, the patch.
         name: Of the model, for people.
+        store_type: Of K and V in the files, see `STORE_TYPES`.
     """
 
-    def __init__(self, catalog: Catalog, identity: Callable[[], str], name: str = "") -> None:
+    def __init__(self, catalog: Catalog, identity: Callable[[], str], name: str, store_type: str) -> None:
         self.catalog = catalog
-        self._identity, self._name = identity, name
+        self._identity, self._name, self._type = identity, name, store_type
+
+    def has(self, purpose: str, tokens: Tokens[int]) -> bool:
+        """Return whether a window is stored, see `load`."""
+        return self.catalog.has(self._key(purpose, tokens))
 
     def load(self, cache: KVCache, purpose: str, tokens: Tokens[int]) -> npt.NDArray[np.float32] | None:
         """Bring a window into a cache, and return its baseline; None if it is not stored.
@@ -46,8 +54,8 @@ class WindowStore:
         if arrays is None:
             return None
         try:
-            cache.restore(SequenceState(Sequence().append(tokens), None, arrays["cells"]))
-        except DapqError as error:
+            cache.restore(SequenceState(Sequence().append(tokens), None, restore(arrays)))
+        except (DapqError, KeyError) as error:
             self.catalog.note(f"a stored window is read again: {error}")
             return None
         return arrays.get("baseline", np.empty((0, 0), dtype=np.float32))
@@ -56,7 +64,8 @@ class WindowStore:
         """Keep the window that is in the cache, and return whether there was room for it."""
         tokens = cache.sequence.text.tolist()
         try:
-            arrays: dict[str, npt.NDArray[Any]] = {"cells": cache.state().cells}
+            cells = cache.state().cells
+            arrays: dict[str, npt.NDArray[Any]] = shrink(cells) if self._type == Q8_0 else {"cells": cells}
         except (DapqError, MemoryError) as error:
             self.catalog.note(f"a window is not kept: {str(error) or type(error).__name__}")
             return False
@@ -65,6 +74,6 @@ class WindowStore:
         return self.catalog.put(self._key(purpose, tokens), KIND, arrays, self._name)
 
     def _key(self, purpose: str, tokens: Tokens[int]) -> str:
-        digest = hashlib.sha256(json.dumps([self._identity(), purpose]).encode())
+        digest = hashlib.sha256(json.dumps([self._identity(), purpose, self._type]).encode())
         digest.update(np.array(tokens, dtype=np.int32).tobytes())
         return digest.hexdigest()

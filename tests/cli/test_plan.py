@@ -1,6 +1,7 @@
 """`dapq-edge plan`: what a model takes."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,8 @@ def test_plan_as_json(tiny_model, capsys):
         "kv_bytes_per_token": {"f16": 2 * 256 * 2, "q8_0": 2 * 256 * 34 // 32, "q4_0": 2 * 256 * 18 // 32},
         "window_bytes": 768 * 3 * (136 + 256),
         "full_kv_bytes": 3072 * 2 * (136 + 256) + 768 * 3 * (136 + 256),
+        # 32 tokens behind each window of 768
+        "stored_bytes_per_token": dict.fromkeys(("q8_0", "f16"), math.ceil(5 * (136 + 256) * 800 / 768)),
         "obstacle": "",
         "choice": {"n_most": 1536, "n_keep": 1024, "is_full": False},
     }

@@ -20,8 +20,8 @@ def asked(model, doc, *args, kv_budget=200):
 
 
 def test_a_second_question_takes_what_the_first_one_read(model, long, store):
-    first, _ = asked(model, long)
-    second, _ = asked(model, long)
+    first, _ = asked(model, long, "--store-type", "f16")
+    second, _ = asked(model, long, "--store-type", "f16")
     assert first["windows_stored"] == 0
     assert second["windows_stored"] == second["windows"] > 5
     assert second["tokens_evaluated"] < first["tokens_evaluated"] / 3
@@ -29,13 +29,14 @@ def test_a_second_question_takes_what_the_first_one_read(model, long, store):
     listed = dapq_edge("store", "list").stdout.decode()
     assert str(second["windows"]) in listed
     assert "windows" in listed
-    line = dapq_edge("ask", "-m", model, "--doc", long, "What jumps?", "-n", 4, "--kv-budget", 200).stderr.decode()
+    options = "--store-type", "f16", "-n", 4, "--kv-budget", 200
+    line = dapq_edge("ask", "-m", model, "--doc", long, "What jumps?", *options).stderr.decode()
     assert f"took {second['windows']} windows from the store" in line
     checked = dapq_edge("store", "check")
     assert (checked.returncode, "0 were damaged" in checked.stdout.decode()) == (0, True)
     path = sorted(store.glob("*.kv"))[0]
     path.write_bytes(path.read_bytes()[:-1])
-    third, line = asked(model, long)
+    third, line = asked(model, long, "--store-type", "f16")
     assert third["windows_stored"] == second["windows"] - 1
     assert third["answer"] == first["answer"]
     assert "damaged, and read again" in line

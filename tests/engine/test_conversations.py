@@ -90,6 +90,74 @@ def caches(tiny_model):
         yield llama.kv_cache
 
 
+@pytest.mark.parametrize("kv_budget", [100, 900])
+@pytest.mark.parametrize("spec", SPECS, ids=ids)
+def test_conversations_on_disk(tiny_model, tmp_path, spec, kv_budget, monkeypatch):
+    """With memory for one of them, and in another process: each answers as if it were alone, for its own tokens."""
+    path, options = tiny_model(spec), {"kv_budget": kv_budget, "serves": lambda *_: True}
+    expected = [solo(path, seed, **options) for seed in range(4)]
+    talks, evaluated = [Talk(None, seed) for seed in range(4)], Evaluated(monkeypatch)
+    for i in range(3):
+        with opened(path, store=tmp_path, **options) as llama:
+            one = llama.engine._conversations
+            for talk in talks:
+                talk.llama = llama
+                talk.turn()
+                # room for one state, whatever its size
+                one.n_max = int(1.5 * llama.usage.bytes_used)
+                n = evaluated.take()
+                assert i == 0 or n < 200, (i, n)
+    assert [talk.answers for talk in talks] == expected
+    catalog = llama.engine.store.catalog
+    # what goes on replaces what it goes on with
+    assert len(list(catalog.folder.glob("*.kv"))) == 4
+
+
+@pytest.mark.parametrize("change", [{"kv_budget": 120}, {"policy": "snapkv"}, {"type_k": "q8_0"}])
+def test_a_conversation_that_was_evicted_in_another_way_is_read_again(tiny_model, tmp_path, change, monkeypatch):
+    path, options = tiny_model(SPECS[0]), {"kv_budget": 100, "flash_attn": "on", "store": tmp_path}
+    evaluated = Evaluated(monkeypatch)
+    for other, is_read in (({}, True), ({}, False), (change, True)):
+        with opened(path, **options | other) as llama:
+            Talk(llama, 0).turn()
+        assert (evaluated.take() > 500) == is_read, other
+
+
+def test_a_damaged_conversation_is_read_again(tiny_model, tmp_path, monkeypatch):
+    path, options = tiny_model(SPECS[0]), {"kv_budget": 100, "store": tmp_path}
+    with opened(path, **options) as llama:
+        (talk := Talk(llama, 0)).turn()
+    for file in tmp_path.glob("*.kv"):
+        data = bytearray(file.read_bytes())
+        data[-100] ^= 1
+        file.write_bytes(data)
+    evaluated = Evaluated(monkeypatch)
+    with opened(path, **options) as llama:
+        (again := Talk(llama, 0)).turn()
+        assert any("damaged" in fault for fault in llama.usage.faults)
+    assert evaluated.take() > 500
+    assert again.answers == talk.answers
+
+
+def test_a_store_that_takes_nothing_is_said(tiny_model, tmp_path):
+    with opened(tiny_model(SPECS[0]), kv_budget=100, store=tmp_path, store_size=1000, cache_ram=0) as llama:
+        for seed in range(2):
+            Talk(llama, seed).turn()
+        llama.engine.put_away()
+        assert any("no room" in fault for fault in llama.engine.store.catalog.take_faults())
+
+
+def test_a_sequence_of_ask_is_no_conversation(tiny_model, tmp_path):
+    from dapq_edge import open_model
+    from dapq_edge.eviction.budget import Cells
+    from dapq_edge.eviction.policies import get_policy
+
+    engine = open_model(tiny_model(SPECS[0]), n_threads=1, store=tmp_path)
+    engine.read(random_tokens(300, 1), get_policy("fused"), Cells(100))
+    engine.close()
+    assert list(tmp_path.glob("*.kv")) == []
+
+
 def read(cache: KVCache, tokens):
     cache.clear()
     cache.read(tokens)

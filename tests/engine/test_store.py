@@ -10,7 +10,7 @@ from helpers.profiles import random_profile
 from helpers.tiny import Spec
 
 from dapq_edge.control import Control
-from dapq_edge.errors import DapqError
+from dapq_edge.errors import DapqError, UsageError
 from dapq_edge.eviction.budget import Cells
 from dapq_edge.eviction.heads import QueryHead
 from dapq_edge.eviction.policies import get_policy
@@ -34,11 +34,10 @@ def read(engine, question, text=TEXT, **options):
 def engine_of(tiny_model, tmp_path):
     engines = []
 
-    def make(spec=SPEC, heads=None, store="store", **options):
+    def make(spec=SPEC, heads=None, store="store", store_type="f16", **options):
         folder = store and tmp_path / store
-        engine = open_model(
-            tiny_model(spec), heads=heads or profile(spec), n_threads=1, skim="all", store=folder, **options
-        )
+        options |= {"n_threads": 1, "skim": "all", "store": folder, "store_type": store_type}
+        engine = open_model(tiny_model(spec), heads=heads or profile(spec), **options)
         engines.append(engine)
         return engine
 
@@ -82,6 +81,40 @@ def test_another_question_reads_no_window_again(engine_of, spec, heads):
     again = read(engine_of(spec, heads), SECOND)
     assert again.n_stored == n_all
     assert relevance(again) == equal(relevance(fresh))
+
+
+@pytest.mark.parametrize("flash_attn", ["on", "off"])
+@pytest.mark.parametrize("arch", ["llama", "gemma2"])
+def test_half_of_the_bytes(engine_of, tmp_path, arch, flash_attn):
+    """K and V come back as q8_0 has them, and everything else to the bit."""
+    spec, sizes, found = Spec(arch=arch, n_layer=4, n_ctx=32768), {}, {}
+    for store_type in ("f16", "q8_0"):
+        engine = engine_of(spec, store=store_type, store_type=store_type, flash_attn=flash_attn)
+        read(engine, FIRST)
+        second = read(engine, SECOND)
+        assert second.n_stored == second.n_windows[1]
+        found[store_type] = relevance(second)
+        sizes[store_type] = sum(path.stat().st_size for path in (tmp_path / store_type).glob("*.kv"))
+    assert 0 < sizes["q8_0"] < 0.6 * sizes["f16"]
+    assert found["q8_0"] == pytest.approx(found["f16"], abs=0.05)
+    assert found["q8_0"] != found["f16"]
+
+
+@pytest.mark.parametrize("cache_type", ["q8_0", "f32"])
+def test_other_types_are_kept_as_they_are(engine_of, cache_type):
+    engine, plain = (
+        engine_of(store=store, store_type="q8_0", type_k=cache_type, type_v=cache_type, flash_attn="on")
+        for store in ("store", None)
+    )
+    read(engine, FIRST)
+    second = read(engine, SECOND)
+    assert second.n_stored == second.n_windows[1]
+    assert relevance(second) == relevance(read(plain, SECOND))
+
+
+def test_no_such_type(engine_of):
+    with pytest.raises(UsageError, match="choose of q8_0, f16"):
+        engine_of(store_type="q4_0")
 
 
 def test_only_the_layers_that_are_looked_at_are_kept(engine_of, tmp_path):

@@ -1,5 +1,6 @@
 """The catalog of a store: what is written is read again or not at all, whatever happens to the files."""
 
+import contextlib
 import hashlib
 import multiprocessing
 import os
@@ -11,6 +12,7 @@ from collections import namedtuple
 
 import numpy as np
 import pytest
+from helpers.processes import run_job
 
 from dapq_edge.errors import DapqError
 from dapq_edge.store.catalog import MAX_AGE, NAME, PAUSE, RESERVE, Catalog
@@ -224,6 +226,80 @@ def test_a_full_disk(catalog, monkeypatch):
     monkeypatch.setattr(time, "monotonic", lambda: later)
     assert catalog.put(key("b"), "window", arrays(2))
     assert is_equal(catalog.get(key("a")), arrays(1))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="limits of POSIX")
+@pytest.mark.parametrize("is_open", [False, True])
+def test_a_disk_that_is_full_at_any_write(tmp_path, is_open):
+    """Of a file, of the catalog, of its log: what was there is there, and what is there is right."""
+    import resource
+
+    from helpers.limits import limited
+
+    n_refused, n_kept = 0, 0
+    for n_left in [*range(0, 5000, 250), *range(5000, 60_000, 1500)]:
+        folder = tmp_path / str(n_left)
+        catalog = Catalog(folder, 10**6)
+        catalog.put(key("a"), "window", arrays(1))
+        if not is_open:
+            catalog.close()
+        # there may be no store at all
+        with limited(resource.RLIMIT_FSIZE, n_left), contextlib.suppress(DapqError):
+            if not is_open:
+                catalog = Catalog(folder, 10**6)
+            for i in range(5):
+                catalog._paused_until = 0
+                is_kept = catalog.put(key(i), "window", arrays(i))
+                assert is_kept or catalog.take_faults(), n_left
+                n_kept, n_refused = n_kept + is_kept, n_refused + (not is_kept)
+            found = catalog.get(key("a"))
+            assert found is None or is_equal(found, arrays(1)), n_left
+        catalog.close()
+        again = Catalog(folder, 10**6)
+        assert is_equal(again.get(key("a")), arrays(1)), n_left
+        for i in range(5):
+            found = again.get(key(i))
+            assert found is None or is_equal(found, arrays(i)), n_left
+        assert again.take_faults() == []
+        assert again.put(key("b"), "window", arrays(7))
+        again.close()
+    assert n_kept > 20
+    assert n_refused > (20 if is_open else 0)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes of POSIX")
+def test_a_process_that_is_killed_at_any_moment(tmp_path):
+    """200 of them; nothing that is listed is damaged, and nothing stops the next one."""
+    run_job("killed_writers", tmp_path / "store", 200)
+
+
+def test_fifty_files_with_a_flipped_byte(tmp_path):
+    catalog = Catalog(tmp_path, 10**6)
+    for i in range(60):
+        catalog.put(key(i), "window", arrays(i))
+    rng = np.random.default_rng(1)
+    for path in files(catalog)[:50]:
+        data = bytearray(path.read_bytes())
+        data[int(rng.integers(len(data)))] ^= int(rng.integers(1, 256))
+        path.write_bytes(data)
+    found = [catalog.get(key(i)) for i in range(60)]
+    assert sum(some is None for some in found) == 50
+    assert all(some is None or is_equal(some, arrays(i)) for i, some in enumerate(found))
+    assert len(catalog.take_faults()) == 1
+    assert len(files(catalog)) == 10
+
+
+def test_one_array_is_looked_at_without_the_others(catalog):
+    catalog.put("a" * 64, "conversation", arrays(1))
+    catalog.put("b" * 64, "window", arrays(2))
+    (entry,) = catalog.entries("a")
+    np.testing.assert_array_equal(catalog.peek(entry, "seen"), arrays(1)["seen"])
+    assert catalog.peek(entry, "none") is None
+    files(catalog)[0].write_bytes(b"x")
+    assert catalog.peek(entry, "seen") is None
+    assert catalog.has("a" * 64)
+    assert not catalog.has("c" * 64)
+    assert catalog.entries("c") == []
 
 
 def fail(*_):

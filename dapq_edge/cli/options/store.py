@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+from ...store.types import STORE_TYPES
 from .arguments import option, positive_or
 
 
@@ -41,6 +42,12 @@ class Store(StoreFolder):
 
     store_size: str = option(
         "--store-size", default="8G", metavar="SIZE", help="bytes of it at most, the oldest go first (default: 8G)"
+    )
+    store_type: str = option(
+        "--store-type",
+        default=STORE_TYPES[0],
+        choices=STORE_TYPES,
+        help=f"type of K and V in its files (default: {STORE_TYPES[0]}); f16 keeps them to the bit",
     )
     no_store: bool = option("--no-store", action="store_true", help="keep nothing on disk")
 

@@ -1,0 +1,133 @@
+"""K and V in the cells that llama.cpp saved (`llama_kv_cache::state_write`), and in its q8_0."""
+
+import ctypes
+import math
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from . import compat
+from .context import CACHE_TYPES
+
+F16 = CACHE_TYPES["f16"]
+
+_quantize = compat.lib.ggml_quantize_chunk
+_quantize.restype, _quantize.argtypes = (
+    ctypes.c_size_t,
+    [
+        ctypes.c_int,
+        np.ctypeslib.ndpointer(np.float32, ndim=1, flags="C_CONTIGUOUS"),
+        ctypes.c_void_p,
+        ctypes.c_int64,
+        ctypes.c_int64,
+        ctypes.c_int64,
+        ctypes.c_void_p,
+    ],
+)
+
+# a magic number and the sequence
+N_HEADER = 8
+
+# more layers, or bytes of a row, has no model
+MAX_LAYERS, MAX_ROW = 512, 2**20
+
+# more bytes has no cell beside K and V: position, sequences and what our patch marks
+MAX_META = 64
+
+# a number of cells with this bit has marks of our patch, whose version comes next
+MARKED = 1 << 31
+
+
+@dataclass(frozen=True)
+class _Tensors:
+    """Bytes of K and V of some layers, and where they end."""
+
+    ranges: list[range]
+    stop: int
+
+
+def f16_ranges(state: npt.NDArray[np.uint8]) -> list[range]:
+    """Return which bytes of a saved sequence are K and V in f16.
+
+    Args:
+        state: What `context.seq_state` gave: uint8 [bytes].
+
+    Returns none if it is not laid out as attention layers of one stream are, with K and V of f16.
+    """
+    data = state.data
+    ranges, start = [], N_HEADER
+    while start < state.size:
+        found = _section(data, start)
+        if found is None:
+            return []
+        ranges += found.ranges
+        start = found.stop
+    return ranges
+
+
+def quantize_q8_0(numbers: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """Return numbers in llama.cpp's q8_0: blocks of 32 numbers of a byte, and their scale.
+
+    Args:
+        numbers: float32 [a multiple of 32].
+    """
+    blocks = np.empty(numbers.size // 32 * 34, dtype=np.uint8)
+    _quantize(CACHE_TYPES["q8_0"], numbers, blocks.ctypes.data, 0, 1, numbers.size, None)
+    return blocks
+
+
+def _section(data: memoryview, start: int) -> _Tensors | None:
+    """Return the tensors of one memory; a model with sliding windows has two."""
+    if start + 8 > len(data):
+        return None
+    n_streams, n_cells = struct.unpack_from("<II", data, start)
+    n_cells &= ~MARKED
+    if n_streams != 1:
+        return None
+    if n_cells == 0:
+        return _Tensors([], start + 8)
+    # what stands before the tensors depends on the model
+    for first in range(start + 8, min(start + 64 + n_cells * MAX_META, len(data) - 20), 4):
+        is_transposed, n_layers, cache_type, row = struct.unpack_from("<IIiQ", data, first)
+        if is_transposed > 1 or not 0 < n_layers <= MAX_LAYERS or (cache_type, row > MAX_ROW) != (F16, False):
+            continue
+        for n_data in range(n_layers, 0, -1):
+            found = _layers(data, first + 8, n_cells, n_layers, n_data, bool(is_transposed))
+            if found and (found.stop == len(data) or _is_section(data, found.stop)):
+                return found
+    return None
+
+
+def _is_section(data: memoryview, start: int) -> bool:
+    return start + 8 <= len(data) and struct.unpack_from("<I", data, start)[0] == 1
+
+
+def _layers(
+    data: memoryview, start: int, n_cells: int, n_layers: int, n_data: int, is_transposed: bool
+) -> _Tensors | None:
+    """Return the tensors of `n_layers` layers, of which the first `n_data` have some."""
+    ranges = []
+    for i, row in enumerate(_rows(n_layers, is_transposed)):
+        if start + row.size > len(data):
+            return None
+        cache_type, *lengths = row.unpack_from(data, start)
+        n_bytes = math.prod(lengths) * n_cells
+        start += row.size
+        if cache_type != F16 or not 0 < n_bytes <= MAX_ROW * n_cells:
+            return None
+        if i % n_layers < n_data:
+            ranges.append(range(start, start + n_bytes))
+            start += n_bytes
+    return _Tensors(ranges, start) if start <= len(data) else None
+
+
+def _rows(n_layers: int, is_transposed: bool) -> Iterator[struct.Struct]:
+    """Yield what is before K of each layer, and then before V: the type, and the bytes of a row."""
+    for _ in range(n_layers):
+        yield struct.Struct("<iQ")
+    for _ in range(n_layers):
+        # the bytes of a number, and the numbers of a row
+        yield struct.Struct("<iII" if is_transposed else "<iQ")
