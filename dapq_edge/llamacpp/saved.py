@@ -92,7 +92,8 @@ def _section(data: memoryview, start: int) -> _Tensors | None:
     # what stands before the tensors depends on the model
     for first in range(start + 8, min(start + 64 + n_cells * MAX_META, len(data) - 20), 4):
         is_transposed, n_layers, cache_type, row = struct.unpack_from("<IIiQ", data, first)
-        if is_transposed > 1 or not 0 < n_layers <= MAX_LAYERS or (cache_type, row > MAX_ROW) != (F16, False):
+        is_some = 0 < n_layers <= MAX_LAYERS and 0 < row <= MAX_ROW
+        if is_transposed > 1 or not is_some or cache_type != F16:
             continue
         for n_data in range(n_layers, 0, -1):
             found = _layers(data, first + 8, n_cells, n_layers, n_data, bool(is_transposed))

@@ -111,6 +111,10 @@ def align(sequence: Sequence, tokens: list[int], detokenize: Callable[[Tokens[in
     n_same = sequence.n_same(tokens)
     if n_same == min(sequence.n_tokens, len(tokens)):
         return tokens
+    # most texts differ at once, and are long
+    mine, yours = detokenize(sequence.text[n_same : n_same + 1].tolist()), detokenize(tokens[n_same : n_same + 1])
+    if not mine.startswith(yours) and not yours.startswith(mine):
+        return tokens
     text = detokenize(sequence.text[n_same:].tolist())
     for n_new in range(n_same + 1, len(tokens) + 1):
         new = detokenize(tokens[n_same:n_new])

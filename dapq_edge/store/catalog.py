@@ -358,8 +358,9 @@ def _read(path: Path, sha256: str, manifest: str) -> dict[str, npt.NDArray[Any]]
     arrays, start = {}, 0
     for name, (dtype, shape) in json.loads(manifest).items():
         n_bytes = int(np.dtype(dtype).itemsize * np.prod(shape))
+        part = data[start : start + n_bytes]
         # behind other arrays, one may begin at any byte
-        arrays[name] = np.frombuffer(data[start : start + n_bytes].tobytes(), dtype=dtype).reshape(shape)
+        arrays[name] = (part if start % 8 == 0 else part.copy()).view(dtype).reshape(shape)
         start += n_bytes
     return arrays
 

@@ -1,8 +1,9 @@
-"""What daily use costs: memory over many turns, sessions, and the drop-in against `llama_cpp.Llama`.
+"""What daily use costs: memory over many turns, sessions, the drop-in against `llama_cpp.Llama`, and what was left.
 
 .venv/bin/python scripts/bench/chat.py turns --text ESSAYS.txt --plot turns.png
 .venv/bin/python scripts/bench/chat.py session --text ESSAYS.txt
 .venv/bin/python scripts/bench/chat.py overhead
+.venv/bin/python scripts/bench/chat.py left --text ESSAYS.txt
 """
 
 import argparse
@@ -19,6 +20,8 @@ import psutil
 from dapq_edge import Llama, find_model
 from dapq_edge.chat.conversation import Chat
 from dapq_edge.chat.session import load_session, save_session
+from dapq_edge.control import Control
+from dapq_edge.errors import AbortedError
 from dapq_edge.llamacpp.log import captured_log
 from dapq_edge.render.pictures import require_matplotlib, save
 
@@ -111,6 +114,63 @@ def short_chat(llama: llama_cpp.Llama) -> None:
         messages.append(answer["choices"][0]["message"])
 
 
+def left(args: argparse.Namespace, options: dict[str, Any]) -> None:
+    """Turns behind a title request, another answer to the same question, and attempts that were given up."""
+    options |= {"n_ctx": args.n_ctx, "kv_budget": args.kv_budget}
+    with tempfile.TemporaryDirectory() as store:
+        llama = Llama(**options, store=store)
+        tokens = llama.tokenize(args.text.read_bytes(), add_bos=False)
+        document, other = (llama.detokenize(tokens[n : n + 4000]).decode("utf-8", "ignore") for n in (0, 4000))
+        messages = [user(f"{document}\n\nWhat is this text about?")]
+        print(f"first turn, 4,000 tokens: {timed(llama, messages):.1f} s")
+        print(f"second turn: {timed(llama, messages, 'What else does it say?'):.1f} s")
+        timed(llama, [user(f"### Task: write a title of this chat.\n\n{messages[0]['content'][-6000:]}")])
+        print(f"a turn after a title request: {timed(llama, messages, 'And what not?'):.1f} s")
+        # words, so that the answer does not end
+        before, long = len(messages), {"max_tokens": 600, "grammar": llama_cpp.LlamaGrammar.from_string(WORDS)}
+        timed(llama, messages, "Write a long summary.", **long)
+        print(f"the answer of 600 tokens again: {timed(llama, messages[: before + 1], **long):.1f} s")
+        answer = messages[before + 1]
+        changed = [*messages[: before + 1], {**answer, "content": answer["content"].replace(" ", "  ").strip()}]
+        print(f"a turn behind it, with other white space: {timed(llama, changed, 'And?'):.1f} s")
+        llama.close()
+        llama = Llama(**options, store=store)
+        for attempt in range(2):
+            end = time.perf_counter() + 5
+            llama.control = Control(should_abort=lambda end=end: time.perf_counter() > end)
+            try:
+                timed(llama, [user(f"{other}\n\nWhat is this text about?")])
+                print(f"attempt {attempt + 1} was done before 5 s")
+            except AbortedError:
+                pass
+        llama.control = Control()
+        print(f"third attempt behind two of 5 s: {timed(llama, [user(f'{other} Which text is this?')]):.1f} s")
+        llama.close()
+        llama = Llama(**options)
+        print(f"the first attempt without a store: {timed(llama, [user(f'{other} Which text is this?')]):.1f} s")
+
+
+# an answer that goes on
+WORDS = 'root ::= ([a-z]+ " ")*'
+
+
+def user(content: str) -> dict[str, Any]:
+    return {"role": "user", "content": content}
+
+
+def timed(llama: Llama, messages: list[Any], question: str = "", **options: Any) -> float:
+    """Ask, and return the seconds to the first token; the messages get the question and the answer."""
+    if question:
+        messages.append(user(question))
+    start, first, text = time.perf_counter(), None, ""
+    options = {"max_tokens": 24, "temperature": 0, "stream": True, **options}
+    for chunk in llama.create_chat_completion(list(messages), **options):
+        text += chunk["choices"][0]["delta"].get("content") or ""
+        first = first or (time.perf_counter() if text else None)
+    messages.append({"role": "assistant", "content": text})
+    return (first or time.perf_counter()) - start
+
+
 def seconds(work: Callable[[], Any]) -> float:
     start = time.perf_counter()
     work()
@@ -119,7 +179,7 @@ def seconds(work: Callable[[], Any]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=["turns", "session", "overhead"])
+    parser.add_argument("task", choices=["turns", "session", "overhead", "left"])
     parser.add_argument("--text", type=Path)
     parser.add_argument("-m", "--model", default="smollm2-135m")
     parser.add_argument("-c", dest="n_ctx", type=int, default=8192)
@@ -131,7 +191,7 @@ def main() -> None:
     args = parser.parse_args()
     threads = {"n_threads": args.threads, "n_threads_batch": args.threads}
     options = {"model_path": find_model(args.model), "flash_attn": True, "verbose": False, **threads}
-    {"turns": turns, "session": session, "overhead": overhead}[args.task](args, options)
+    {"turns": turns, "session": session, "overhead": overhead, "left": left}[args.task](args, options)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ the full cache, with one-shot eviction and with reading in bounded memory, witho
 """
 
 import argparse
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "one-shot, re-reading": {"one_shot": True},
     "bounded": {"serves": always},
     "bounded, re-reading": {},
+    "bounded, with a store": {"skim": "all"},
 }
 
 
@@ -63,17 +65,19 @@ def make_document(llama: Llama, haystack: str, needles: Sequence[Needle], n_toke
     return Document(text, first, second)
 
 
-def ask(llama: Llama, document: Document, n_predict: int) -> tuple[list[bool], list[bool]]:
-    """Return which of the three answers are right, and for which questions the text was read again."""
+def ask(llama: Llama, document: Document, n_predict: int) -> tuple[list[bool], list[bool], list[bool]]:
+    """Return which of the three answers are right, for which of them the text was chosen from again, and read."""
     llama.reset()
     chat = Chat(llama, n_predict=n_predict, temperature=0)
     chat.add_document(document.text)
-    found, reread = [], []
+    found, reread, is_read = [], [], []
     for needle in (document.first, document.second, document.first):
-        before = llama.usage.n_rereads
+        before, last = llama.usage.n_rereads, llama.engine.last_read
         found.append(needle.answer.lower() in "".join(chat.ask(needle.question)).lower())
         reread.append(llama.usage.n_rereads > before)
-    return found, reread
+        read = llama.engine.last_read
+        is_read.append(read is not last and read.n_windows[0] > read.n_stored)
+    return found, reread, is_read
 
 
 def main() -> None:
@@ -87,22 +91,24 @@ def main() -> None:
     parser.add_argument("-n", "--predict", type=int, default=24)
     parser.add_argument("-t", "--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
     args = parser.parse_args()
     haystack, needles = read_haystack(sorted(args.haystack.glob("*.txt"))), read_needles(args.needles)
     table = Table(title=f"{args.documents} documents of {args.length:,} tokens, {args.kv_budget} cells: answers found")
-    for heading in ("", "first", "second", "first again", "re-read for the second", "for the first again"):
+    for heading in ("", "first", "second", "first again", "re-read for the second", "for the first again", "readings"):
         table.add_column(heading, justify="left" if not heading else "right")
     options = {"n_threads": args.threads, "n_threads_batch": args.threads, "flash_attn": True, "verbose": False}
     options |= {"n_ctx": 2 * args.length, "kv_budget": args.kv_budget}
-    for name, way in WAYS.items():
-        llama = Llama(find_model(args.model), **options | way)
+    for name in args.ways:
+        folder = tempfile.mkdtemp() if "store" in name else None
+        llama = Llama(find_model(args.model), **options | WAYS[name], store=folder)
         documents = [make_document(llama, haystack, needles, args.length, args.seed + i) for i in range(args.documents)]
         results = []
         for i, document in enumerate(documents, start=1):
             results.append(ask(llama, document, args.predict))
             print(f"{name}: {i} of {len(documents)}: {results[-1]}", flush=True)
-        found, reread = (np.sum([result[i] for result in results], axis=0) for i in range(2))
-        table.add_row(name, *map(str, found), *map(str, reread[1:]))
+        found, reread, is_read = (np.sum([result[i] for result in results], axis=0) for i in range(3))
+        table.add_row(name, *map(str, found), *map(str, reread[1:]), str(is_read.sum()))
         llama.close()
     Console().print(table)
 

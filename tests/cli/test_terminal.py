@@ -88,3 +88,23 @@ def test_chat_in_a_terminal(terminal):
     terminal.wait_for("> ")
     os.write(terminal.fd, b"\x04")
     assert terminal.end() == 0
+
+
+def test_a_document_is_read_while_its_user_types(tiny_model, tmp_path, store):
+    document = tmp_path / "long.txt"
+    document.write_text(" ".join(f"The quick brown fox {i} jumps over the lazy dog {i}." for i in range(140)))
+    options = "-n", 4, "-t", 1, "-c", 16384, "--kv-budget", "200", "--doc", document, "-v"
+    terminal = Terminal("-m", tiny_model(Spec(n_ctx=16384)), *options)
+    try:
+        terminal.wait_for("> ")
+        end = time.monotonic() + 300
+        while len(list(store.glob("*.kv"))) < 5:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        terminal.send("What jumps?")
+        terminal.wait_for(r"took [0-9]+ windows from the store")
+        terminal.wait_for("> ")
+        terminal.send("/exit")
+        assert terminal.end() == 0
+    finally:
+        terminal.close()

@@ -2,6 +2,7 @@
 
 import pytest
 from helpers.llamas import Evaluated, answer, opened
+from helpers.processes import run_job
 from helpers.tiny import Spec
 from helpers.tokens import random_tokens
 
@@ -111,6 +112,12 @@ def test_conversations_on_disk(tiny_model, tmp_path, spec, kv_budget, monkeypatc
     catalog = llama.engine.store.catalog
     # what goes on replaces what it goes on with
     assert len(list(catalog.folder.glob("*.kv"))) == 4
+
+
+@pytest.mark.slow
+def test_a_thousand_turns_in_little_memory(tiny_model, tmp_path):
+    """Eight conversations, of which a few have room in memory, and the others on disk."""
+    run_job("many_turns", tiny_model(SPECS[0]), tmp_path)
 
 
 @pytest.mark.parametrize("change", [{"kv_budget": 120}, {"policy": "snapkv"}, {"type_k": "q8_0"}])
