@@ -30,14 +30,23 @@ from rich.table import Table
 
 from dapq_edge import Cells, chat_prompt, find_model, get_policy, open_model
 from dapq_edge.calibration.questions import BUILT_IN, ask_all, read_questions, read_texts
+from dapq_edge.cells import CHUNK
 from dapq_edge.files import read_text
 from dapq_edge.llamacpp.log import captured_log
 from dapq_edge.planning.ram import MIB
+from dapq_edge.prompt.window import window_of
+from dapq_edge.reading.asking import ask_window
 from dapq_edge.reading.engine import Engine
+from dapq_edge.reading.plan import N_SKIM
+from dapq_edge.reading.skimming import skimming_of
+from dapq_edge.reading.windows import N_OVERLAP, SIZES, excerpts
 from dapq_edge.render.pictures import require_matplotlib, save
 from dapq_edge.store.types import STORE_TYPES
 
 N_QUESTIONS = 10
+
+# tokens that are probed at once
+N_QUERIES = 64
 
 
 @dataclass(frozen=True)
@@ -184,17 +193,21 @@ def compare(
     engine: Engine, questions: list[Any], texts: dict[str, str], args: argparse.Namespace
 ) -> Iterator[tuple[list[float], list[float]]]:
     """Yield the relevance of the chunks of each prompt by fresh windows, and by those from the store."""
+    evidence, store = skimming_of(engine.model, engine.heads, engine.skim).evidence, engine.store.windows
+    engine.open(N_SKIM + CHUNK)
+    cache = engine.cache
     for case in ask_all(engine.model, questions, texts, args.lengths[0]):
-        found = []
-        for store in (None, engine.store):
-            whole, engine.store = engine.store, store
-            if store:
-                engine.read_ahead(case.prompt)
-            stats = engine.read(case.prompt, get_policy("fused"), Cells(args.kv_budget), n_predict=1)
-            assert stats.n_stored == (stats.n_windows[1] if store else 0)
-            found.append([chunk.relevance for chunk in stats.chunks])
-            engine.store = whole
-        yield found[0], found[1]
+        around, fresh, stored = window_of(case.prompt), [], []
+        assert not evidence.tail(around)
+        with evidence.depth(cache):
+            for window in excerpts([len(case.prompt.body)], SIZES[0] + N_OVERLAP):
+                asked = cache, case.prompt, around, window, evidence, N_QUERIES, cache.read
+                fresh += ask_window(*asked).relevance
+                store.save(cache, evidence.key, evidence.baseline(cache))
+                found = ask_window(*asked, store)
+                assert found.is_stored
+                stored += found.relevance
+        yield fresh, stored
 
 
 def main() -> None:
