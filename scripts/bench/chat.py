@@ -123,23 +123,27 @@ def left(args: argparse.Namespace, options: dict[str, Any]) -> None:
         document, other = (llama.detokenize(tokens[n : n + 4000]).decode("utf-8", "ignore") for n in (0, 4000))
         messages = [user(f"{document}\n\nWhat is this text about?")]
         print(f"first turn, 4,000 tokens: {timed(llama, messages):.1f} s")
-        print(f"second turn: {timed(llama, messages, 'What else does it say?'):.1f} s")
-        timed(llama, [user(f"### Task: write a title of this chat.\n\n{messages[0]['content'][-6000:]}")])
-        print(f"a turn after a title request: {timed(llama, messages, 'And what not?'):.1f} s")
+        title = [user(f"### Task: write a title of this chat.\n\n{messages[0]['content'][-6000:]}")]
+        for name, between in (("a turn", None), ("a turn after a title request", title)):
+            if between:
+                timed(llama, between)
+            chat = list(messages)
+            print(f"{name}: {timed(llama, chat, 'Thank you. Go on.'):.1f} s")
         # words, so that the answer does not end
-        before, long = len(messages), {"max_tokens": 600, "grammar": llama_cpp.LlamaGrammar.from_string(WORDS)}
-        timed(llama, messages, "Write a long summary.", **long)
-        print(f"the answer of 600 tokens again: {timed(llama, messages[: before + 1], **long):.1f} s")
-        answer = messages[before + 1]
-        changed = [*messages[: before + 1], {**answer, "content": answer["content"].replace(" ", "  ").strip()}]
-        print(f"a turn behind it, with other white space: {timed(llama, changed, 'And?'):.1f} s")
+        long = {"max_tokens": 600, "grammar": llama_cpp.LlamaGrammar.from_string(WORDS)}
+        timed(llama, chat, "Write a long summary.", **long)
+        print(f"the answer of 600 tokens again: {timed(llama, chat[:-1], **long):.1f} s")
+        words = chat[-1]["content"].split(" ")
+        changed = [*chat[:-1], {**chat[-1], "content": "\n".join(" ".join(words[i : i + 9]) for i in range(0, 600, 9))}]
+        print(f"a turn behind it: {timed(llama, list(chat), 'Thank you. Go on.'):.1f} s")
+        print(f"the same, the answer with other white space: {timed(llama, changed, 'Thank you. Go on.'):.1f} s")
         llama.close()
         llama = Llama(**options, store=store)
         for attempt in range(2):
             end = time.perf_counter() + 5
             llama.control = Control(should_abort=lambda end=end: time.perf_counter() > end)
             try:
-                timed(llama, [user(f"{other}\n\nWhat is this text about?")])
+                timed(llama, [user(f"{other} Which text is this?")])
                 print(f"attempt {attempt + 1} was done before 5 s")
             except AbortedError:
                 pass
