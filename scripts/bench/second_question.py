@@ -76,7 +76,8 @@ def ask(llama: Llama, document: Document, n_predict: int) -> tuple[list[bool], l
         found.append(needle.answer.lower() in "".join(chat.ask(needle.question)).lower())
         reread.append(llama.usage.n_rereads > before)
         read = llama.engine.last_read
-        is_read.append(read is not last and read.n_windows[0] > read.n_stored)
+        # what was said since may be read beside it
+        is_read.append(read is not last and 2 * read.n_stored < read.n_windows[0])
     return found, reread, is_read
 
 
