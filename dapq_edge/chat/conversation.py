@@ -80,6 +80,8 @@ class Chat:
 
     def read_ahead(self) -> Ahead:
         """Read the documents before the next question, see `Llama.read_ahead`; `Llama.control` watches and stops."""
+        if not self.documents and not any(turn.documents for turn in self.turns):
+            return Ahead()
         self._extend(self.documents)
         return self.llama.read_ahead([*self.messages, {"role": "user", "content": "\n\n".join(self.documents)}])
 

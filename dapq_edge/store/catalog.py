@@ -284,12 +284,15 @@ class Catalog:
 
     def entries(self, start: str = "") -> list[Entry]:
         """Return the entries whose keys begin with `start`, the least recently used first."""
-        return [entry for entry in self._entries() or [] if entry.key.startswith(start)]
+        return self._entries(start) or []
 
-    def _entries(self) -> list[Entry] | None:
-        """Return all entries, or None if the catalog cannot be read."""
-        statement = "SELECT key, kind, note, n_bytes, sha256, used_ns FROM entries ORDER BY used_ns"
-        rows = self._try(lambda: self._db.execute(statement).fetchall())
+    def _entries(self, start: str = "") -> list[Entry] | None:
+        """Return entries, or None if the catalog cannot be read."""
+        statement = (
+            "SELECT key, kind, note, n_bytes, sha256, used_ns FROM entries WHERE key >= ? AND key < ? ORDER BY used_ns"
+        )
+        # behind all hexadecimal digits
+        rows = self._try(lambda: self._db.execute(statement, (start, start + "g")).fetchall())
         return None if rows is None else [Entry(*row) for row in rows]
 
     def check(self) -> int:

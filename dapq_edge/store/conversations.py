@@ -65,9 +65,9 @@ class Conversations:
 
     def keep(self, cache: KVCache) -> bool:
         """Copy a conversation, if there is room, and return whether there is; the oldest ones go to disk."""
-        if not cache.sequence.n_tokens or cache.n_bytes > self.n_max:
+        state = _state(cache) if cache.n_bytes <= self.n_max else None
+        if state is None:
             return False
-        state = cache.state()
         text = state.sequence.text.tolist()
         # one that goes no further says nothing new
         states = [old for old in self._states if n_common(old.sequence, text) < old.sequence.n_tokens]
@@ -79,15 +79,23 @@ class Conversations:
     def put_away(self, cache: KVCache) -> None:
         """Move all of them to disk, with the one in the cache, where they have room there; forget the others."""
         states, self._states = self._states, []
-        if self._shelf and cache.sequence.n_tokens:
-            states.append(cache.state())
-        for state in states:
+        for state in [*states, _state(cache) if self._shelf else None]:
             self._put_away(state)
 
-    def _put_away(self, state: SequenceState) -> None:
-        if self._shelf and state.sequence.n_tokens > N_LOST:
+    def _put_away(self, state: SequenceState | None) -> None:
+        if self._shelf and state and state.sequence.n_tokens > N_LOST:
             self._shelf.save(state, self.settings)
 
     def forget(self) -> None:
         """Forget those in memory."""
         self._states = []
+
+
+def _state(cache: KVCache) -> SequenceState | None:
+    """Return a copy of a conversation, None if there is none, or no memory for it."""
+    if not cache.sequence.n_tokens:
+        return None
+    try:
+        return cache.state()
+    except (DapqError, MemoryError):
+        return None

@@ -56,7 +56,9 @@ def doc(tmp_path_factory):
 @needs_rpc
 @pytest.mark.parametrize("policy", ["fused", "laq", "snapkv"])
 def test_two_servers_answer_as_one_machine(model, doc, servers, policy):
-    question = ["ask", "-m", model, "--doc", doc, "--kv-budget", 300, "-n", 12, "-t", 1, "--policy", policy, "--json"]
+    # the servers would not read what this machine has in its store
+    options = "--kv-budget", 300, "-n", 12, "-t", 1, "--policy", policy, "--json", "--no-store"
+    question = ["ask", "-m", model, "--doc", doc, *options]
     results = []
     for run, env in ((dapq_edge, {}), (process, {"LLAMA_ARG_RPC": servers})):
         result = run(*question, "w3?", OMP_NUM_THREADS="1", **env)
