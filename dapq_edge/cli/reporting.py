@@ -86,7 +86,8 @@ def plan(options: Options) -> int:
 def _report(path: Path, ram: int, kept: int, n_ctx: int, options: tuple[str, str, int]) -> _Plan:
     """kept: bytes of conversations that were left. options: types of K and V, and the batch size."""
     shape = read_shape(path)
-    n_ctx = n_ctx or shape.n_ctx_train
+    n_ctx, heads = n_ctx or shape.n_ctx_train, find_profile(path)
+    n_layers = n_layers_asked(heads.query) if heads and heads.query else None
     return _Plan(
         model=str(path),
         architecture=shape.architecture,
@@ -100,18 +101,16 @@ def _report(path: Path, ram: int, kept: int, n_ctx: int, options: tuple[str, str
         kv_bytes_per_token={name: shape.bytes_per_cell(name, name) for name in SHOWN_TYPES},
         window_bytes=shape.window_bytes(*options),
         full_kv_bytes=shape.kv_bytes(n_ctx, *options),
-        stored_bytes_per_token={name: _stored(path, shape, options, name) for name in STORE_TYPES},
+        stored_bytes_per_token={name: _stored(shape, options[:2], n_layers, name) for name in STORE_TYPES},
         obstacle=shape.obstacle,
         budgets=_rows(shape, ram - kept, n_ctx, options),
         choice=None if shape.obstacle else choose(shape, ram - kept, n_ctx, *options),
     )
 
 
-def _stored(path: Path, shape: ModelShape, options: tuple[str, str, int], store_type: str) -> int:
+def _stored(shape: ModelShape, types: tuple[str, str], n_layers: int | None, store_type: str) -> int:
     """Return the bytes of a token of a document on disk, with those that are read behind each window."""
-    types = options[:2] if options[:2] != ("f16", "f16") else (store_type, store_type)
-    heads = find_profile(path)
-    n_layers = n_layers_asked(heads.query) if heads and heads.query else None
+    types = (store_type, store_type) if types == ("f16", "f16") else types
     return math.ceil(shape.saved_bytes(*types, n_layers) * (1 + N_OVERLAP / SIZES[0]))
 
 

@@ -3,7 +3,6 @@
 import ctypes
 import math
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +35,10 @@ MAX_LAYERS, MAX_ROW = 512, 2**20
 
 # more bytes has no cell beside K and V: position, sequences and what our patch marks
 MAX_META = 64
+
+# before the cells of a layer: the type, and the bytes of a row; or, of V that is transposed, the bytes of a number and
+# the numbers of a row
+ROW, COLUMN = struct.Struct("<iQ"), struct.Struct("<iII")
 
 # a number of cells with this bit has marks of our patch, whose version comes next
 MARKED = 1 << 31
@@ -111,7 +114,8 @@ def _layers(
 ) -> _Tensors | None:
     """Return the tensors of `n_layers` layers, of which the first `n_data` have some."""
     ranges = []
-    for i, row in enumerate(_rows(n_layers, is_transposed)):
+    # all K come before all V
+    for i, row in enumerate([ROW] * n_layers + [COLUMN if is_transposed else ROW] * n_layers):
         if start + row.size > len(data):
             return None
         cache_type, *lengths = row.unpack_from(data, start)
@@ -123,12 +127,3 @@ def _layers(
             ranges.append(range(start, start + n_bytes))
             start += n_bytes
     return _Tensors(ranges, start) if start <= len(data) else None
-
-
-def _rows(n_layers: int, is_transposed: bool) -> Iterator[struct.Struct]:
-    """Yield what is before K of each layer, and then before V: the type, and the bytes of a row."""
-    for _ in range(n_layers):
-        yield struct.Struct("<iQ")
-    for _ in range(n_layers):
-        # the bytes of a number, and the numbers of a row
-        yield struct.Struct("<iII" if is_transposed else "<iQ")

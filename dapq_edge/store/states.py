@@ -4,10 +4,6 @@ import hashlib
 import json
 from collections.abc import Callable
 from collections.abc import Sequence as Tokens
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from ..cache.sequence import Sequence
 from ..cache.state import SequenceState
@@ -29,7 +25,7 @@ class StateStore:
         name: Of the model, for people.
     """
 
-    def __init__(self, catalog: Catalog, identity: Callable[[], str], name: str = "") -> None:
+    def __init__(self, catalog: Catalog, identity: Callable[[], str], name: str) -> None:
         self.catalog = catalog
         self._identity, self._name = identity, name
         # what they begin with, so that a prompt reads no file
@@ -91,7 +87,7 @@ class StateStore:
                 n_frozen = int(json.loads(bytes(header))["sequence"]["n_frozen"])
             except (KeyError, ValueError, TypeError):
                 return None
-            self._texts[entry.sha256] = Sequence(text=_as_tokens(text), n_frozen=n_frozen)
+            self._texts[entry.sha256] = Sequence(text=text, n_frozen=n_frozen)
         return self._texts[entry.sha256]
 
     def _prefix(self, settings: str) -> str:
@@ -102,7 +98,3 @@ def n_common(sequence: Sequence, tokens: Tokens[int]) -> int:
     """Return how many tokens a sequence and a prompt begin with, 0 if it lacks some of what goes together."""
     n_same = sequence.n_same(tokens)
     return n_same if n_same >= sequence.n_frozen else 0
-
-
-def _as_tokens(array: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
-    return array.astype(np.int32, copy=False).reshape(-1)

@@ -27,6 +27,9 @@ from dapq_edge.render.pictures import require_matplotlib, save
 
 MIB = 2**20
 
+# an answer that goes on
+WORDS = 'root ::= ([a-z]+ " ")*'
+
 
 def rss() -> float:
     return psutil.Process().memory_info().rss / MIB
@@ -152,10 +155,6 @@ def left(args: argparse.Namespace, options: dict[str, Any]) -> None:
         llama.close()
         llama = Llama(**options)
         print(f"the first attempt without a store: {timed(llama, [user(f'{other} Which text is this?')]):.1f} s")
-
-
-# an answer that goes on
-WORDS = 'root ::= ([a-z]+ " ")*'
 
 
 def user(content: str) -> dict[str, Any]:
