@@ -8,8 +8,8 @@ import numpy as np
 
 from ..llamacpp.model import Model
 from ..prompt import Prompt
+from ..reading.choice import Chunk
 from ..reading.engine import Engine
-from ..reading.strategies import Chunk
 from .runner import Job, Seen
 
 

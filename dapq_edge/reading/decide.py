@@ -1,6 +1,5 @@
 """Decision about a prompt, given what is in the cache: reuse it, append to it, or read anew. Pure functions."""
 
-from collections.abc import Callable
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass
 
@@ -69,7 +68,7 @@ def decide(sequence: Sequence, tokens: Tokens[int], limits: Limits) -> Decision:
 
     Args:
         sequence: What the cache holds.
-        tokens: All of the prompt, see `align`.
+        tokens: All of the prompt, see `align.align`.
         limits: What there is room for.
     """
     n_same = sequence.n_same(tokens)
@@ -101,25 +100,3 @@ def _fits(sequence: Sequence, n_tokens: int, limits: Limits) -> bool:
     # what is beyond the budget can be evicted before
     n_used = min(sequence.n_cells, limits.n_most)
     return n_used + n_tokens + limits.n_working <= limits.n_cells or not limits.can_skim
-
-
-def align(sequence: Sequence, tokens: list[int], detokenize: Callable[[Tokens[int]], bytes]) -> list[int]:
-    """Return `tokens`, with the sequence's own tokens where both spell the same text.
-
-    An answer, when it comes back as a part of the next prompt, may be other tokens of the same text.
-    """
-    n_same = sequence.n_same(tokens)
-    if n_same == min(sequence.n_tokens, len(tokens)):
-        return tokens
-    # most texts differ at once, and are long
-    mine, yours = detokenize(sequence.text[n_same : n_same + 1].tolist()), detokenize(tokens[n_same : n_same + 1])
-    if not mine.startswith(yours) and not yours.startswith(mine):
-        return tokens
-    text = detokenize(sequence.text[n_same:].tolist())
-    for n_new in range(n_same + 1, len(tokens) + 1):
-        new = detokenize(tokens[n_same:n_new])
-        if not text.startswith(new):
-            break
-        if new == text:
-            return [*sequence.text.tolist(), *tokens[n_new:]]
-    return tokens

@@ -20,12 +20,13 @@ from ..planning.ram import CACHE_RAM, for_conversations
 from ..prompt import QUESTION, Kind, Prompt
 from ..prompt.pins import fit
 from ..prompt.request import N_LONG, N_SHORT, N_SYSTEM, split_prompt
-from ..prompt.turns import Message, moved
+from ..prompt.turns import Message
 from ..prompt.window import ending_of, window_of
 from ..store.conversations import Conversations
 from ..store.store import Store
 from .ahead import Ahead, store_windows
-from .decide import N_ANSWER, Append, Limits, Reread, align, decide
+from .align import Aligned, align
+from .decide import N_ANSWER, Append, Limits, Reread, decide
 from .pieces import text_pieces
 from .plan import N_SKIM, Plan, ReadMode, SkimMode, make_plan, skim_mode
 from .relevance import Serves, serves
@@ -289,7 +290,7 @@ class Engine:
             self.cache.mend()
             self._is_answering = False
             if self.scores is None:
-                self._conversations.exchange(self.cache, lambda sequence: self._aligned(sequence, tokens))
+                self._conversations.exchange(self.cache, lambda sequence: self._aligned(sequence, tokens, messages)[0])
             self._prefill(tokens, control, messages)
             self._is_answering = True
         except BaseException as error:
@@ -339,22 +340,19 @@ class Engine:
             self.cache.clear()
             self._conversations.exchange(self.cache, lambda _: text)
 
-    def _aligned(self, sequence: Sequence, tokens: list[int]) -> list[int]:
-        """Return a prompt with the tokens of a sequence where both spell the same text."""
+    def _aligned(self, sequence: Sequence, tokens: list[int], messages: Tokens[Message] | None) -> Aligned:
+        """Return a prompt with the tokens of a sequence where both are the same text, see `align`."""
         # what fits whole is as llama-cpp-python has it, to the token
         if self.scores is None and (sequence.n_frozen or len(tokens) > self.budget.n_limit):
-            return align(sequence, tokens, self.model.detokenize)
-        return tokens
+            return align(self.model, sequence, tokens, messages)
+        return tokens, messages
 
     def _prefill(self, tokens: list[int], control: Control, messages: Tokens[Message] | None) -> None:
         if len(tokens) > self.n_ctx:
             raise TooLongError(f"{len(tokens):,} tokens exceed the context of {self.n_ctx:,}")
         self._n_unpinned, self._n_windows, self._n_stored = 0, (0, 0), 0
         self._faults = self.take_faults()
-        aligned = self._aligned(self.sequence, tokens)
-        if messages is not None and aligned is not tokens:
-            messages = moved(messages, tokens, aligned)
-        tokens = aligned
+        tokens, messages = self._aligned(self.sequence, tokens, messages)
         step = decide(self.sequence, tokens, self._limits)
         if isinstance(step, Reread):
             self._read_anew(tokens, control, messages)

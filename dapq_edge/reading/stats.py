@@ -9,8 +9,9 @@ from ..errors import DapqError
 from ..eviction.heads import HeadProfile
 from ..eviction.policies import Policy
 from ..prompt import Prompt
+from .choice import Chunk
 from .plan import Plan, ReadMode
-from .strategies import READERS, Chunk, Skimming
+from .strategies import READERS, Skimming
 
 
 @dataclass(frozen=True)

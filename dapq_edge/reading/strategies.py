@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from ..cache.kv_cache import KVCache
 from ..cells import CHUNK
@@ -20,6 +19,7 @@ from ..prompt import Prompt
 from ..prompt.window import Window, ending_of, window_of
 from ..store.windows import WindowStore
 from .asking import ask_window
+from .choice import Chunk, choose
 from .evidence import Evidence, Guess
 from .lexical import Matches
 from .order import combined, is_enough, reading_order
@@ -28,28 +28,6 @@ from .windows import N_OVERLAP, Excerpt, excerpts, split
 
 # given the tokens of a question and of some texts, it returns what they share
 Search = Callable[[list[int], list[list[int]]], Matches]
-
-# beside what is around the best chunk, a chunk is read if it is at least half as relevant
-MIN_SHARE = 0.5
-
-
-@dataclass
-class Chunk:
-    """Tokens `start` to `stop` (exclusive) of a document.
-
-    Attributes:
-        start: The first one.
-        stop: The one behind the last.
-        relevance: How much the question finds in them, 0 to 1, see `Evidence`.
-        is_skimmed: Whether they were looked at; otherwise what was asked for was found before.
-        is_read: Whether any of them was read after skimming.
-    """
-
-    start: int
-    stop: int
-    relevance: float = 0.0
-    is_skimmed: bool = False
-    is_read: bool = False
 
 
 @dataclass(frozen=True)
@@ -217,31 +195,14 @@ class SkimReader(Reader):
 
     def _read_chosen(self, prompt: Prompt) -> None:
         """Read what was chosen of the documents as one text, with all that stands around them."""
-        text, is_read = prompt.text, self._choose(prompt)
+        text, body, plan = prompt.text, prompt.body_index, self.plan
+        is_read = choose(prompt, self.chunks, plan.n_body, plan.n_window)
+        for chunk in self.chunks:
+            chunk.is_read = bool(is_read[body[chunk.start : chunk.stop]].any())
         index = np.flatnonzero(is_read[: len(text)])
         self._n_total = self.n_done + len(index) + prompt.n_end
         self._read(np.array(text)[index].tolist())
         self.cache.place(text, index)
-
-    def _choose(self, prompt: Prompt) -> npt.NDArray[np.bool_]:
-        """Choose a window around the most relevant chunk, then relevant chunks as long as they fit: bool [tokens]."""
-        body, ranked = prompt.body_index, sorted(self.chunks, key=lambda chunk: -chunk.relevance)
-        n_body, n_window = len(body), min(self.plan.n_window, self.plan.n_body, len(body))
-        middle = (ranked[0].start + ranked[0].stop) // 2
-        start = min(max(0, middle - n_window // 2), n_body - n_window)
-        is_read = np.zeros(len(prompt), dtype=bool)
-        is_read[prompt.around_index] = True
-        is_read[body[start : start + n_window]] = True
-        is_read = prompt.with_headers(is_read)
-        for chunk in ranked:
-            more = is_read.copy()
-            more[body[chunk.start : chunk.stop]] = True
-            more = prompt.with_headers(more)
-            if more[body].sum() <= self.plan.n_body and chunk.relevance >= MIN_SHARE * ranked[0].relevance:
-                is_read = more
-        for chunk in self.chunks:
-            chunk.is_read = bool(is_read[body[chunk.start : chunk.stop]].any())
-        return is_read
 
 
 READERS: dict[ReadMode, type[Reader]] = {

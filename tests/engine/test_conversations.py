@@ -1,8 +1,10 @@
 """Conversations that were left: each goes on where it was, for the cost of its own new tokens."""
 
+import llama_cpp
 import pytest
 from helpers.llamas import Evaluated, answer, opened
 from helpers.processes import run_job
+from helpers.templates import CHATML
 from helpers.tiny import Spec
 from helpers.tokens import random_tokens
 
@@ -89,6 +91,23 @@ def test_a_title_request_between_two_turns(tiny_model, monkeypatch):
 def caches(tiny_model):
     with opened(tiny_model(SPECS[0]), kv_budget=None, n_ctx=512) as llama:
         yield llama.kv_cache
+
+
+@pytest.mark.parametrize("change", [str.strip, lambda text: text.replace(" e", "\n\ne"), lambda text: f" {text}\n"])
+def test_an_answer_with_other_white_space(tiny_model, change, monkeypatch):
+    """Clients trim what comes back: the answer, some of which was evicted meanwhile, is not read again."""
+    grammar = llama_cpp.LlamaGrammar.from_string('root ::= ("d e "){300}', verbose=False)
+    with opened(tiny_model(Spec(n_ctx=8192, template=CHATML)), serves=lambda *_: True) as llama:
+        messages = [{"role": "user", "content": "word " * 200}]
+        reply = llama.create_chat_completion(messages, max_tokens=1300, temperature=0, grammar=grammar)
+        content = reply["choices"][0]["message"]["content"]
+        assert llama.usage.n_evictions > 1
+        assert change(content) != content
+        evaluated = Evaluated(monkeypatch)
+        messages += [{"role": "assistant", "content": change(content)}, {"role": "user", "content": "Go on."}]
+        llama.create_chat_completion(messages, max_tokens=4, temperature=0)
+        assert evaluated.take() < 150
+        assert llama.usage.n_rereads == 0
 
 
 @pytest.mark.parametrize("kv_budget", [100, 900])

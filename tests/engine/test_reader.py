@@ -14,9 +14,10 @@ from dapq_edge.cells import CHUNK
 from dapq_edge.errors import NoFreeCellsError
 from dapq_edge.eviction.policies import get_policy
 from dapq_edge.llamacpp import native
+from dapq_edge.reading.choice import choose
 from dapq_edge.reading.evidence import Guess
 from dapq_edge.reading.relevance import N_LOOK_AHEAD
-from dapq_edge.reading.strategies import MIN_SHARE, READERS, Skimming
+from dapq_edge.reading.strategies import READERS, Skimming
 from dapq_edge.reading.windows import N_OVERLAP, excerpts
 
 SPEC = Spec(n_ctx=8192)
@@ -66,21 +67,15 @@ def test_streaming_in_one_pass_is_streaming(tiny_model):
 
 @pytest.mark.parametrize("budget", ["100", *(pytest.param(n, marks=pytest.mark.slow) for n in ("700", "1600"))])
 def test_skim_then_read(tiny_model, budget):
-    """A window around the best chunk is read, and relevant chunks that fit; the cache is that of reading one text."""
+    """What is chosen is read as one text, with all that stands around it; the cache is that of reading that text."""
     prompt = make_prompt(3000)
     context, cache, reader = read(tiny_model(SPEC), prompt, budget=budget)
     chunks, made = reader.chunks, reader.plan
     assert [chunk.start for chunk in chunks[1:]] == [chunk.stop for chunk in chunks[:-1]]
     assert (chunks[0].start, chunks[-1].stop) == (0, 3000)
-    best = max(chunks, key=lambda chunk: chunk.relevance)
-    start = (best.start + best.stop) // 2 - made.n_window // 2
-    start = max(0, min(start, 3000 - made.n_window))
-    expected = set(range(start, start + made.n_window))
-    for chunk in sorted(chunks, key=lambda chunk: -chunk.relevance):
-        more = expected | set(range(chunk.start, chunk.stop))
-        if chunk.relevance >= MIN_SHARE * best.relevance and len(more) <= made.n_body:
-            expected = more
-    assert len(expected) > made.n_window or budget != "1600"
+    chosen = np.flatnonzero(choose(prompt, chunks, made.n_body, made.n_window)[prompt.body_index])
+    expected = set(chosen.tolist())
+    assert min(made.n_window, made.n_body) - 1 <= len(expected) <= made.n_body
     assert [c.is_read for c in chunks] == [bool(expected & set(range(c.start, c.stop))) for c in chunks]
 
     tokens = [*prompt.head, *(prompt.body[i] for i in sorted(expected)), *prompt.tail]

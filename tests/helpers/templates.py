@@ -2,7 +2,8 @@
 
 TURN = "<s>{{ m['role'] }}\n{{ m['content'] }}</s>\n"
 TURNS = "{%- for m in messages -%}" + TURN + "{%- endfor -%}"
-START = "{%- if add_generation_prompt -%}<s>assistant\n{%- endif -%}"
+# a line break before a tag would be trimmed
+START = "{%- if add_generation_prompt -%}{{ '<s>assistant\\n' }}{%- endif -%}"
 
 CHATML = TURNS + START
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dapq_edge import Sequence
-from dapq_edge.reading.decide import N_ANSWER, Append, Limits, Reread, Reuse, align, decide
+from dapq_edge.reading.decide import N_ANSWER, Append, Limits, Reread, Reuse, decide
 
 LIMITS = Limits(
     n_most=100,
@@ -89,28 +89,3 @@ def skimmed(n, n_read):
 )
 def test_decide(sequence, tokens, limits, expected):
     assert decide(sequence, list(tokens), replace(LIMITS, **limits)) == expected
-
-
-def spell(tokens):
-    """A vocabulary in which 100 is "ab", and the tokens below are letters."""
-    return b"".join(b"ab" if token == 100 else bytes([97 + token]) for token in tokens)
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "expected"),
-    [
-        # "ab" came back as one token, or as two
-        ([5, 0, 1], [5, 100, 9], [5, 0, 1, 9]),
-        ([5, 100], [5, 0, 1, 9], [5, 100, 9]),
-        # other text, or more of it than a token border allows
-        ([5, 0, 2], [5, 100, 9], [5, 100, 9]),
-        ([5, 0, 1, 0], [5, 100, 9], [5, 100, 9]),
-        ([5, 0], [5, 100, 9], [5, 100, 9]),
-        # the same tokens
-        ([5, 0], [5, 0, 1], [5, 0, 1]),
-        ([5, 0, 1], [5], [5]),
-        ([], [5], [5]),
-    ],
-)
-def test_the_text_counts_not_the_tokens(old, new, expected):
-    assert align(Sequence().append(old), new, spell) == expected

@@ -1,0 +1,75 @@
+"""Choice of what is read of the documents after skimming."""
+
+import bisect
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..prompt import Prompt
+from .windows import N_OVERLAP
+
+# a chunk is read if it has this share of the relevance of the best one; chosen on the calibration half of the questions
+# and on three facts, see docs/results.md, "Three facts"
+MIN_SHARE = 0.3
+
+
+@dataclass
+class Chunk:
+    """Tokens `start` to `stop` (exclusive) of a document.
+
+    Attributes:
+        start: The first one.
+        stop: The one behind the last.
+        relevance: How much the question finds in them, 0 to 1, see `Evidence`.
+        is_skimmed: Whether they were looked at; otherwise what was asked for was found before.
+        is_read: Whether any of them was read after skimming.
+    """
+
+    start: int
+    stop: int
+    relevance: float = 0.0
+    is_skimmed: bool = False
+    is_read: bool = False
+
+
+def choose(prompt: Prompt, chunks: Sequence[Chunk], n_body: int, n_window: int) -> npt.NDArray[np.bool_]:
+    """Choose relevant chunks, then what is just around them, then a window around the best one: bool [tokens].
+
+    Each as far as it fits, the most relevant first; beside it, what stands around the documents is read.
+
+    Args:
+        prompt: Its documents were skimmed.
+        chunks: Of its documents.
+        n_body: Tokens of documents that are read, at most.
+        n_window: Tokens of the window, at most.
+    """
+    body, best = prompt.body_index, max(chunks, key=lambda chunk: chunk.relevance)
+    is_read = np.zeros(len(prompt), dtype=bool)
+    is_read[prompt.around_index] = True
+
+    def with_tokens(start: int, stop: int) -> npt.NDArray[np.bool_]:
+        more = is_read.copy()
+        more[body[max(0, start) : stop]] = True
+        return prompt.with_headers(more)
+
+    def fits(more: npt.NDArray[np.bool_]) -> bool:
+        return int(more[body].sum()) <= n_body
+
+    relevant = [chunk for chunk in chunks if chunk.relevance >= MIN_SHARE * best.relevance]
+    relevant.sort(key=lambda chunk: -chunk.relevance)
+    for n_around in (0, N_OVERLAP):
+        for chunk in relevant:
+            more = with_tokens(chunk.start - n_around, chunk.stop + n_around)
+            if fits(more):
+                is_read = more
+    sizes = range(min(n_window, len(body)) + 1)
+    n_widest = bisect.bisect_left(sizes, True, key=lambda size: not fits(with_tokens(*window(best, size, len(body)))))
+    return with_tokens(*window(best, n_widest - 1, len(body)))
+
+
+def window(chunk: Chunk, size: int, n_body: int) -> tuple[int, int]:
+    """Return the first of `size` tokens around a chunk, and the one behind the last; as many at an end of the text."""
+    start = min(max(0, (chunk.start + chunk.stop) // 2 - size // 2), n_body - size)
+    return start, start + size
