@@ -61,7 +61,8 @@ def test_chat_reads_a_document_once(model, doc, tmp_path):
     args = ["--doc", doc, "--session", tmp_path / "a.session", "-v"]
 
     def n_tokens():
-        result = chat(model, ["Why?"], *args)
+        # this model answers "Why?" with bytes of no character, which llama-cpp-python does not count for -n
+        result = chat(model, ["Why then?"], *args)
         assert result.returncode == 0, result.stderr.decode()
         (count,) = re.findall(r"([\d,]+) tokens in", result.stderr.decode())
         return int(count.replace(",", "")), "is in the conversation" in result.stderr.decode()
