@@ -44,9 +44,8 @@ def _chapters(archive: zipfile.ZipFile) -> list[str]:
     files = {item.get("id"): item.get("href", "") for item in package.xpath("//*[local-name()='item']")}
     wanted = [item.get("idref") for item in package.xpath("//*[local-name()='itemref']")]
     folder = posixpath.dirname(place)
-    return [
-        posixpath.normpath(posixpath.join(folder, unquote(urldefrag(files[key])[0]))) for key in wanted if key in files
-    ]
+    places = (unquote(urldefrag(files[key])[0]) for key in wanted if key in files)
+    return [posixpath.normpath(posixpath.join(folder, place)) for place in places]
 
 
 def _locked(archive: zipfile.ZipFile) -> set[str]:
