@@ -31,6 +31,7 @@ LAYOUT = ("table", "ul", "ol", "dl", "pre", "form", "hr", *HEADINGS)
 
 _META = re.compile(rb"""<meta[^>]{0,200}?charset\s*=\s*["']?\s*([\w.:-]+)""", re.IGNORECASE)
 _XML = re.compile(rb"""\s*<\?xml[^>]*?encoding\s*=\s*["']([\w.:-]+)["']""", re.IGNORECASE)
+_TWICE = re.compile(r"^( *)(\d+\.) \2\s*", re.MULTILINE)
 _XML_TEXT = re.compile(r"\s*<\?xml[^>]*\?>")
 
 
@@ -51,6 +52,8 @@ def add_html(extract: Extract, html: str, label: str = "") -> None:
     if tree is None:
         return
     title = " ".join("".join(tree.xpath("//head/title[1]//text()")).split())
+    for note in filter(_is_reference, list(tree.iter("a", "sup"))):
+        _set_reference(note)
     n_hidden = _clean(tree)
     if n_hidden:
         extract.notes.append(f"hidden parts are not read ({n_hidden:,})")
@@ -59,7 +62,8 @@ def add_html(extract: Extract, html: str, label: str = "") -> None:
     for heading in tree.iter(*HEADINGS):
         heading.text = MARK + (heading.text or "").lstrip()
     text = _layout(tree)
-    if title and title not in " ".join(text.replace(MARK, "").split()):
+    # a chapter has the title of its book, or of its file
+    if title and not label and title not in " ".join(text.replace(MARK, "").split()):
         text = f"{title}\n{text}"
     add_marked(extract, text, label)
 
@@ -67,7 +71,9 @@ def add_html(extract: Extract, html: str, label: str = "") -> None:
 def _layout(tree: Any) -> str:
     text = Inscriptis(tree, ParserConfig(css=STYLE, display_images=True)).get_text()
     lines = (line.rstrip() for line in text.strip().splitlines())
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines))
+    # some programs write the number of an item, too
+    text = _TWICE.sub(r"\1\2 ", "\n".join(lines))
+    return re.sub(r"\n{3,}", "\n\n", text)
 
 
 def _clean(tree: Any) -> int:
@@ -77,6 +83,9 @@ def _clean(tree: Any) -> int:
     for element in list(tree.iter()):
         style = re.sub(r"\s", "", element.get("style", "")).lower()
         is_hidden = "hidden" in element.attrib or "display:none" in style
+        # the arrow that leads back from a footnote
+        if element.get("role") == "doc-backlink":
+            element.text = None
         if element.tag not in SILENT and not is_hidden:
             continue
         n_hidden += is_hidden and element.tag not in SILENT and bool("".join(element.itertext()).strip())
@@ -87,6 +96,22 @@ def _clean(tree: Any) -> int:
                 element.remove(child)
             element.tail = tail
     return n_hidden
+
+
+def _is_reference(element: Any) -> bool:
+    """Return whether an element is the number of a footnote."""
+    if element.tag == "sup":
+        return element.find(".//a") is not None
+    is_note = "doc-noteref" in element.get("role", "") or element.get("epub:type") == "noteref"
+    return is_note or element.find("sup") is not None
+
+
+def _set_reference(note: Any) -> None:
+    """Set the number of a footnote off from the word before it."""
+    number = _line(note)
+    for child in list(note):
+        note.remove(child)
+    note.text = number if number.startswith("[") else f"[{number}]"
 
 
 def _set_table(table: Any) -> None:

@@ -1,5 +1,6 @@
 """A ZIP file: the office formats and EPUB."""
 
+import re
 import zipfile
 from importlib import import_module
 from typing import BinaryIO
@@ -13,14 +14,15 @@ MAX_UNPACKED = 400 * 2**20
 MAX_MEMBERS = 20_000
 
 # what a file says about its main part, and what reads it
-CONTENTS = {
-    b"wordprocessingml.": "word",
-    b"ms-word.": "word",
-    b"presentationml.": "slides",
-    b"ms-powerpoint.": "slides",
-    b"spreadsheetml.": "sheets",
-    b"ms-excel.": "sheets",
+MODULES = {
+    b"wordprocessingml": "word",
+    b"ms-word": "word",
+    b"presentationml": "slides",
+    b"ms-powerpoint": "slides",
+    b"spreadsheetml": "sheets",
+    b"ms-excel": "sheets",
 }
+_MAIN = re.compile(rb"(%s)\.[\w.]*\bmain\b" % b"|".join(MODULES))
 TYPES = "[Content_Types].xml"
 
 
@@ -48,10 +50,9 @@ def _check_size(archive: zipfile.ZipFile) -> None:
 def _module(archive: zipfile.ZipFile) -> str:
     names = archive.namelist()
     if TYPES in names:
-        types = archive.read(TYPES)
-        for content, module in CONTENTS.items():
-            if content in types and b".main+xml" in types.partition(content)[2][:200]:
-                return module
+        found = _MAIN.search(archive.read(TYPES))
+        if found:
+            return MODULES[found[1]]
         raise DapqError("is an Office file of a kind that is not read: give docx, pptx or xlsx")
     kind = archive.read("mimetype")[:100].decode("ascii", "replace") if "mimetype" in names else ""
     if "META-INF/container.xml" in names and "opendocument" not in kind:

@@ -34,14 +34,28 @@ def _all_shapes(shapes: Any) -> Iterator[Any]:
             yield shape
 
 
+def _lines(paragraphs: Any) -> Iterator[str]:
+    """Yield paragraphs; the numbers of a list are not a part of its text."""
+    counts: dict[int, int] = {}
+    for paragraph in paragraphs:
+        # a line break in a paragraph
+        text = str(paragraph.text).replace("\v", "\n")
+        numbered = paragraph._p.find(".//{*}buAutoNum")
+        counts = {level: n for level, n in counts.items() if level <= paragraph.level - (numbered is None)}
+        if numbered is not None and text.strip():
+            first = int(numbered.get("startAt", "1"))
+            counts[paragraph.level] = counts.get(paragraph.level, first - 1) + 1
+            text = f"{counts[paragraph.level]}. {text}"
+        yield text
+
+
 def _is_drawn(shape: Any) -> bool:
     return shape.shape_type in (MSO_SHAPE_TYPE.CHART, MSO_SHAPE_TYPE.DIAGRAM, MSO_SHAPE_TYPE.IGX_GRAPHIC)
 
 
 def _shape_text(shape: Any) -> str:
     if shape.has_text_frame:
-        # a line break in a paragraph
-        return str(shape.text_frame.text).replace("\v", "\n")
+        return "\n".join(_lines(shape.text_frame.paragraphs))
     if getattr(shape, "has_table", False):
         rows = ([" ".join(cell.text.split()) for cell in row.cells] for row in shape.table.rows)
         return "\n".join(f"| {' | '.join(row)} |" for row in rows)

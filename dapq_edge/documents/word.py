@@ -1,5 +1,6 @@
 """A Word document."""
 
+import io
 import re
 import zipfile
 from typing import Any, BinaryIO
@@ -20,7 +21,8 @@ _FORMULA = re.compile(rb"<m:oMath[ >]")
 def extract(file: BinaryIO, task: Task, result: Extract) -> None:
     """Read the text with its notes, a part for each heading."""
     result.between = ""
-    html = mammoth.convert_to_html(file, convert_image=mammoth.images.img_element(_no_picture)).value
+    # it takes the number of an open file for its name
+    html = mammoth.convert_to_html(io.BytesIO(file.read()), convert_image=mammoth.images.img_element(_no_picture)).value
     # the arrow leads back from a footnote
     add_html(result, re.sub(r'<a href="#(?:foot|end)note-ref[^>]*>↑</a>', "", html))
     result.notes += _left_out(file)
