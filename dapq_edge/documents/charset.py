@@ -66,7 +66,7 @@ def _codec(declared: str) -> str:
     try:
         name = codecs.lookup(declared).name if declared else ""
         # some codecs are no charsets
-        b"".decode(name or "ascii")
+        b"a".decode(name or "ascii")
     except (LookupError, ValueError):
         return ""
     return WIDER.get(name, name)
@@ -75,7 +75,7 @@ def _codec(declared: str) -> str:
 def _replaced(data: bytes, name: str) -> tuple[str, list[str]]:
     text = data.decode(name, "replace")
     n_bad = text.count("\ufffd") if _fails(data, name) else 0
-    return text, [f"{n_bad:,} characters are not {name}, and shown as \ufffd"] if n_bad else []
+    return text, [f"what is not {name} is shown as \ufffd ({n_bad:,})"] if n_bad else []
 
 
 def _fails(data: bytes, name: str) -> bool:

@@ -63,14 +63,16 @@ def _result(task: Task) -> dict[str, object]:
     except RecursionError:
         reason = "is nested too deeply"
     except Exception as error:  # libraries let the errors of a broken file through as they come
-        reason = f"is {task.kind} that cannot be read: {_line(error)}"
+        reason = f"is {extract.kind or task.kind} that cannot be read: {_line(error)}"
     else:
         return asdict(extract)
     return {"error": reason}
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    # what a parser did not expect says nothing to people
+    is_bug = isinstance(error, (AttributeError, TypeError, LookupError, AssertionError))
+    return " ".join(str(error).split())[:200] if str(error) and not is_bug else "it is damaged"
 
 
 def _limit(n_bytes: int) -> None:

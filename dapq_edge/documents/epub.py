@@ -12,7 +12,7 @@ from lxml import etree
 
 from ..errors import DapqError
 from .child import Task
-from .extract import Extract
+from .extract import Extract, listed
 from .html import add_html_bytes
 
 CONTAINER = "META-INF/container.xml"
@@ -34,7 +34,7 @@ def extract(file: BinaryIO, task: Task, result: Extract) -> None:
             else:
                 missing.append(name)
     if missing:
-        result.notes.append(f"chapters that are missing in the file: {', '.join(missing[:3])} ({len(missing)})")
+        result.notes.append(f"chapters that are missing in the file: {listed(missing)}")
 
 
 def _chapters(archive: zipfile.ZipFile) -> list[str]:

@@ -1,5 +1,6 @@
 """What is taken out of a file: labels and texts, and what is to be said."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..errors import DapqError
@@ -11,17 +12,24 @@ MAX_CHARACTERS = 10_000_000
 # of a label
 MAX_LABEL = 80
 
+MAX_PARTS = 50_000
+
+# of a list in a note
+MAX_NAMES = 5
+
 
 @dataclass
 class Extract:
     """The parts of a file, in order.
 
     Attributes:
+        kind: What people call a file of this kind, if its parser knows more than its first bytes tell.
         between: What stands between two parts.
         parts: Label and text of each.
         notes: What was skipped, guessed or not read.
     """
 
+    kind: str = ""
     between: str = "\n"
     parts: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -33,6 +41,8 @@ class Extract:
         self.n_characters += len(text)
         if self.n_characters > MAX_CHARACTERS:
             raise DapqError(f"has more than {MAX_CHARACTERS // 10**6} million characters: split it")
+        if len(self.parts) >= MAX_PARTS:
+            raise DapqError(f"has more than {MAX_PARTS:,} parts: split it")
         label = " ".join(tidy(label).split())
         self.parts.append((label if len(label) <= MAX_LABEL else label[: MAX_LABEL - 1] + "…", text))
 
@@ -45,6 +55,12 @@ class Extract:
     def empty(self) -> list[int]:
         """Return the numbers, from 1, of the parts without text."""
         return [number for number, (_, text) in enumerate(self.parts, start=1) if not text.strip()]
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names for a note, of which there may be many."""
+    shown = [" ".join(name.split())[:MAX_LABEL] for name in names[:MAX_NAMES]]
+    return ", ".join(shown) + (f" and {len(names) - MAX_NAMES:,} more" if len(names) > MAX_NAMES else "")
 
 
 def ranges(numbers: list[int]) -> str:

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 from ..errors import DapqError
 from .charset import decode
 from .child import Task
-from .extract import Extract
+from .extract import Extract, listed
 from .html import add_html_bytes
 
 HEADERS = ("From", "To", "Cc", "Date", "Subject")
@@ -35,4 +35,4 @@ def extract(file: BinaryIO, task: Task, result: Extract) -> None:
             result.add("", text)
     names = [part.get_filename() or part.get_content_type() for part in message.iter_attachments()]
     if names:
-        result.notes.append(f"attached files are not read ({', '.join(' '.join(name.split()) for name in names)})")
+        result.notes.append(f"attached files are not read ({listed(names)})")

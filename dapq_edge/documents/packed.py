@@ -23,6 +23,7 @@ MODULES = {
     b"ms-excel": "sheets",
 }
 _MAIN = re.compile(rb"(%s)\.[\w.]*\bmain\b" % b"|".join(MODULES))
+NAMES = {"word": "a Word document", "slides": "a presentation", "sheets": "a workbook", "epub": "a book"}
 TYPES = "[Content_Types].xml"
 
 
@@ -34,6 +35,7 @@ def extract(file: BinaryIO, task: Task, result: Extract) -> None:
             module = _module(archive)
     except zipfile.BadZipFile as error:
         raise DapqError(f"is a ZIP file that cannot be read: {error}") from error
+    result.kind = NAMES[module]
     file.seek(0)
     import_module(f".{module}", __package__).extract(file, task, result)
 

@@ -21,7 +21,7 @@ SECONDS = 9
 SMALL = 8 * MIB
 
 # of address space
-MEMORY = 480 * MIB
+MEMORY = 470 * MIB
 
 # a page of OCR
 OCR_SECONDS = 60
@@ -71,4 +71,4 @@ def _run(task: Task, seconds: int) -> Extract:
 
 def _end(code: int) -> str:
     reason = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-    return f"its reader ended ({reason})"
+    return f"its reader ended ({reason}), as it is damaged, or needs more than {MEMORY // MIB} MiB"

@@ -8,7 +8,7 @@ import pypdfium2.raw as pdfium_c
 
 from ..errors import DapqError
 from .child import Task
-from .extract import Extract
+from .extract import Extract, ranges
 from .fields import field_lines
 from .markers import place_markers
 
@@ -37,8 +37,10 @@ def extract(file: BinaryIO, task: Task, result: Extract) -> None:
             text = _page_text(document, index)
             failed += [index + 1] if text is None else []
             texts.append(text or "")
+        if len(failed) == n_pages:
+            raise DapqError("is a PDF that cannot be read: its pages are damaged")
         if failed:
-            result.notes.append(f"{len(failed)} of {n_pages} pages are damaged and not read")
+            result.notes.append(f"{len(failed)} of {n_pages} pages are damaged and not read ({ranges(failed)})")
         n_files = document.count_attachments()
         if n_files:
             result.notes.append(f"attached files are not read ({n_files})")

@@ -111,5 +111,5 @@ def _read_pictures(source: Source, extract: Extract, reading: Reading) -> None:
 
 def _no_text(kind: Kind, extract: Extract, reading: Reading) -> str:
     if kind == Kind.PDF and extract.parts and not reading.ocr:
-        return f"has no text: its {len(extract.parts)} pages are pictures, which `ocr` reads"
+        return "has no text: its pages are pictures, which `ocr` reads"
     return "has no text"

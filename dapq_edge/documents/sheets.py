@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 from python_calamine import CalamineWorkbook, SheetVisibleEnum
 
 from .child import Task
-from .extract import Extract
+from .extract import Extract, listed
 
 # rows of a part
 N_ROWS = 50
@@ -27,7 +27,7 @@ def extract(file: BinaryIO, task: Task, result: Extract) -> None:
                 hidden.append(about.name)
             _add_sheet(result, about.name, book.get_sheet_by_name(about.name))
     if hidden:
-        result.notes.append(f"hidden sheets are read, too ({', '.join(hidden)})")
+        result.notes.append(f"hidden sheets are read, too ({listed(hidden)})")
     with zipfile.ZipFile(file) as archive:
         sheets = [name for name in archive.namelist() if re.fullmatch(r"xl/worksheets/[^/]+\.xml", name)]
         n_empty = sum(len(_FORMULA.findall(archive.read(name))) for name in sheets)
