@@ -44,7 +44,8 @@ def extract(file: BinaryIO, task: Task, result: Extract) -> None:
         n_files = document.count_attachments()
         if n_files:
             result.notes.append(f"attached files are not read ({n_files})")
-    words = set(_WORD.findall(" ".join(texts)))
+    # the halves of a word that was cut are none
+    words = set(_WORD.findall(_BROKEN.sub(" ", " ".join(texts))))
     for index, text in enumerate(texts):
         result.add(f"p. {index + 1}", _BROKEN.sub(lambda found: _rejoined(found, words), text).replace("\x02", "-"))
 

@@ -36,27 +36,26 @@ def extract(file: BinaryIO, task: Task, result: Extract) -> None:
 
 
 def _add_sheet(result: Extract, name: str, sheet: Any) -> None:
+    rows: list[tuple[int, list[str]]] = []
     # the title of a sheet stands before its rows
-    rows, first, title = [], 0, f"{name}\n"
-    n_before = sheet.start[0] if sheet.start else 0
-    for number, row in enumerate(sheet.iter_rows(), start=1 + n_before):
+    title = f"{name}\n"
+    for number, row in enumerate(sheet.iter_rows(), start=1):
+        if rows and number - rows[0][0] >= N_ROWS:
+            _add_rows(result, name, title, rows)
+            rows, title = [], ""
         if any(value != "" for value in row):
-            first = first or number
-            rows.append([_cell(value) for value in row])
-        if rows and number - first + 1 >= N_ROWS:
-            result.add(f"sheet {name}, rows {first}-{number}", title + _csv(rows))
-            rows, first, title = [], 0, ""
+            rows.append((number, [_cell(value) for value in row]))
     if rows:
-        result.add(f"sheet {name}, rows {first}-{number}", title + _csv(rows))
+        _add_rows(result, name, title, rows)
+
+
+def _add_rows(result: Extract, name: str, title: str, rows: list[tuple[int, list[str]]]) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(row for _, row in rows)
+    result.add(f"sheet {name}, rows {rows[0][0]}-{rows[-1][0]}", title + text.getvalue().rstrip("\n"))
 
 
 def _cell(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value)
-
-
-def _csv(rows: list[list[str]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue().rstrip("\n")

@@ -1,7 +1,6 @@
 """Files that are read: of a path, of stdin, or of bytes that came over the network."""
 
 import contextlib
-import errno
 import os
 import stat
 import sys
@@ -62,16 +61,13 @@ def opened(path: str) -> Iterator[Source]:
     name = printable(path)
     try:
         # a pipe that nobody writes to is empty
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        file = open(path, "rb", opener=lambda place, flags: os.open(place, flags | os.O_NONBLOCK))  # noqa: SIM115
     except (OSError, ValueError) as error:
         raise DapqError(f"cannot read {name}: {getattr(error, 'strerror', None) or error}") from error
-    with open(fd, "rb") as file:
-        mode = os.fstat(fd).st_mode
-        if stat.S_ISDIR(mode):
-            raise DapqError(f"cannot read {name}: {os.strerror(errno.EISDIR)}")
-        os.set_blocking(fd, True)
-        if stat.S_ISREG(mode):
-            yield Source(name, file, _checked(os.fstat(fd).st_size, name))
+    with file:
+        os.set_blocking(file.fileno(), True)
+        if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            yield Source(name, file, _checked(os.fstat(file.fileno()).st_size, name))
             return
         with _copied(file, name) as source:
             yield source

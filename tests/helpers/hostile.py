@@ -18,6 +18,8 @@ from pathlib import Path
 from dapq_edge.documents.find import read_documents
 from dapq_edge.errors import DapqError
 
+from .pdfs import CATALOG, PAGE, TREE, pdf, stream
+
 MADE = Path(__file__).parents[1] / "data/documents/made"
 GOOD = (
     "writer-en.pdf",
@@ -97,29 +99,6 @@ def pages() -> Iterator[tuple[str, bytes]]:
     yield "charset.html", b"<meta charset=rot13><p>caf\xe9 \xff\xfe"
 
 
-def pdf(*objects: bytes, root: bytes = b"1 0 R", trailer: bytes = b"") -> bytes:
-    """A PDF of objects that are numbered from 1."""
-    data, offsets = b"%PDF-1.7\n", []
-    for number, body in enumerate(objects, start=1):
-        offsets.append(len(data))
-        data += b"%d 0 obj\n%s\nendobj\n" % (number, body)
-    start, size = len(data), len(objects) + 1
-    data += b"xref\n0 %d\n0000000000 65535 f \n" % size + b"".join(b"%010d 00000 n \n" % i for i in offsets)
-    return data + b"trailer\n<< /Size %d /Root %s %s>>\nstartxref\n%d\n%%%%EOF" % (size, root, trailer, start)
-
-
-def stream(data: bytes, filters: bytes = b"", more: bytes = b"") -> bytes:
-    return b"<< /Length %d %s %s>>\nstream\n%s\nendstream" % (len(data), filters, more, data)
-
-
-CATALOG = b"<< /Type /Catalog /Pages 2 0 R >>"
-TREE = b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>"
-PAGE = (
-    b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents 4 0 R "
-    b"/Resources << /Font << /F1 << /Type /Font /Subtype /Type1 /BaseFont /Helvetica >> >> >> >>"
-)
-
-
 def pdfs() -> Iterator[tuple[str, bytes]]:
     text = b"BT /F1 12 Tf 72 700 Td (x) Tj ET "
     yield "kids-loop.pdf", pdf(CATALOG, b"<< /Type /Pages /Kids [2 0 R 2 0 R] /Count 9 >>")
@@ -195,12 +174,12 @@ def archive(members: dict[str, bytes]) -> bytes:
     return data.getvalue()
 
 
-def replaced(name: str, part: str, content: bytes) -> bytes:
-    """A good file with another part."""
+def replaced(name: str, part: str, content: bytes, more: dict[str, bytes] | None = None) -> bytes:
+    """A good file with another part, and more."""
     with zipfile.ZipFile(MADE / name) as file:
         members = {member: file.read(member) for member in file.namelist()}
     assert part in members
-    return archive(members | {part: content})
+    return archive(members | {part: content} | (more or {}))
 
 
 def mails() -> Iterator[tuple[str, bytes]]:
