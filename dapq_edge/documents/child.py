@@ -15,7 +15,7 @@ from .extract import Extract
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be done with a file.
+    """A file, and what is to be done with it.
 
     Attributes:
         module: Of this package, whose `extract` does it.

@@ -1,4 +1,4 @@
-"""What is taken out of a file: labels and texts, and what is to be said."""
+"""Texts that are taken out of a file, with labels, and what is to be said about them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -116,7 +116,7 @@ def _kept(paths: list[str], name: str, found: Found, **n_skipped: int) -> list[s
     """Return the files that can be documents, and note how many are not."""
     kept = [path for path in paths if not _is_binary(path)]
     n_skipped["binary"] = len(paths) - len(kept)
-    skipped = [f"{n} {what}" for what, n in n_skipped.items() if n]
+    skipped = [f"{n:,} {what.rstrip('s') if n == 1 else what}" for what, n in n_skipped.items() if n]
     found.in_folders |= set(kept)
     if skipped:
         found.notes.append(f"{printable(name)}: {len(kept):,} files; skipped: {', '.join(skipped)}")

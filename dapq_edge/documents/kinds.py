@@ -12,7 +12,7 @@ HEAD = 4096
 
 
 class Kind(Enum):
-    """What reads a file; the value is what people call it."""
+    """Kind of a file; the value is what people call it."""
 
     TEXT = "text"
     MARKDOWN = "Markdown"

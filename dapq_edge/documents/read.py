@@ -23,7 +23,7 @@ EXPECTED = {
 
 @dataclass(frozen=True)
 class Reading:
-    """How files are read.
+    """Settings of reading files.
 
     Attributes:
         password: Of PDFs that are encrypted.
