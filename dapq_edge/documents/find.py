@@ -19,6 +19,7 @@ from .source import STDIN, printable
 # of a folder
 MAX_FILES = 1000
 
+_PATTERN = re.compile(r"[*?[]")
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
 
@@ -81,7 +82,7 @@ def _files(name: str, found: Found) -> list[str]:
         raise UsageError(f"{printable(name)} is a URL, and nothing is fetched: give a file")
     if os.path.isdir(name):
         return _in_folder(name, found)
-    if os.path.lexists(name) or not glob.has_magic(name):
+    if os.path.lexists(name) or not _PATTERN.search(name):
         return [name]
     matches = list(itertools.islice(glob.iglob(name, recursive=True), MAX_FILES + 1))
     if not matches:

@@ -49,10 +49,11 @@ SUFFIXES = {
     ".mhtml": Kind.MAIL,
 }
 
+# each has one way to match, so that no head takes long
 _PDF = re.compile(rb"%PDF-\d")
-_SPACE = rb"(?:\xef\xbb\xbf|\s|<!--.*?-->|<\?xml.*?\?>)*"
+_SPACE = rb"(?:\xef\xbb\xbf|\s|<!--(?:(?!-->).)*-->|<\?xml(?:(?!\?>).)*\?>)*"
 _HTML = re.compile(_SPACE + rb"<(?:!doctype\s+html|html)\b", re.IGNORECASE | re.DOTALL)
-_MAIL = re.compile(rb"(?:[!-9;-~]+:.*\r?\n(?:[ \t].*\r?\n)*)*?MIME-Version:", re.IGNORECASE)
+_MAIL = re.compile(rb"(?:[!-9;-~]+:[^\n]*\n(?:[ \t][^\n]*\n)*)*?MIME-Version:", re.IGNORECASE)
 
 
 def kind_of(head: bytes, name: str, tail: bytes = b"") -> Kind:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from .extract import Extract
 
-_HEADING = re.compile(r" {0,3}#{1,6}[ \t]+(.*?)[ \t#]*$")
+_HEADING = re.compile(r" {0,3}#{1,6}[ \t]+(.*)")
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
 
 # before a heading in a text that was made here
@@ -14,8 +14,7 @@ MARK = "\ue000"
 
 def add_markdown(extract: Extract, text: str) -> None:
     """Add a Markdown text, a part for each heading."""
-    places = [(start, heading) for start, heading in _headings(text)]
-    _add_parts(extract, text, places)
+    _add_parts(extract, text, list(_headings(text)))
 
 
 def add_marked(extract: Extract, text: str, label: str = "") -> None:
@@ -49,6 +48,7 @@ def _headings(text: str) -> Iterator[tuple[int, str]]:
         elif found and found[1].startswith(fence):
             fence = ""
         heading = None if fence else _HEADING.match(line.rstrip())
-        if heading and heading[1]:
-            yield place, heading[1]
+        title = heading[1].rstrip(" \t#") if heading else ""
+        if title:
+            yield place, title
         place += len(line)

@@ -15,7 +15,7 @@ from .markers import place_markers
 MAX_PAGES = 20_000
 
 # what PDFium writes for a hyphen at the end of a line, and one that only breaks words
-_BROKEN = re.compile(r"(\w+)\x02\s*(\w+)")
+_BROKEN = re.compile(r"\b(\w+)\x02\s*(\w+)")
 _BREAK = re.compile(r"(?<=\w)\u2010\n(?=\w)")
 
 # letters of a part of a word that can stand alone

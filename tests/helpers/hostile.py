@@ -80,6 +80,10 @@ def texts() -> Iterator[tuple[str, bytes]]:
     yield "line.txt", b"a" * 39_000_000
     yield "emoji.txt", "\U0001f600".encode() * 9_900_000
     yield "headings.md", b"# a\n" * 2_000_000
+    yield "hashes.md", b"# " + b"# " * 1_000_000 + b"x"
+    yield "fences.md", b"```" + b"`" * 5_000_000 + b"\n# a\n" * 40_000
+    yield "comments.txt", b"<!---->" * 1_000_000 + b"x"
+    yield "headers.txt", b"a: b\r\n" * 1_000_000
     yield "latin.txt", b"caf\xe9 " * 3_000_000
 
 
