@@ -70,16 +70,20 @@ def find(options: Source, console: Console) -> Path:
 
 def read_all(paths: Iterable[str], options: Files, console: Console) -> list[Document]:
     """Read documents, and say what was not read of them. Raises as `read_documents` does."""
-    documents, notes = read_documents(paths, options.reading)
-    say(notes, console)
-    return documents
+    return _read(paths, options, console)[0]
 
 
 def read_one(options: Documents, console: Console) -> tuple[Document, list[str]]:
     """Read the documents of --doc as one; returns it, and what was said. Raises as `read_documents` does."""
-    documents, notes = read_documents(options.doc, options.reading)
-    say(notes, console)
+    documents, notes = _read(options.doc, options, console)
     return join(documents), notes
+
+
+def _read(paths: Iterable[str], options: Files, console: Console) -> tuple[list[Document], list[str]]:
+    documents, notes = read_documents(paths, options.reading)
+    notes = [message_of(DapqError(note)) for note in notes]
+    say(notes, console)
+    return documents, notes
 
 
 def open_engine(

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import DapqError, UsageError
-from .charset import has_mark
 from .document import Document
-from .kinds import HEAD, Kind, kind_of
+from .extract import MAX_CHARACTERS
+from .kinds import HEAD, is_binary
 from .read import PLAIN, Reading, read_document
 from .source import STDIN, printable
 
@@ -41,20 +41,25 @@ class Found:
 def read_documents(names: Iterable[str], reading: Reading = PLAIN) -> tuple[list[Document], list[str]]:
     """Read files, all of folders and all that match patterns; returns them, and what is to be said.
 
-    A file of a folder that cannot be read is skipped. Raises `DapqError` as `read_document` does, if there is nothing
-    to read, or if there is too much; `UsageError` for what can be no file.
+    A file of a folder that cannot be read is skipped. What is said may name parameters, as a `DapqError` does.
+
+    Raises `DapqError` as `read_document` does, if there is nothing to read, or if there is too much; `UsageError` for
+    what can be no file.
     """
     found = find(names)
-    documents, notes = [], found.notes
+    documents, notes, n_characters = [], found.notes, 0
     for path in found.paths:
         try:
             documents.append(read_document(path, reading))
         except DapqError as error:
             if path not in found.in_folders:
                 raise
-            notes.append(f"skipped: {error}")
+            notes.append(f"skipped: {error.args[0]}")
             continue
         notes += documents[-1].notes
+        n_characters += len(documents[-1].text)
+        if n_characters > MAX_CHARACTERS:
+            raise DapqError(f"the documents have more than {MAX_CHARACTERS // 10**6} million characters together")
     if found.paths and not documents:
         raise DapqError(f"none of {len(found.paths)} files can be read; the last one: {notes[-1]}")
     return documents, notes
@@ -133,9 +138,6 @@ def _is_binary(path: str) -> bool:
             return True
         with open(path, "rb") as file:
             head = file.read(HEAD)
-        kind = kind_of(head, path)
-    except DapqError:
-        return True
     except OSError:
         return False
-    return kind in (Kind.TEXT, Kind.MARKDOWN) and b"\0" in head and not has_mark(head)
+    return is_binary(head)

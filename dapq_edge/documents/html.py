@@ -103,7 +103,8 @@ def _is_reference(element: Any) -> bool:
     if element.tag == "sup":
         return element.find(".//a") is not None
     is_note = "doc-noteref" in element.get("role", "") or element.get("epub:type") == "noteref"
-    return is_note or element.find("sup") is not None
+    number = element.find("sup")
+    return is_note or (number is not None and _line(number) == _line(element))
 
 
 def _set_reference(note: Any) -> None:

@@ -22,21 +22,19 @@ class Kind(Enum):
     MAIL = "a mail"
 
 
-# files that are named in the refusal, so that people know what to do
-REFUSED = (
-    (
-        b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1",
-        "is an old Office file, or has a password: save it as docx, xlsx or PDF",
-    ),
-    (b"{\\rtf", "is RTF: save it as docx or PDF"),
-    (b"\x89PNG", "is a picture: make a PDF of it"),
-    (b"\xff\xd8\xff", "is a picture: make a PDF of it"),
-    (b"GIF8", "is a picture: make a PDF of it"),
-    (b"\x1f\x8b", "is compressed: unpack it"),
-    (b"7z\xbc\xaf", "is compressed: unpack it"),
-    (b"Rar!", "is compressed: unpack it"),
-    (b"%!PS", "is PostScript: make a PDF of it, e.g. with ps2pdf"),
-)
+# documents that are not read, so that people know what to do
+OLD = {
+    b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": "is an old Office file, or has a password: save it as docx, xlsx or PDF",
+    b"{\\rtf": "is RTF: save it as docx or PDF",
+    b"%!PS": "is PostScript: make a PDF of it, e.g. with ps2pdf",
+}
+# and what is none
+OTHER = {
+    **dict.fromkeys((b"\x89PNG", b"\xff\xd8\xff", b"GIF8"), "is a picture: make a PDF of it"),
+    **dict.fromkeys((b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!"), "is compressed: unpack it"),
+}
+
+ZIP = (b"PK\3\4", b"PK\5\6")
 
 SUFFIXES = {
     ".md": Kind.MARKDOWN,
@@ -64,19 +62,27 @@ def kind_of(head: bytes, name: str, tail: bytes = b"") -> Kind:
         name: Of the file.
         tail: Its last bytes.
     """
-    for start, reason in REFUSED:
+    for start, reason in (OLD | OTHER).items():
         if head.startswith(start):
             raise DapqError(reason)
     suffix = PurePath(name).suffix.lower()
     if _is_pdf(head, suffix, tail):
         return Kind.PDF
-    if head.startswith((b"PK\3\4", b"PK\5\6")):
+    if head.startswith(ZIP):
         return Kind.OFFICE
     if suffix in SUFFIXES:
         return SUFFIXES[suffix]
     if _HTML.match(_narrow(head)):
         return Kind.HTML
     return Kind.MAIL if _MAIL.match(head) else Kind.TEXT
+
+
+def is_binary(head: bytes) -> bool:
+    """Return whether a file that begins so is no document."""
+    if head.startswith(tuple(OTHER)):
+        return True
+    is_known = head.startswith((*OLD, *ZIP)) or _PDF.search(head[:1024]) or has_mark(head)
+    return b"\0" in head and not is_known
 
 
 def _is_pdf(head: bytes, suffix: str, tail: bytes) -> bool:

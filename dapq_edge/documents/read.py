@@ -105,7 +105,11 @@ def _read_pictures(source: Source, extract: Extract, reading: Reading) -> None:
         return
     check_tesseract()
     for number in empty:
-        extract.parts[number - 1] = (extract.parts[number - 1][0], parse_picture(source, number - 1, reading.password))
+        label, _ = extract.parts[number - 1]
+        try:
+            extract.parts[number - 1] = (label, parse_picture(source, number - 1, reading.password))
+        except DapqError as error:
+            extract.notes.append(f"{label} {error.args[0]}")
     extract.notes.append(f"read by OCR, in {languages()}: pages {ranges(empty)}")
 
 

@@ -55,10 +55,16 @@ def test_chat_adds_a_folder(model, doc, scan):
     assert result.stderr.decode().count("read while you type") == len(list(doc.parent.glob("*.*")))
 
 
-def test_password(model):
+def test_password(model, tmp_path):
     assert_one_line(ask(model, SECRET), 1, f"{SECRET} is encrypted: give its password with --password")
     assert_one_line(ask(model, SECRET, "--password", "x"), 1, "the one of --password is wrong")
     assert n_tokens(ask(model, SECRET, "--password", "reader")) > 100
+    for name in (SECRET.name, "a.txt"):
+        (tmp_path / name).write_bytes(SECRET.read_bytes() if name == SECRET.name else b"x")
+    result = ask(model, tmp_path)
+    line = f"skipped: {tmp_path / SECRET.name} is encrypted: give its password with --password"
+    assert json.loads(result.stdout)["notes"] == [line]
+    assert line in result.stderr.decode()
 
 
 def test_refused(model, tmp_path):

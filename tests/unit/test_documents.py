@@ -175,6 +175,13 @@ def test_hyphens_at_the_end_of_a_line(lines, text):
     assert text_of(pdf_of(lines), "a.pdf").split() == text.split()
 
 
+def test_what_was_written_onto_a_page():
+    data = pdf_of(b"printed", value=b"x").replace(
+        b"/Subtype /Widget /FT /Tx", b"/Subtype /FreeText /Contents (by hand)"
+    )
+    assert text_of(data, "a.pdf") == "printed\nby hand"
+
+
 def test_fields_of_a_form():
     assert text_of(pdf_of(b"IBAN of the payer:", value=b"DE00 4821"), "a.pdf") == "IBAN of the payer:\niban: DE00 4821"
 
@@ -209,6 +216,34 @@ def test_word_says_what_it_leaves_out():
 def zip_part(name: str, part: str) -> bytes:
     with zipfile.ZipFile(DATA / "made" / name) as file:
         return file.read(part)
+
+
+def test_footnotes():
+    page = b'<html><p>harbour<a role="doc-noteref" href="#f"><sup>1</sup></a> m<sup>2</sup></p>'
+    note = b'<li id="f">the old one<a role="doc-backlink">back</a></li>'
+    assert text_of(page + note, "a.html") == "harbour[1] m2\n\n* the old one"
+
+
+def test_slides():
+    from pptx import Presentation
+    from pptx.chart.data import CategoryChartData
+    from pptx.enum.chart import XL_CHART_TYPE
+
+    deck = Presentation()
+    first, _, third = (deck.slides.add_slide(deck.slide_layouts[6]) for _ in range(3))
+    group = first.shapes.add_group_shape()
+    group.shapes.add_textbox(0, 0, 9, 9).text_frame.text = "in a group\vand below"
+    first.shapes.add_table(1, 2, 0, 0, 9, 9).table.cell(0, 1).text = "a cell"
+    first.notes_slide.notes_text_frame.text = "spoken"
+    data = CategoryChartData()
+    data.categories = ["a"]
+    data.add_series("b", (1,))
+    third.shapes.add_chart(XL_CHART_TYPE.PIE, 0, 0, 9, 9, data)
+    file = io.BytesIO()
+    deck.save(file)
+    found = read(file.getvalue(), "a.pptx")
+    assert found.text == "in a group\nand below\n|  | a cell |\nspoken"
+    assert found.notes == ("a.pptx: 2 of 3 slides have no text (2, 3)", "a.pptx: charts and diagrams are not read (1)")
 
 
 def test_workbooks_say_what_they_leave_out():
@@ -363,3 +398,12 @@ def test_a_huge_page_is_no_huge_picture():
     found = read(pdf_of(b"", b"x").replace(b"612 792", b"99999 99999"), "a.pdf", ocr=True)
     assert "read by OCR" in found.notes[0]
     assert "1 of 2 pages have no text (1)" in found.notes[1]
+
+
+HEADS = [b"<!---->" * 9999, b"a: b\r\n" * 9999, b"a:\r\n \r\n" * 9999, b"<?xml?>" * 9999, b"%PDF-" * 9999]
+
+
+@pytest.mark.parametrize("data", HEADS, ids=lambda data: data[:5].decode().strip())
+def test_no_head_takes_for_ever(data):
+    """A careless expression has 2 to the power of hundreds of ways to match each of these."""
+    assert text_of(data, "a").replace("\n", "") == data.decode().replace("\r\n", "").strip()

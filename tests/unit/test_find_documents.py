@@ -66,6 +66,25 @@ def test_a_damaged_file_of_a_folder_is_said(folder):
         read_documents([f"{folder}/*.pdf"])
 
 
+def test_documents_of_a_folder_that_are_not_read_are_named(tmp_path):
+    (tmp_path / "a.txt").write_text("a")
+    (tmp_path / "b.doc").write_bytes(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1\0\0")
+    (tmp_path / "c.rtf").write_bytes(b"{\\rtf1 x}")
+    (tmp_path / "d.zip").write_bytes(b"PK\3\4\0")
+    (tmp_path / "e.png").write_bytes(b"\x89PNG")
+    documents, notes = read_documents([str(tmp_path)])
+    assert names(documents) == ["a.txt"]
+    assert notes[0] == f"{tmp_path}: 4 files; skipped: 1 binary"
+    assert [note.split()[1].rpartition("/")[-1] for note in notes[1:]] == ["b.doc", "c.rtf", "d.zip"]
+
+
+def test_too_much_together(tmp_path):
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("a" * 6_000_000)
+    with pytest.raises(DapqError, match="more than 10 million characters together"):
+        read_documents([str(tmp_path)])
+
+
 def test_twice(folder):
     path = str(folder / "b.txt")
     assert find([path, path]).paths == [path]
