@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Make the documents that the tests read, by other programs, from the texts in sources/. It needs pandoc, LibreOffice,
-# Chromium, WeasyPrint, qpdf, Ghostscript, groff, lynx, mime-construct and mpack; the files are kept in git.
+# Chromium, WeasyPrint, qpdf, Ghostscript, groff, lynx and mime-construct; the files are kept in git.
 
 set -euo pipefail
 
@@ -22,7 +22,6 @@ for name in en de ru el ja; do
     pandoc "$src/$name.md" -o "$work/$name.odt"
 done
 two_columns=$(css 'body { columns: 2; column-gap: 3em; font: 11pt serif; text-align: justify; hyphens: auto }')
-narrow=$(css '@page { size: A5 } body { font: 12pt serif; width: 9cm; text-align: justify; hyphens: auto }')
 pandoc -s "$src/en.md" --metadata title=" " -V lang=en -H "$two_columns" -o "$work/columns.html"
 narrow=$(css '@page { size: A5 } body { font: 12pt serif; width: 8cm; text-align: justify; hyphens: auto }')
 pandoc -s "$src/de.md" --metadata title=" " -V lang=de -H "$narrow" -o "$work/narrow.html"
