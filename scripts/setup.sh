@@ -3,7 +3,7 @@
 #
 #   CMAKE_ARGS   options of the build, as for llama-cpp-python: -DGGML_METAL=on, -DGGML_CUDA=on, -DGGML_RPC=on
 #   PYTHON       interpreter for .venv (default: python3), 3.10 to 3.13
-#   EXTRAS       extras of the project to install (default: completion,pdf,server)
+#   EXTRAS       extras of the project to install (default: completion,documents,server)
 
 set -euo pipefail
 
@@ -15,7 +15,7 @@ sdist_sha256=832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e
 patch_version=$(sed -n 's/^PATCH_VERSION = //p' dapq_edge/_version.py)
 
 python=${PYTHON:-python3}
-extras=${EXTRAS-completion,pdf,server}
+extras=${EXTRAS-completion,documents,server}
 venv=$root/.venv
 build=$root/.build
 name=llama_cpp_python-$sdist_version

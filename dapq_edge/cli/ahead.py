@@ -5,13 +5,13 @@ import time
 from rich.console import Console
 
 from ..control import Control
-from ..documents.text import read_document
+from ..documents.document import Document
 from ..errors import DapqError, UsageError
 from ..llamacpp.log import captured_log
 from ..prompt.chat_template import chat_prompt
 from ..reading.engine import Engine
 from .read import Options
-from .running import check_model, open_engine, progress_bar, say
+from .running import check_model, open_engine, progress_bar, read_all, say
 
 # any will do: what a window is read for does not depend on it
 QUESTION = "What does it say?"
@@ -23,24 +23,25 @@ def read(options: Options) -> int:
         raise UsageError("there is nothing to read for", param="no_store")
     check_model(options.model)
     console = Console(stderr=True)
+    documents = read_all(options.files, options.documents, console)
     with captured_log():
         engine = open_engine(options.model, console, heads=options.heads, store=options.store)
         if engine.store is None:
             raise DapqError("there is no store to read into")
-        for path in options.files:
-            _read(engine, path, console)
+        for document in documents:
+            _read(engine, document, console)
     return 0
 
 
-def _read(engine: Engine, path: str, console: Console) -> None:
-    start, prompt = time.perf_counter(), chat_prompt(engine.model, read_document(path), QUESTION)
+def _read(engine: Engine, document: Document, console: Console) -> None:
+    start, prompt = time.perf_counter(), chat_prompt(engine.model, document.text, QUESTION)
     with progress_bar(console) as bar:
         task = bar.add_task("reading", total=len(prompt.body))
         control = Control(lambda done, total: bar.update(task, completed=done, total=total))
         ahead = engine.read_ahead(prompt, control)
     say(ahead.faults, console)
     print(
-        f"{path}: {len(prompt.body):,} tokens, {ahead.n_windows:,} windows, {ahead.n_stored:,} of them read before, "
-        f"{time.perf_counter() - start:.1f} s",
+        f"{document.name}: {len(prompt.body):,} tokens, {ahead.n_windows:,} windows, "
+        f"{ahead.n_stored:,} of them read before, {time.perf_counter() - start:.1f} s",
         flush=True,
     )

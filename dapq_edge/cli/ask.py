@@ -3,17 +3,17 @@
 from dataclasses import dataclass
 
 from .command import Command
-from .options import Reading, Sampling, SizedModel, Store, group, option
+from .options import Documents, Reading, Sampling, SizedModel, Store, group, option
 from .options.eviction import OF_DOCUMENT
 
 
 @dataclass(frozen=True)
 class Question:
-    """A document, and what is wanted of it."""
+    """Documents, and what is wanted of them."""
 
-    question: str = option("question", nargs="?", default="", help="without it, the document is the whole message")
-    doc: str = option("--doc", required=True, metavar="FILE", help="text, Markdown, HTML or PDF; - for stdin")
+    question: str = option("question", nargs="?", default="", help="without it, the documents are the whole message")
     answer_prefix: str = option("--answer-prefix", default="", metavar="TEXT", help="first words of the answer")
+    documents: Documents = group("documents", doc={"required": True})
 
 
 CELLS = {"help": "cells of the KV cache (default: as many as needed)"}

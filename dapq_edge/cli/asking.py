@@ -8,7 +8,6 @@ from typing import Any
 import psutil
 from rich.console import Console
 
-from ..documents.text import read_document
 from ..eviction.heads import find_profile_file
 from ..eviction.policies import get_policy
 from ..llamacpp.log import captured_log
@@ -16,7 +15,7 @@ from ..planning.ram import MIB
 from ..prompt.chat_template import chat_prompt
 from ..reading.stats import guess_note, skip_note, store_note
 from .ask import Options
-from .running import check_budget, check_model, open_to_read, read_prompt, say, warn
+from .running import check_budget, check_model, open_to_read, read_one, read_prompt, say, warn
 
 
 @dataclass(frozen=True)
@@ -24,6 +23,7 @@ class Result:
     """The object that `--json` prints."""
 
     answer: str
+    notes: list[str]
     policy: str
     reading: str
     positions: str
@@ -78,10 +78,11 @@ def answer(options: Options) -> int:
 
 
 def _answer(options: Options, console: Console) -> int:
-    document, reading, sampling = read_document(options.doc), options.reading, options.sampling
+    reading, sampling = options.reading, options.sampling
+    document, notes = read_one(options.documents, console)
     engine = open_to_read(options.model, reading, options.store, console, seed=sampling.seed)
     policy = get_policy(reading.policy, reading.granularity, engine.heads)
-    prompt = chat_prompt(engine.model, document, options.question, options.answer_prefix)
+    prompt = chat_prompt(engine.model, document.text, options.question, options.answer_prefix)
 
     start = time.perf_counter()
     read = read_prompt(
@@ -104,6 +105,7 @@ def _answer(options: Options, console: Console) -> int:
     seconds = times[-1] - times[0]
     result = Result(
         answer="".join(pieces).strip(),
+        notes=notes,
         policy=policy.name,
         reading=read.mode.value,
         positions="compact" if read.is_compact else "true",

@@ -3,19 +3,19 @@
 from dataclasses import dataclass
 
 from .command import Command
-from .options import ConversationStore, Eviction, Sampling, SizedModel, group, option
+from .options import ConversationStore, Documents, Eviction, Sampling, SizedModel, group, option
 
 
 @dataclass(frozen=True)
 class Options:
     """Options of the command."""
 
-    doc: list[str] = option("--doc", action="append", default=[], metavar="FILE", help="a document; can be given again")
     session: str | None = option(
         "--session", metavar="FILE", help="go on with this conversation, and save it after each turn"
     )
     system_prompt: str = option("-sys", "--system-prompt", default="", metavar="TEXT", help="system message")
     verbose: bool = option("-v", "--verbose", action="store_true", help="say after each answer what it took")
+    documents: Documents = group("documents")
     model: SizedModel = group(
         "model", ctx_size={"help": "tokens of the conversation that are remembered (default: from the model)"}
     )

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from ..documents.text import read_document
 from ..errors import UsageError
 from ..eviction.policies import get_policy
 from ..files import write_atomically
@@ -14,7 +13,7 @@ from ..prompt.chat_template import chat_prompt
 from ..render.pictures import require_matplotlib
 from ..render.shading import to_html, to_picture, to_terminal
 from .kept import Options
-from .running import check_budget, check_model, open_to_read, read_prompt, warn
+from .running import check_budget, check_model, open_to_read, read_one, read_prompt, warn
 
 
 def show(options: Options) -> int:
@@ -32,13 +31,13 @@ def show(options: Options) -> int:
 def _show(options: Options) -> int:
 
     console, reading = Console(stderr=True), options.reading
-    document = read_document(options.doc)
+    document, _ = read_one(options.documents, console)
     engine = open_to_read(options.model, reading, options.store, console)
     layers = list(engine.cache.gathered_heads())
     if options.layer is not None and options.layer not in layers:
         raise UsageError(f"{options.layer}: choose one of {', '.join(map(str, layers))}", param="layer")
     policy = get_policy(reading.policy, reading.granularity, engine.heads)
-    prompt = chat_prompt(engine.model, document, options.question, options.answer_prefix)
+    prompt = chat_prompt(engine.model, document.text, options.question, options.answer_prefix)
     stats = read_prompt(engine, prompt, policy, reading, console, n_predict=1, ctx_size=options.model.ctx_size)
     warn(stats, console)
     pieces = engine.kept(None if options.layer is None else layers.index(options.layer))
@@ -46,7 +45,7 @@ def _show(options: Options) -> int:
     if options.layer is not None:
         summary += f"; layer {options.layer}"
     if options.html:
-        page = to_html(pieces, options.question or options.doc, summary)
+        page = to_html(pieces, options.question or document.name, summary)
         write_atomically(Path(options.html), page.encode("utf-8", "replace"))
     if options.plot:
         shares = np.stack([engine.sequence.coverage(i) for i in range(len(layers))])

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..control import Control
+from ..documents.document import Document, join
+from ..documents.find import read_documents
 from ..errors import DapqError
 from ..eviction.budget import Auto, Budget, parse_budget
 from ..eviction.heads import HeadProfile, load_profile
@@ -28,7 +30,19 @@ from ..reading.open_model import open_model
 from ..reading.stats import ReadStats, Usage, room_warning
 from ..store.catalog import Catalog
 from .names import message_of
-from .options import ConversationStore, Eviction, Model, Reading, RunningModel, SizedModel, Source, Store, StoreFolder
+from .options import (
+    ConversationStore,
+    Documents,
+    Eviction,
+    Files,
+    Model,
+    Reading,
+    RunningModel,
+    SizedModel,
+    Source,
+    Store,
+    StoreFolder,
+)
 
 
 def check_model(options: Model | RunningModel) -> None:
@@ -52,6 +66,24 @@ def find(options: Source, console: Console) -> Path:
     if options.hf_repo:
         return find_hf_model(options.hf_repo, options.offline)
     return find_model(options.model or "", lambda line: console.print(line, style="dim", highlight=False))
+
+
+def read_all(paths: Iterable[str], options: Files, console: Console) -> list[Document]:
+    """Read documents, and say what was not read of them. Raises as `read_documents` does."""
+    return _read(paths, options, console)[0]
+
+
+def read_one(options: Documents, console: Console) -> tuple[Document, list[str]]:
+    """Read the documents of --doc as one; returns it, and what was said. Raises as `read_documents` does."""
+    documents, notes = _read(options.doc, options, console)
+    return join(documents), notes
+
+
+def _read(paths: Iterable[str], options: Files, console: Console) -> tuple[list[Document], list[str]]:
+    documents, notes = read_documents(paths, options.reading)
+    notes = [message_of(DapqError(note)) for note in notes]
+    say(notes, console)
+    return documents, notes
 
 
 def open_engine(

@@ -13,7 +13,6 @@ from ..chat.conversation import Chat
 from ..chat.idle import Idle
 from ..chat.session import load_session, save_session
 from ..control import UNCONTROLLED, Control, Progress
-from ..documents.text import read_document
 from ..errors import AbortedError, DapqError, UsageError
 from ..eviction.heads import HeadProfile
 from ..llamacpp.log import captured_log
@@ -22,10 +21,10 @@ from ..reading.stats import Usage, guess_note, skip_note, store_note
 from ..render.shading import to_terminal
 from .chat import Options
 from .names import message_of
-from .running import check_budget, check_model, open_llama, progress_bar, say, warn
+from .running import check_budget, check_model, open_llama, progress_bar, read_all, say, warn
 
 HELP = """\
-/doc FILE    add a document to the next question
+/doc FILE    add a document to the next question, or all of a folder or a pattern
 /save FILE   save the conversation
 /load FILE   go on with a saved one
 /stats       what it takes, and what was done
@@ -56,7 +55,7 @@ class _Terminal:
         self.options, sampling = options, options.sampling
         self.console = Console(stderr=True)
         self.is_stopped = False
-        documents = {path: read_document(path) for path in options.doc}
+        documents = read_all(options.documents.doc, options.documents, self.console)
         self.llama = open_llama(options.model, options.eviction, options.store, self.console, seed=sampling.seed)
         self.chat = Chat(
             self.llama, system=options.system_prompt, n_predict=sampling.predict, temperature=sampling.temp
@@ -65,12 +64,12 @@ class _Terminal:
         self.session = Path(options.session) if options.session else None
         if self.session and self.session.exists():
             self._load(str(self.session))
-        for path, document in documents.items():
+        for document in documents:
             # the same command goes on with a session
-            if self.chat.has_document(document):
-                self._say(f"{path} is in the conversation")
+            if self.chat.has_document(document.text):
+                self._say(f"{document.name} is in the conversation")
             else:
-                self.chat.add_document(document)
+                self.chat.add_document(document.text)
 
     def run(self) -> int:
         if sys.stdin.isatty():
@@ -180,8 +179,9 @@ class _Terminal:
         commands[name](rest.strip())
 
     def _add_document(self, path: str) -> None:
-        n_tokens = self.chat.add_document(read_document(path))
-        self._say(f"{path}: {n_tokens:,} tokens, read while you type and with the next question")
+        for document in read_all([path], self.options.documents, self.console):
+            n_tokens = self.chat.add_document(document.text)
+            self._say(f"{document.name}: {n_tokens:,} tokens, read while you type and with the next question")
 
     def _save(self, path: str) -> None:
         save_session(self.llama, Path(path), self.chat.state())

@@ -1,1 +1,1 @@
-"""Documents to text."""
+"""Documents to text, with the places that a citation names."""

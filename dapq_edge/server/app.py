@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from dataclasses import asdict
+from email.message import EmailMessage
 from importlib.resources import files
 from typing import Any, TypeVar
 
@@ -19,7 +20,8 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .._version import __version__
-from ..documents.text import document_text
+from ..documents.document import Document as TextDocument
+from ..documents.read import Reading, read_upload
 from ..errors import AbortedError, DapqError, UsageError
 from .failures import INVALID, describe
 from .limits import Limits, error_body
@@ -64,10 +66,20 @@ class Kept(BaseModel):
     pieces: list[tuple[str, float]]
 
 
+class Page(BaseModel):
+    """A part of a document that a citation names: characters of its text."""
+
+    label: str
+    start: int
+    stop: int
+
+
 class Document(BaseModel):
-    """The text of a document, and how many tokens it has."""
+    """The text of a document, its parts, what was not read of it, and how many tokens it has."""
 
     text: str
+    pages: list[Page]
+    notes: list[str]
     n_tokens: int
 
 
@@ -157,19 +169,34 @@ def _add_page(app: FastAPI, worker: Worker) -> None:
     async def kept(request: Request) -> Kept:
         return Kept(pieces=await _one(worker, request, kept_task))
 
+    parsing = asyncio.Semaphore(1)
     body = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
 
     @app.post("/api/document", responses=ERRORS, openapi_extra={"requestBody": body})
-    async def document(request: Request, name: str = "document") -> Document:
-        """Text, Markdown, HTML or PDF; `name` is the name of the file. It is read while nobody asks."""
-        data = await request.body()
-        try:
-            text = await asyncio.to_thread(document_text, data, name)
-        except DapqError as error:
-            raise UsageError(str(error)) from error
-        n_tokens = await _one(worker, request, count_task(text))
-        worker.when_idle(ahead_work(text, n_tokens, worker.say))
-        return Document(text=text, n_tokens=n_tokens)
+    async def document(request: Request, name: str = "document", password: str = "", ocr: bool = False) -> Document:
+        """A file of any kind; `name` is its name. It is read while nobody asks."""
+        data, charset = await request.body(), _charset(request)
+        # one file at a time takes memory
+        async with parsing:
+            found = await asyncio.to_thread(_read, data, name, charset, Reading(password, ocr))
+        n_tokens = await _one(worker, request, count_task(found.text))
+        worker.when_idle(ahead_work(found.text, n_tokens, worker.say))
+        pages = [Page(label=page.label, start=page.start, stop=page.stop) for page in found.pages]
+        return Document(text=found.text, pages=pages, notes=list(found.notes), n_tokens=n_tokens)
+
+
+def _read(data: bytes, name: str, charset: str, reading: Reading) -> TextDocument:
+    try:
+        return read_upload(data, name, charset, reading)
+    except DapqError as error:
+        raise UsageError(error.args[0], param=error.param) from error
+
+
+def _charset(request: Request) -> str:
+    """Return the charset that a client says its text has."""
+    header = EmailMessage()
+    header["content-type"] = request.headers.get("content-type", "")
+    return str(header.get_content_charset() or "")
 
 
 async def _answer(worker: Worker, request: Request, task: Task, is_stream: bool) -> Response:

@@ -13,6 +13,7 @@ def test_json(model, doc):
     data = json.loads(result.stdout)
     assert list(data) == [
         "answer",
+        "notes",
         "policy",
         "reading",
         "positions",

@@ -1,0 +1,62 @@
+"""Documents over HTTP: their text, pages and notes, and one line for what is damaged or hostile."""
+
+import pytest
+from helpers.documents import DATA
+from helpers.hostile import damaged, empty
+from helpers.pdfs import pdf_of
+from helpers.serving import assert_error
+
+
+def post(server, data: bytes, name: str, **options):
+    return server.client.post("/api/document", params={"name": name, **options}, content=data, timeout=60)
+
+
+def test_text_pages_and_notes(server):
+    found = post(server, pdf_of(b"one", b"", b"three"), "a.pdf").json()
+    assert found["text"] == "one\n\nthree"
+    assert found["pages"] == [
+        {"label": "p. 1", "start": 0, "stop": 3},
+        {"label": "p. 2", "start": 4, "stop": 4},
+        {"label": "p. 3", "start": 5, "stop": 10},
+    ]
+    assert found["notes"] == ["a.pdf: 1 of 3 pages have no text (2)"]
+    assert found["n_tokens"] > 1
+
+
+def test_charset_of_the_header(server):
+    headers = {"content-type": 'text/html; charset="windows-1252"'}
+    data = "<html><p>Größe 5 €".encode("cp1252")
+    found = server.client.post("/api/document?name=a.html", content=data, headers=headers).json()
+    assert found["text"] == "Größe 5 €"
+    assert found["notes"] == []
+
+
+@pytest.mark.parametrize("name", ["pandoc-en.docx", "pandoc-en.pptx", "calc-stock.xlsx", "pandoc-en.epub"])
+def test_kinds(server, name):
+    assert len(post(server, (DATA / "made" / name).read_bytes(), name).json()["text"].split()) > 10
+
+
+def test_password(server):
+    data = (DATA / "made/qpdf-password-en.pdf").read_bytes()
+    assert_error(post(server, data, "a.pdf"), 400, "a.pdf is encrypted: give its password with password")
+    assert_error(post(server, data, "a.pdf", password="x"), 400, "the one of password is wrong")
+    assert "48213" in post(server, data, "a.pdf", password="reader").json()["text"]
+
+
+def test_damaged_and_empty(server):
+    n_refused = 0
+    for name, data in [*damaged(), *empty()]:
+        response = post(server, data, name)
+        if response.status_code == 200:
+            assert response.json()["text"]
+        else:
+            assert_error(response, 400, name)
+            n_refused += 1
+    assert n_refused > 20
+    assert server.client.get("/health").status_code == 200
+
+
+def test_hostile(server):
+    assert_error(post(server, b"<div>" * 200_000 + b"x", "a.html"), 400, "is nested too deeply")
+    assert_error(post(server, b"<" * 20_000_000, "a.html"), 400, "needs more than 470 MiB")
+    assert_error(post(server, bytes(40 * 2**20), "a.pdf"), 413)
