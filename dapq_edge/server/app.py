@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from dataclasses import asdict
 from email.message import EmailMessage
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
@@ -41,8 +42,16 @@ GRACE = 5
 # seconds until a stream begins without its first token, and between two lines of progress
 PATIENCE = 1.0
 
-# the page loads nothing, and talks to nobody else
-PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
+# the page loads its own files only, talks to nobody else, and makes no HTML of a text
+PAGE_HEADERS = {
+    "content-security-policy": "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    # files of two versions do not fit each other
+    "cache-control": "no-cache",
+}
+PAGE_TYPES = {".css": "text/css", ".js": "text/javascript", ".html": "text/html"}
 
 
 class Error(BaseModel):
@@ -154,11 +163,17 @@ def _add_status(app: FastAPI, worker: Worker) -> None:
 
 
 def _add_page(app: FastAPI, worker: Worker) -> None:
-    page = files("dapq_edge.server").joinpath("page.html").read_text()
+    page = {file.name: file.read_text("utf-8") for file in files("dapq_edge.server").joinpath("page").iterdir()}
 
     @app.get("/", response_class=HTMLResponse)
     async def index() -> HTMLResponse:
-        return HTMLResponse(page, headers={"content-security-policy": PAGE_POLICY})
+        return HTMLResponse(page["index.html"], headers=PAGE_HEADERS)
+
+    @app.get("/page/{name}", include_in_schema=False)
+    async def page_file(name: str) -> Response:
+        if name not in page:
+            raise HTTPException(404, f"the page has no file {name!r}")
+        return Response(page[name], headers=PAGE_HEADERS, media_type=PAGE_TYPES[Path(name).suffix])
 
     @app.get("/api/usage", responses=ERRORS)
     async def usage() -> dict[str, Any]:

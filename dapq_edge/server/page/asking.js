@@ -1,0 +1,76 @@
+// A question to the server, and what comes back of it, noted in its turn.
+
+import {streamChat} from "./api.js";
+import {$} from "./dom.js";
+import {findDocument} from "./library.js";
+
+const MAX_TOKENS = 512;
+
+/** A turn that was not answered yet. */
+export const newTurn = (question, documents) => ({question, documents: documents.map(({id, name}) => ({id, name})), ...blank()});
+
+const blank = () => ({answer: "", annotations: [], evidence: null, warnings: [], error: "", progress: "", status: "asking"});
+
+/** Ask, or ask again; `update` is called at each change. An answer comes back if the next one has no word. */
+export async function ask(turn, before, signal, update) {
+  const old = {...turn};
+  Object.assign(turn, blank());
+  update();
+  try {
+    const isAgain = old.status === "done" && old.answer;
+    await receive(turn, streamChat(bodyOf(turn, before, isAgain), signal), update);
+    turn.status = "done";
+    if (!turn.answer) turn.warnings.push("The model gave an empty answer.");
+  } catch (error) {
+    const isStopped = signal.aborted;
+    if (!turn.answer && old.answer) Object.assign(turn, old);
+    else turn.status = isStopped ? "stopped" : "failed";
+    turn.error = isStopped ? "" : error.message;
+  }
+  turn.progress = "";
+  update();
+}
+
+function bodyOf(turn, before, isAgain) {
+  const body = {messages: messagesOf(turn, before), max_tokens: MAX_TOKENS, temperature: isAgain ? 0.7 : 0};
+  const [budget, policy] = [$("budget").value.trim(), $("policy").value.trim()];
+  return {...body, ...(budget && {kv_budget: budget}), ...(policy && {policy})};
+}
+
+/** A question about documents stands alone: only a message that begins with them finds what was read already. */
+function messagesOf(turn, before) {
+  if (turn.documents.length) return [{role: "user", content: textsOf(turn) + "\n\n" + turn.question}];
+  const earlier = before.filter(one => one.answer && !one.documents.length);
+  return [...earlier, turn].flatMap(({question, answer}) => [
+    {role: "user", content: question}, ...(answer ? [{role: "assistant", content: answer}] : []),
+  ]);
+}
+
+function textsOf(turn) {
+  const documents = turn.documents.map(one => {
+    const found = findDocument(one);
+    if (!found) throw new Error(one.name + " was removed: add it again to ask about it.");
+    return found;
+  });
+  return documents.map(({name, text}) => (documents.length > 1 ? name + "\n" + text : text)).join("\n\n");
+}
+
+async function receive(turn, stream, update) {
+  for await (const {comment, chunk} of stream) {
+    if (chunk) note(turn, chunk); else turn.progress = comment;
+    update();
+  }
+}
+
+function note(turn, chunk) {
+  const choice = chunk.choices?.[0] || {};
+  const {content, annotations} = choice.delta || {};
+  if (content) turn.progress = "";
+  turn.answer += content || "";
+  if (Array.isArray(annotations)) turn.annotations = annotations;
+  if (chunk.evidence) turn.evidence = {...turn.evidence, ...chunk.evidence};
+  turn.warnings.push(...(chunk.warnings || []));
+  if (choice.finish_reason === "length") {
+    turn.warnings.push("The answer is cut: it has " + MAX_TOKENS + " tokens, or the context is full.");
+  }
+}

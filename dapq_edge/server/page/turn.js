@@ -1,0 +1,76 @@
+// One question and its answer on the page.
+
+import {showAnswer} from "./answer.js";
+import {button, make, nameOf} from "./dom.js";
+import {openSource, sourcesOf, titleOf} from "./sources.js";
+
+/** An article, and a function that shows the turn as it is now. */
+export function viewOf(turn, regenerate) {
+  const part = (tag, className, properties = {}) => make(tag, {className, ...properties});
+  const parts = {
+    about: part("p", "small"), absent: part("p", "notfound"), answer: part("div", "answer"),
+    error: part("p", "error", {role: "alert"}), progress: part("p", "small"), sources: part("ol", "sources"),
+    notes: part("ul", "notes"), tools: part("div", "tools"),
+  };
+  const again = button("", regenerate, {className: "plain again"});
+  const copied = make("span", {role: "status", className: "small"});
+  const copy = button("Copy", () => copyAnswer(turn, copied), {className: "plain"});
+  parts.tools.append(copy, again, copied);
+  const article = make("article", {"aria-label": "Question and answer"}, make("h3", {dir: "auto"}, turn.question), ...Object.values(parts));
+  const open = source => {
+    try { openSource(turn, source) } catch (error) { parts.error.textContent = error.message }
+  };
+  const update = () => {
+    const isAsking = turn.status === "asking";
+    showTexts(turn, parts);
+    showSources(turn, parts, open);
+    parts.tools.hidden = isAsking;
+    copy.hidden = !turn.answer;
+    again.textContent = turn.status === "done" ? "Regenerate" : "Ask again";
+    article.setAttribute("aria-busy", isAsking);
+  };
+  update();
+  return {article, update};
+}
+
+function showTexts(turn, {about, absent, error, progress, notes}) {
+  const names = turn.documents.flatMap((one, i) => [i ? ", " : "About ", nameOf(one.name)]);
+  about.replaceChildren(...names);
+  const {not_found, note, coverage} = turn.evidence || {};
+  absent.textContent = not_found ? "Nothing relevant was found in the documents. What follows is not based on them." : "";
+  error.textContent = turn.error;
+  progress.textContent = turn.status === "asking" ? turn.progress || (turn.answer ? "" : "Waiting …") : "";
+  const ends = {stopped: "Stopped: the answer is not complete.", cut: "The page was closed before the answer ended."};
+  const lines = [coverage && "Based on: " + coverage, note, ...turn.warnings, ends[turn.status]];
+  notes.replaceChildren(...lines.filter(Boolean).map(line => make("li", {}, line)));
+}
+
+function showSources(turn, {answer, sources}, open) {
+  const found = sourcesOf(turn);
+  const marks = found.flatMap(source => [...source.ends].map(place => ({place, node: make("sup", {}, button(
+    String(source.number), () => open(source), {className: "footnote", "aria-label": "Source " + source.number + ": " + titleOf(source)}))})));
+  showAnswer(answer, turn.answer, marks.sort((a, b) => a.place - b.place));
+  sources.hidden = !found.length;
+  sources.replaceChildren(...found.map(source => make("li", {}, make("button", {type: "button", className: "plain", onclick: () => open(source)},
+    "[" + source.number + "] ", nameOf(titleOf(source)), ...(source.quote ? [": ", make("q", {}, source.quote)] : [])))));
+}
+
+/** The answer with its sources, as text. */
+function textOf(turn) {
+  const found = sourcesOf(turn);
+  const marks = found.flatMap(source => [...source.ends].map(place => [place, "[" + source.number + "]"]));
+  let text = turn.answer;
+  for (const [place, mark] of marks.sort((a, b) => a[0] - b[0]).reverse()) text = text.slice(0, place) + mark + text.slice(place);
+  return [text.trim(), ...found.map(one => "[" + one.number + "] " + titleOf(one) + (one.quote ? ': "' + one.quote + '"' : ""))].join("\n");
+}
+
+async function copyAnswer(turn, said) {
+  try {
+    await navigator.clipboard.writeText(textOf(turn));
+    said.textContent = "Copied.";
+  } catch {
+    // there is no clipboard where the page does not come from this machine by https
+    said.textContent = "This browser does not let the page copy: select the text.";
+  }
+  setTimeout(() => { said.textContent = "" }, 4000);
+}
