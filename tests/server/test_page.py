@@ -1,94 +1,123 @@
-"""The page of the server, as a person uses it, in headless Chromium."""
-
-import shutil
+"""The page of the server: documents, questions, and what stays of them."""
 
 import pytest
+from helpers.page import LONG, chunk, needs_chromium
 from helpers.serving import serving
 from helpers.tiny import Spec
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+pytestmark = [needs_chromium, pytest.mark.slow]
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian, Ubuntu: apt install chromium)")
-
-
-# the least contrast of the text to the shade behind it, as WCAG 2 has it
-CONTRAST = """spans => {
-  const parts = color => color.match(/[\\d.]+/g).map(Number);
-  const light = rgb => [.2126, .7152, .0722].reduce((sum, share, i) => {
-    const x = rgb[i] / 255;
-    return sum + share * (x <= .03928 ? x / 12.92 : ((x + .055) / 1.055) ** 2.4);
-  }, 0);
-  const back = parts(getComputedStyle(spans[0].closest("section")).backgroundColor);
-  return Math.min(...spans.map(span => {
-    const style = getComputedStyle(span);
-    const [r, g, b, alpha = 1] = parts(style.backgroundColor);
-    const behind = light([r, g, b].map((x, i) => x * alpha + back[i] * (1 - alpha)));
-    const [low, high] = [light(parts(style.color)), behind].sort((x, y) => x - y);
-    return (high + .05) / (low + .05);
-  }));
-}"""
+FERRY = "The ferry is named Marlow. " * 60
 
 
-@pytest.fixture(scope="module")
-def browser():
-    api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, "--disable-component-update"])
-        yield browser
-        browser.close()
+def test_ask_about_files(visit):
+    """Add two, ask about one, then about both: what is sent is their texts and the question."""
+    visit = visit()
+    bodies = visit.stub(chunk("It is "), chunk("Marlow."), chunk(finish_reason="stop"))
+    visit.add(("a.txt", "The ferry is named Marlow."), ("b.md", "# Gulls\n\nThey cry."))
+    assert visit.page.locator("#documents > li").count() == 2
+    assert "tokens" in visit.text("#documents > li")
+    visit.page.get_by_label("b.md", exact=True).uncheck()
+    assert visit.answer("What is its name?") == "It is Marlow."
+    visit.page.get_by_label("b.md", exact=True).check()
+    visit.answer("And the gulls?")
+    contents = [[message["content"] for message in body["messages"]] for body in bodies]
+    assert contents[0] == ["The ferry is named Marlow.\n\nWhat is its name?"]
+    assert contents[1] == ["a.txt\nThe ferry is named Marlow.\n\nb.md\n# Gulls\n\nThey cry.\n\nAnd the gulls?"]
+    assert visit.text("article .about") == "About a.txt, b.md"
+    visit.page.get_by_role("button", name="Remove a.txt").click()
+    assert visit.page.locator("#documents > li").count() == 1
+    assert visit.page.evaluate("document.activeElement.closest('li').innerText").startswith("b.md")
 
 
-@pytest.fixture(scope="module")
-def server(tiny_model):
-    with serving(tiny_model(Spec(n_ctx=4096)), "--kv-budget", "200") as running:
-        yield running
+def test_without_documents_the_conversation_goes_on(visit):
+    visit = visit()
+    bodies = visit.stub(chunk("Yes."), chunk(finish_reason="stop"))
+    visit.answer("One?")
+    visit.answer("Two?")
+    assert [message["content"] for message in bodies[1]["messages"]] == ["One?", "Yes.", "Two?"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("width", [390, 1280])
-def test_ask_about_a_file(browser, server, tmp_path, width):
-    """Upload, ask, see the answer, the gauge and the shaded text; nothing is wider than the screen."""
-    document = tmp_path / "notes.md"
-    document.write_text("The ferry is named Marlow. " * 60)
-    page = browser.new_page(viewport={"width": width, "height": 844})
-    errors, requests = [], []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-    page.on("request", lambda request: requests.append(request.url))
-    page.goto(server.url)
-    page.set_input_files("#file", document)
-    page.locator("#count").filter(has_text="tokens").wait_for()
-    page.get_by_role("textbox", name="Question").fill("What is the name of the ferry?")
-    page.get_by_role("button", name="Ask").click()
-    page.locator("#text span").nth(100).wait_for(state="attached", timeout=300_000)
-    assert page.text_content("#error") == ""
-    assert "ferry" in page.text_content("#text")
-    shades = page.eval_on_selector_all("#text span", "spans => spans.map(span => span.style.background)")
+def test_the_answer_of_a_model_streams(visit):
+    """A real server: the memory, the progress of reading, and what is kept."""
+    visit = visit()
+    visit.add(("notes.md", FERRY))
+    visit.page.get_by_label("Show what is kept").check()
+    visit.ask("What is the name of the ferry?")
+    visit.page.locator("#kept-text span").nth(100).wait_for(state="attached", timeout=LONG)
+    assert visit.text(".answer")
+    assert visit.page.locator("article .error:not(:empty)").count() == 0
+    assert "ferry" in visit.text("#kept-text")
+    shades = visit.page.eval_on_selector_all("#kept-text span", "all => all.map(one => one.style.background)")
     assert len(set(shades)) > 3
     assert "" in shades
-    for scheme in ("light", "dark"):
-        page.emulate_media(color_scheme=scheme)
-        assert page.eval_on_selector_all("#text span", CONTRAST) >= 4.5
-    assert "of 768 cells" in page.text_content("#figures")
-    assert 10 < int(page.get_attribute("#gauge", "aria-valuenow")) <= 100
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert errors == []
-    assert all(url.startswith(server.url) for url in requests)
-    page.screenshot(path=tmp_path / f"page{width}.png", full_page=True)
-    page.close()
+    assert "of 768 cells" in visit.text("#figures")
+    assert 10 < int(visit.page.get_attribute("#gauge", "aria-valuenow")) <= 100
+    visit.page.get_by_label("Show what is kept").uncheck()
+    assert not visit.page.locator("#kept").is_visible()
 
 
-@pytest.mark.slow
-def test_what_is_wrong_is_said(browser, server):
-    page = browser.new_page()
-    page.goto(server.url)
-    page.get_by_role("textbox", name="Question").fill("Why?")
-    page.get_by_label("Cells to keep").fill("-5")
-    page.get_by_role("button", name="Ask").click()
-    page.locator("#error").filter(has_text="kv_budget").wait_for()
-    page.get_by_label("Cells to keep").fill("64")
-    page.get_by_role("button", name="Ask").click()
-    page.locator("#text span").first.wait_for(state="attached", timeout=300_000)
-    assert page.text_content("#error") == ""
-    page.close()
+def test_a_long_document_shows_how_far_it_is_read(visit, tiny_model):
+    with serving(tiny_model(Spec(n_ctx=32768)), "--kv-budget", "200", "-c", "32768") as server:
+        visit = visit(server.url)
+        visit.add(("long.txt", "\n".join(f"The clerk counted crate {i}." for i in range(900))))
+        visit.page.locator("#documents progress").wait_for(timeout=LONG)
+        assert " of " in visit.text("#documents .reading")
+        visit.page.locator("#documents .reading", has_text=", read").wait_for(timeout=LONG)
+
+
+def test_a_reload_keeps_conversations_and_documents(visit):
+    visit = visit()
+    visit.stub(chunk("Marlow."), chunk(finish_reason="stop"), end="data: [DONE]\n\n")
+    visit.add(("a.txt", FERRY))
+    visit.answer("First question?")
+    visit.page.get_by_role("button", name="New conversation").click()
+    assert visit.page.locator("article").count() == 0
+    visit.answer("Second question?")
+    visit.load()
+    assert visit.text("article h3") == "Second question?"
+    assert visit.text(".answer") == "Marlow."
+    assert visit.page.get_by_label("a.txt", exact=True).is_checked()
+    visit.page.get_by_role("button", name="First question?", exact=True).click()
+    assert visit.text("article h3") == "First question?"
+    visit.page.on("dialog", lambda dialog: dialog.accept())
+    visit.page.get_by_role("button", name="Delete the conversation: First question?").click()
+    assert visit.text("article h3") == "Second question?"
+    visit.load()
+    assert visit.page.locator("#conversations > li").count() == 1
+    bodies = visit.stub(chunk("Marlow."), chunk(finish_reason="stop"))
+    visit.answer("Is the text still there?")
+    assert bodies[0]["messages"][0]["content"].startswith(FERRY.strip())
+
+
+def test_stop_copy_regenerate(visit):
+    """Stop a stream of a real server: what came stays. An answer is copied, and another one asked for."""
+    visit = visit(permissions=["clipboard-read", "clipboard-write"])
+    visit.ask("Why?")
+    visit.page.locator(".answer:not(:empty)").wait_for(timeout=LONG)
+    visit.page.get_by_role("button", name="Stop").click()
+    visit.wait()
+    assert "Stopped" in visit.text("article .notes")
+    bodies = visit.stub(chunk("Be"), chunk("cause.\n\n```\nx = 1\n```"), chunk(finish_reason="length"))
+    visit.page.get_by_role("button", name="Ask again").click()
+    visit.wait()
+    assert visit.text(".answer pre") == "x = 1"
+    assert "The answer is cut" in visit.text("article .notes")
+    visit.page.get_by_role("button", name="Copy").click()
+    visit.page.get_by_text("Copied.").wait_for()
+    assert visit.page.evaluate("navigator.clipboard.readText()") == "Because.\n\n```\nx = 1\n```"
+    visit.stub(chunk("Therefore."), chunk(finish_reason="stop"))
+    visit.page.get_by_role("button", name="Regenerate").click()
+    visit.page.locator(".answer", has_text="Therefore.").wait_for()
+    assert visit.page.locator("article").count() == 1
+    assert bodies[0]["temperature"] == 0
+
+
+def test_a_page_that_is_closed_while_it_is_answered_says_so(visit):
+    visit = visit()
+    visit.page.route("**/v1/chat/completions", lambda route: None)
+    visit.ask("Why?")
+    visit.page.wait_for_timeout(300)
+    visit.load()
+    assert "closed before the answer ended" in visit.text("article .notes")
+    assert visit.text("article h3") == "Why?"

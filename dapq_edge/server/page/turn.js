@@ -8,8 +8,8 @@ import {openSource, sourcesOf, titleOf} from "./sources.js";
 export function viewOf(turn, regenerate) {
   const part = (tag, className, properties = {}) => make(tag, {className, ...properties});
   const parts = {
-    about: part("p", "small"), absent: part("p", "notfound"), answer: part("div", "answer"),
-    error: part("p", "error", {role: "alert"}), progress: part("p", "small"), sources: part("ol", "sources"),
+    about: part("p", "small about"), absent: part("p", "notfound"), answer: part("div", "answer"),
+    error: part("p", "error", {role: "alert"}), progress: part("p", "small progress"), sources: part("ol", "sources"),
     notes: part("ul", "notes"), tools: part("div", "tools"),
   };
   const again = button("", regenerate, {className: "plain again"});
