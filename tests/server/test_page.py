@@ -60,7 +60,7 @@ def test_the_answer_of_a_model_streams(visit):
 def test_a_long_document_shows_how_far_it_is_read(visit, tiny_model):
     with serving(tiny_model(Spec(n_ctx=32768)), "--kv-budget", "200", "-c", "32768") as server:
         visit = visit(server.url)
-        visit.add(("long.txt", "\n".join(f"The clerk counted crate {i}." for i in range(900))))
+        visit.add(("long.txt", "\n".join(f"The clerk counted crate {i}." for i in range(700))))
         visit.page.locator("#documents progress").wait_for(timeout=LONG)
         assert " of " in visit.text("#documents .reading")
         visit.page.locator("#documents .reading", has_text=", read").wait_for(timeout=LONG)

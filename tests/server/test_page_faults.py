@@ -77,11 +77,11 @@ def test_a_stream_that_breaks_keeps_what_came(visit, chunks, end, line):
 def test_a_server_that_refuses(visit):
     """A wrong setting, what is too long, and a file that is none."""
     visit = visit()
-    visit.page.get_by_text("Settings").click()
+    visit.page.get_by_role("heading", name="Settings").click()
     visit.page.get_by_label("Cells to keep").fill("-5")
     assert "kv_budget" in failure(visit)
     visit.page.get_by_label("Cells to keep").fill("")
-    assert "exceed context window" in failure(visit, "long " * 20000)
+    assert "exceed context window" in failure(visit, "long" + " long" * 20000)
     visit.add(("bad.pdf", DAMAGED), ("good.txt", "The ferry is named Marlow."))
     assert visit.text("#refused li").startswith("bad.pdf: ")
     assert "\n" not in visit.text("#refused li")
@@ -105,7 +105,7 @@ def test_a_key_is_asked_for(visit, tiny_model):
     with serving(tiny_model(Spec(n_ctx=4096)), key="secret") as server:
         visit = visit(server.url)
         assert "API key" in failure(visit)
-        visit.page.get_by_text("Settings").click()
+        visit.page.get_by_role("heading", name="Settings").click()
         visit.page.get_by_label("API key").fill("secret")
         visit.add(("a.txt", "The ferry is named Marlow."))
         assert visit.page.locator("#documents > li").count() == 1

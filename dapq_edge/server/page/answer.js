@@ -38,9 +38,10 @@ export function showAnswer(box, text, marks = []) {
 /** Write the new end of a stream without touching the rest: what is selected stays so. */
 function grow(box, text, {start, stop}) {
   const last = box.lastElementChild;
+  const node = (last.querySelector("pre") || last).firstChild;
   const now = text.slice(start, stop);
-  if (last.childNodes.length !== 1 || !now.startsWith(last.textContent)) return false;
-  last.firstChild.appendData(now.slice(last.textContent.length));
+  if (node?.nodeType !== Node.TEXT_NODE || last.textContent !== node.data || !now.startsWith(node.data)) return false;
+  node.appendData(now.slice(node.data.length));
   return true;
 }
 

@@ -40,8 +40,10 @@ function passageOf(text, {document_start: start, document_end: stop, quote = ""}
   if (Number.isInteger(start) && Number.isInteger(stop)) {
     const place = placesIn(text);
     const passage = {start: place(start), stop: place(stop)};
-    const found = plain(text.slice(passage.start, passage.stop));
-    if (found && (!quote || found.includes(plain(quote)) || plain(quote).includes(found))) return passage;
+    const [found, wanted] = [plain(text.slice(passage.start, passage.stop)), plain(quote)];
+    // a quote may be shorter than its passage, or have the end of a word more
+    const isThere = found.includes(wanted) || (wanted.includes(found) && 2 * found.length > wanted.length);
+    if (found && isThere) return passage;
   }
   const found = quote ? text.indexOf(quote) : -1;
   return found < 0 ? null : {start: found, stop: found + quote.length};
