@@ -84,6 +84,7 @@ def test_a_phone_shows_the_side_when_it_is_wanted(visit):
 def test_shades_leave_the_text_readable(visit, scheme):
     visit = visit(color_scheme=scheme)
     page = filled(visit)
+    page.locator("#kept-text span").last.wait_for()
     assert page.eval_on_selector_all("#kept-text span", CONTRAST) >= 4.5
     back = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
     assert (sum(back) < 200) == (scheme == "dark")
