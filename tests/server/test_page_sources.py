@@ -26,7 +26,7 @@ def test_a_footnote_opens_the_passage(visit):
     page = answered(visit, gulls, name)
     assert visit.text(".answer").replace("\n", "") == "It is 🚢 Marlow.1 The gulls cry.2"
     assert visit.text(".sources li:first-child") == f"[1] a.md, Names: {QUOTE}"
-    assert "Based on: read 1 of 2 pages (2); 1 skimmed" in visit.text("article .notes")
+    assert visit.text(".coverage") == "Based on: read 1 of 2 pages (2); 1 skimmed"
     assert "This is a part." in visit.text("article .notes")
     page.get_by_role("button", name="Source 1: a.md, Names").click()
     assert visit.text("#viewer mark") == QUOTE
@@ -40,7 +40,7 @@ def test_a_footnote_opens_the_passage(visit):
     assert page.evaluate("document.activeElement.className") == "footnote"
     page.locator(".sources button").nth(1).click()
     assert visit.text("#viewer mark") == "Gulls cry."
-    page.get_by_role("button", name="Next page").click()
+    page.get_by_role("button", name="Next").click()
     assert visit.text("#viewer-place") == "2 of 2"
     assert QUOTE in visit.text("#viewer-text")
     page.get_by_role("button", name="Close").click()

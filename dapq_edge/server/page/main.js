@@ -71,9 +71,13 @@ function addView(conversation, turn) {
 }
 
 function showAbout() {
-  const names = chosenDocuments().flatMap((one, i) => [i ? ", " : "About ", nameOf(one.name)]);
-  const others = running && running.conversation !== current ? ["A question of another conversation is answered now. "] : [];
-  $("about").replaceChildren(...others, ...(names.length ? [...names, ". Each question stands alone."] : ["About no document: the conversation goes on."]));
+  const chosen = chosenDocuments();
+  const names = chosen.length > 2 ? ["About " + chosen.length + " documents"]
+    : chosen.flatMap((one, i) => [i ? " and " : "About ", nameOf(one.name)]);
+  const isElsewhere = running && running.conversation !== current;
+  $("about").replaceChildren(
+    isElsewhere ? "A question of another conversation is answered now. " : "",
+    ...(names.length ? [...names, ". Each question stands alone."] : ["About no document: the conversation goes on."]));
   $("empty").hidden = current.turns.length > 0;
   $("send").textContent = running ? "Stop" : "Ask";
   for (const again of document.querySelectorAll(".again")) again.disabled = Boolean(running);

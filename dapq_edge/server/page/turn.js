@@ -10,7 +10,7 @@ export function viewOf(turn, regenerate) {
   const parts = {
     about: part("p", "small about"), absent: part("p", "notfound"), answer: part("div", "answer"),
     error: part("p", "error", {role: "alert"}), progress: part("p", "small progress"), sources: part("ol", "sources"),
-    notes: part("ul", "notes"), tools: part("div", "tools"),
+    coverage: part("p", "small coverage"), notes: part("ul", "notes"), tools: part("div", "tools"),
   };
   const again = button("", regenerate, {className: "plain again"});
   const copied = make("span", {role: "status", className: "small"});
@@ -33,15 +33,16 @@ export function viewOf(turn, regenerate) {
   return {article, update};
 }
 
-function showTexts(turn, {about, absent, error, progress, notes}) {
+function showTexts(turn, {about, absent, error, progress, coverage, notes}) {
   const names = turn.documents.flatMap((one, i) => [i ? ", " : "About ", nameOf(one.name)]);
   about.replaceChildren(...names);
-  const {not_found, note, coverage} = turn.evidence || {};
-  absent.textContent = not_found ? "Nothing relevant was found in the documents. What follows is not based on them." : "";
+  const {not_found, note, coverage: basis} = turn.evidence || {};
+  coverage.textContent = basis ? "Based on: " + basis : "";
+  absent.textContent = not_found ? "Nothing relevant was found in the documents." : "";
   error.textContent = turn.error;
   progress.textContent = turn.status === "asking" ? turn.progress || (turn.answer ? "" : "Waiting …") : "";
   const ends = {stopped: "Stopped: the answer is not complete.", cut: "The page was closed before the answer ended."};
-  const lines = [coverage && "Based on: " + coverage, note, ...turn.warnings, ends[turn.status]];
+  const lines = [note, ...turn.warnings, ends[turn.status]];
   notes.replaceChildren(...lines.filter(Boolean).map(line => make("li", {}, line)));
 }
 
