@@ -167,6 +167,20 @@ class Sequence:
             return [np.tile(recent, (n, 1)) for n in n_heads]
         return [np.hstack([is_wanted[heads], np.tile(recent, (len(heads), 1))]) for heads in self.kept]
 
+    def tokens_of_cells(self) -> list[npt.NDArray[np.intp]]:
+        """Return which token of the text each cell holds, for each evicted layer: integers [KV heads, n_cells].
+
+        Cells are counted in the layer that has most; where another one has none, it is -1.
+        """
+        recent = self.text_index[self.n_compacted :]
+        layers = zip(self.kept, self.n_missing, strict=True)
+        return [
+            np.hstack([np.full((len(heads), n), -1), self.text_index[heads], np.tile(recent, (len(heads), 1))]).astype(
+                np.intp
+            )
+            for heads, n in layers
+        ]
+
     def coverage(self, layer: int | None = None) -> npt.NDArray[np.float64]:
         """Return the share of KV heads that have each token of the text: [n_tokens], 0 to 1.
 

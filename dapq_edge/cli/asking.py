@@ -8,13 +8,15 @@ from typing import Any
 import psutil
 from rich.console import Console
 
+from ..chat.sources import find_coverage, find_sources
 from ..eviction.heads import find_profile_file
 from ..eviction.policies import get_policy
 from ..llamacpp.log import captured_log
 from ..planning.ram import MIB
 from ..prompt.chat_template import chat_prompt
-from ..reading.stats import guess_note, skip_note, store_note
+from ..reading.stats import absent_note, guess_note, skip_note, store_note
 from .ask import Options
+from .citing import say_sources
 from .running import check_budget, check_model, open_to_read, read_one, read_prompt, say, warn
 
 
@@ -23,6 +25,9 @@ class Result:
     """The object that `--json` prints."""
 
     answer: str
+    sources: list[dict[str, Any]]
+    coverage: dict[str, Any] | None
+    not_found: bool
     notes: list[str]
     policy: str
     reading: str
@@ -88,6 +93,8 @@ def _answer(options: Options, console: Console) -> int:
     read = read_prompt(
         engine, prompt, policy, reading, console, n_predict=sampling.predict, ctx_size=options.model.ctx_size
     )
+    absent = absent_note(read.chunks)
+    say([absent] if absent and not options.json else [], console)
     pieces, times = [], []
     for piece in engine.stream(read.n_predict, temp=sampling.temp):
         times.append(time.perf_counter())
@@ -96,6 +103,9 @@ def _answer(options: Options, console: Console) -> int:
             print(piece, end="", flush=True)
     if not options.json:
         print(flush=True)
+    sources, coverage = find_sources(engine, document), find_coverage(engine, document)
+    if not options.json:
+        say_sources(sources, coverage, console)
     warn(read, console)
     guessed = guess_note(read.n_windows, engine.heads)
     say([guessed] if guessed and not options.json else [], console)
@@ -105,6 +115,9 @@ def _answer(options: Options, console: Console) -> int:
     seconds = times[-1] - times[0]
     result = Result(
         answer="".join(pieces).strip(),
+        sources=[source.fields() for source in sources],
+        coverage=coverage.fields() if coverage else None,
+        not_found=absent is not None,
         notes=notes,
         policy=policy.name,
         reading=read.mode.value,

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ..errors import DapqError, UsageError
 from ..llamacpp.model import Model
+from .places import n_visible, visible
 from .turns import SYSTEM, Message
 
 # characters of no text, as a rule: one goes into what spells a control token, two go around each message
@@ -274,14 +274,6 @@ def _check_tools(text: str, tools: dict[str, Any], without: str) -> None:
                 raise UsageError(f"the chat template of the model has no {param}: {name} would be ignored")
 
 
-def _visible(data: bytes) -> npt.NDArray[np.bool_]:
-    """Return which bytes are no white space, which tokenizers add, take away, and spell: bool [bytes]."""
-    is_visible = ~np.isin(np.frombuffer(data, dtype=np.uint8), np.frombuffer(b" \t\n\r\v\f", dtype=np.uint8))
-    for space in re.finditer("▁".encode(), data):
-        is_visible[space.start() : space.end()] = False
-    return is_visible
-
-
 def _locate(
     model: Model, tokens: list[int], text: str, spans: list[tuple[str, str, str]], has_bos: bool
 ) -> list[Message] | None:
@@ -290,18 +282,14 @@ def _locate(
     if has_bos:
         pieces[0] = b""
     # as many visible bytes are in the tokens up to each one
-    counts = np.concatenate([[0], np.cumsum(_visible(b"".join(pieces)))])
+    counts = np.concatenate([[0], np.cumsum(visible(b"".join(pieces)))])
     ends = counts[np.cumsum([len(piece) for piece in pieces], dtype=int)]
-    if ends.size == 0 or ends[-1] != _n_visible(text):
+    if ends.size == 0 or ends[-1] != n_visible(text):
         return None
     messages = []
     for role, before, inside in spans:
-        first, n_inside = _n_visible(before), _n_visible(inside)
+        first, n_inside = n_visible(before), n_visible(inside)
         if n_inside:
             start, last = np.searchsorted(ends, [first, first + n_inside - 1], side="right").tolist()
             messages.append(Message(role, start, last + 1))
     return messages
-
-
-def _n_visible(text: str) -> int:
-    return int(_visible(text.encode("utf-8", "replace")).sum())

@@ -65,6 +65,7 @@ class Engine:
         skim: Whether reading may stop before the end of a document.
         store: Keeps the windows of documents that are read, and conversations.
         last_read: How the last prompt was read, of those that were not only appended.
+        n_prompt: Tokens of the last prompt, as they are in the sequence.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Engine:
             heads.check(probed)
         self.scores: npt.NDArray[np.float32] | None = None
         self.last_read: ReadStats | None = None
+        self.n_prompt = 0
         self.skim = skim_mode(skim)
         self.store = store
         self._all_logits = all_logits
@@ -353,6 +355,7 @@ class Engine:
         self._n_unpinned, self._n_windows, self._n_stored = 0, (0, 0), 0
         self._faults = self.take_faults()
         tokens, messages = self._aligned(self.sequence, tokens, messages)
+        self.n_prompt = len(tokens)
         step = decide(self.sequence, tokens, self._limits)
         if isinstance(step, Reread):
             self._read_anew(tokens, control, messages)
@@ -516,6 +519,7 @@ class Engine:
         self.open(n_cells)
         self._keep_all(max(pad(n_cells), len(prompt) + plan.n_predict))
         stats = self.last_read = self._read_planned(prompt, policy, plan, control)
+        self.n_prompt = len(prompt)
         n_needed = pad(stats.cells_kept + prompt.n_end + plan.n_predict)
         # bounded reading leaves no more than a chunk to give back
         if plan.mode == ReadMode.FULL and stats.cells_kept < len(prompt) and n_needed < stats.cells_peak:

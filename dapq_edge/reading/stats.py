@@ -1,7 +1,11 @@
 """Costs of reading, and memory that a sequence takes."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
 
 from ..cache.kv_cache import KVCache
 from ..control import Control
@@ -13,6 +17,9 @@ from .choice import Chunk
 from .plan import Plan, ReadMode
 from .strategies import READERS, Skimming
 
+# the best chunk of a document with an answer is more relevant; see docs/results.md, "What is not there"
+MIN_FOUND = 0.3
+
 
 @dataclass(frozen=True)
 class ReadStats:
@@ -22,6 +29,7 @@ class ReadStats:
         mode: See `ReadMode`.
         is_compact: Whether positions count only the tokens that were read after skimming.
         chunks: Those of a document that was skimmed.
+        body_index: Which tokens of the prompt are of documents, those that chunks count: integers, ascending.
         n_windows: Windows of it that were looked at, and all of them: what was asked for was found before the others.
         n_stored: Those of the former that were read before, and came from the store.
         faults: What went wrong with the store, one line each.
@@ -40,6 +48,7 @@ class ReadStats:
     mode: ReadMode
     is_compact: bool
     chunks: list[Chunk]
+    body_index: npt.NDArray[np.intp]
     n_windows: tuple[int, int]
     n_stored: int
     faults: list[str]
@@ -106,6 +115,13 @@ def skip_note(n_windows: tuple[int, int]) -> str | None:
     return f"looked at {n_read:,} of {n_all:,} windows, where the words of the question stand"
 
 
+def absent_note(chunks: Sequence[Chunk]) -> str | None:
+    """Return what to say if nothing in a document that was skimmed is clearly about the question."""
+    if not chunks or max(chunk.relevance for chunk in chunks) >= MIN_FOUND:
+        return None
+    return "nothing in the document is clearly about this question: the answer may not be from it"
+
+
 def guess_note(n_windows: tuple[int, int], heads: HeadProfile | None) -> str | None:
     """Return what to say if a document was skimmed without query heads."""
     if not n_windows[1] or (heads is not None and heads.query):
@@ -135,6 +151,7 @@ def read_as_planned(
         mode=plan.mode,
         is_compact=cache.sequence.n_skipped > 0,
         chunks=reader.chunks,
+        body_index=prompt.body_index,
         n_windows=reader.n_windows,
         n_stored=reader.n_stored,
         faults=skimming.store.catalog.take_faults() if skimming.store else [],

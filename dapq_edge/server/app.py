@@ -25,6 +25,7 @@ from ..documents.document import Document as TextDocument
 from ..documents.read import Reading, read_upload
 from ..errors import AbortedError, DapqError, UsageError
 from .failures import INVALID, describe
+from .library import Library
 from .limits import Limits, error_body
 from .metrics import Metrics
 from .schemas import ChatRequest, CompletionRequest
@@ -125,13 +126,14 @@ def create_app(
     app.add_middleware(Limits, api_key=api_key, max_body=max_body, is_local=is_local)
     app.add_middleware(_Count, metrics=worker.metrics)
     _add_error_handlers(app)
-    _add_openai(app, worker, model)
+    library = Library()
+    _add_openai(app, worker, model, library)
     _add_status(app, worker)
-    _add_page(app, worker)
+    _add_page(app, worker, library)
     return app
 
 
-def _add_openai(app: FastAPI, worker: Worker, model: str) -> None:
+def _add_openai(app: FastAPI, worker: Worker, model: str, library: Library) -> None:
     def check(wanted: str | None) -> None:
         if wanted not in (None, model):
             raise _NoModelError(404, f"no model {wanted!r}: there is {model}")
@@ -149,7 +151,7 @@ def _add_openai(app: FastAPI, worker: Worker, model: str) -> None:
     @app.post("/v1/chat/completions", responses=STREAM | ERRORS, response_model=None)
     async def chat_completions(request: Request, body: ChatRequest) -> Response:
         check(body.model)
-        return await _answer(worker, request, chat_task(body, model), body.stream)
+        return await _answer(worker, request, chat_task(body, model, library), body.stream)
 
 
 def _add_status(app: FastAPI, worker: Worker) -> None:
@@ -162,7 +164,7 @@ def _add_status(app: FastAPI, worker: Worker) -> None:
         return Response(worker.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
-def _add_page(app: FastAPI, worker: Worker) -> None:
+def _add_page(app: FastAPI, worker: Worker, library: Library) -> None:
     page = {file.name: file.read_text("utf-8") for file in files("dapq_edge.server").joinpath("page").iterdir()}
 
     @app.get("/", response_class=HTMLResponse)
@@ -195,6 +197,7 @@ def _add_page(app: FastAPI, worker: Worker) -> None:
         async with parsing:
             found = await asyncio.to_thread(_read, data, name, charset, Reading(password, ocr))
         n_tokens = await _one(worker, request, count_task(found.text))
+        library.add(found)
         worker.when_idle(ahead_work(found.text, n_tokens, worker.say))
         pages = [Page(label=page.label, start=page.start, stop=page.stop) for page in found.pages]
         return Document(text=found.text, pages=pages, notes=list(found.notes), n_tokens=n_tokens)

@@ -4,10 +4,12 @@ import json
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
+from ..chat.sources import find_coverage, find_sources
 from ..errors import TooLongError, UsageError
 from ..llama import Llama
 from ..llamacpp.openai import at_least, grammar_of
-from ..reading.stats import room_warning, skip_note
+from ..reading.stats import absent_note, room_warning, skip_note
+from .library import Library, Quoted
 from .schemas import ChatRequest, CompletionRequest
 from .worker import Task
 
@@ -34,8 +36,8 @@ def completion_task(body: CompletionRequest, model: str) -> Task:
     return task
 
 
-def chat_task(body: ChatRequest, model: str) -> Task:
-    """Return a task for a chat completion, or for chunks of it."""
+def chat_task(body: ChatRequest, model: str, library: Library) -> Task:
+    """Return a task for a chat completion, or for chunks of it; what is in the library is cited."""
 
     def task(llama: Llama) -> Generator[Any, None, None]:
         options = _options(llama, body)
@@ -44,7 +46,9 @@ def chat_task(body: ChatRequest, model: str) -> Task:
         texts = [str(message.content) for message in body.messages]
         # templates write the tools into the prompt
         _check_length(llama, "".join([*texts, json.dumps(body.tools or ""), json.dumps(body.functions or "")]))
-        yield from _results(llama, llama.create_chat_completion(**options | {"model": model}), body.stream)
+        quoted = library.quoted(str(message.content) for message in body.messages if message.role == "user")
+        results = _results(llama, llama.create_chat_completion(**options | {"model": model}), body.stream)
+        yield from _with_evidence(llama, results, quoted) if quoted else results
 
     return task
 
@@ -113,3 +117,24 @@ def _results(llama: Llama, made: Any, is_stream: bool) -> Generator[Any, None, N
             if any(warnings):
                 result["warnings"] = [str(warning) for warning in warnings if warning]
         yield result
+
+
+def _with_evidence(llama: Llama, results: Iterator[Any], quoted: Quoted) -> Generator[Any, None, None]:
+    """Yield results; the first one says what the answer is based on, the last one what it was read from."""
+    for i, result in enumerate(results):
+        choice = result["choices"][0]
+        if i == 0:
+            result["evidence"] = _evidence(llama, quoted)
+        if choice["finish_reason"]:
+            sources = find_sources(llama.engine, quoted.document)
+            place = choice["delta"] if "delta" in choice else choice["message"]
+            place["annotations"] = [quoted.annotation(source) for source in sources]
+        yield result
+
+
+def _evidence(llama: Llama, quoted: Quoted) -> dict[str, Any]:
+    read = llama.engine.last_read
+    # what was only appended was not looked for
+    absent = absent_note(read.chunks) if read and llama.usage.n_windows[1] else None
+    coverage = find_coverage(llama.engine, quoted.document)
+    return {"coverage": coverage.line if coverage else "", "not_found": absent is not None, "note": absent or ""}

@@ -13,6 +13,9 @@ def test_json(model, doc):
     data = json.loads(result.stdout)
     assert list(data) == [
         "answer",
+        "sources",
+        "coverage",
+        "not_found",
         "notes",
         "policy",
         "reading",
@@ -45,6 +48,22 @@ def test_json(model, doc):
     assert 1 < data["kv_bytes_kept"] / (cell * data["kv_cells_kept"]) < 1.03
     assert data["ttft_s"] > data["evict_s"] > 0
     assert data["rss_mib"] > 10
+
+
+def test_coverage(model, tmp_path):
+    """What was read of each file is said."""
+    names = [tmp_path / "one.txt", tmp_path / "two.txt"]
+    for name in names:
+        name.write_text(f"{TEXT} So ends {name.stem}.")
+    whole = ask(model, names[0], "--doc", names[1], "--kv-budget", "90%")
+    data = json.loads(whole.stdout)
+    assert data["coverage"]["read"] == [{"file": str(name), "page": ""} for name in names]
+    assert data["not_found"] is False
+    part = ask(model, names[0], "--doc", names[1], "--kv-budget", 100)
+    coverage = json.loads(part.stdout)["coverage"]
+    assert {page["file"] for pages in coverage.values() for page in pages} == set(map(str, names))
+    lines = ask(model, names[0], "--kv-budget", "90%", is_json=False).stderr.decode()
+    assert "read all of the text" in lines
 
 
 @pytest.mark.slow

@@ -120,5 +120,6 @@ def assert_usage(result: subprocess.CompletedProcess, *words: str) -> None:
         assert word in error.splitlines()[-1]
 
 
-def ask(model, doc, *args, **kwargs):
-    return dapq_edge("ask", "-m", model, "--doc", doc, "What jumps?", "-n", 4, "--json", *args, **kwargs)
+def ask(model, doc, *args, is_json=True, **kwargs):
+    options = ["--json"] if is_json else []
+    return dapq_edge("ask", "-m", model, "--doc", doc, "What jumps?", "-n", 4, *options, *args, **kwargs)

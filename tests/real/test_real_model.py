@@ -6,6 +6,8 @@ from helpers.real import LLAMA_CPP, SHARED, needs_build, needs_shared
 
 from dapq_edge import Engine
 from dapq_edge.calibration.needles import Needle, read_haystack, read_needles
+from dapq_edge.chat.sources import find_coverage, find_sources
+from dapq_edge.documents.document import Document
 from dapq_edge.evaluation.needle import needle_cases
 from dapq_edge.evaluation.results import Results
 from dapq_edge.evaluation.runner import Job, evaluate, jobs_of
@@ -108,6 +110,25 @@ def test_answer_of_the_demo(engine):
     assert stats.mode == ReadMode.SKIM
     assert stats.cells_kept <= len(prompt) // 2
     assert stats.cells_peak <= len(prompt) * 0.7
+
+
+def test_sources_of_an_answer(engine):
+    """The sentence that was copied is cited, on its page, and what was read of each page is said."""
+    pages = [needle.needle.strip() for needle in NEEDLES]
+    filler = "The weather was mild, and the boats came in early. " * 30
+    document = Document.of(
+        "notes.pdf", [(f"p. {i}", f"{filler}{page} {filler}") for i, page in enumerate(pages, 1)], "\n"
+    )
+    for i, needle in enumerate(NEEDLES):
+        prompt = chat_prompt(engine.model, document.text, needle.question, needle.answer_prefix)
+        engine.read(prompt, get_policy("fused"), parse_budget("300"), n_predict=16)
+        assert needle.answer in "".join(engine.stream(16))
+        best = max(find_sources(engine, document), key=lambda source: source.citation.weight)
+        assert (best.page.file, best.page.label, best.quote) == ("notes.pdf", f"p. {i + 1}", pages[i])
+        assert document.text[best.citation.start : best.citation.stop] == pages[i]
+        coverage = find_coverage(engine, document)
+        assert document.pages[i] in coverage.read + coverage.partly
+        assert len(coverage.read + coverage.partly + coverage.skimmed + coverage.unseen) == len(NEEDLES)
 
 
 @needs_build

@@ -102,6 +102,9 @@ def test_random_steps(seed):
         if sequence.kept:
             n_most = max(len(layer[0]) for layer in brute.heads)
             assert sequence.n_missing == [n_most - len(layer[0]) for layer in brute.heads]
+            for rows, layer in zip(sequence.tokens_of_cells(), brute.heads, strict=True):
+                for row, head in zip(rows.tolist(), layer, strict=True):
+                    assert row == [-1] * (n_most - len(head)) + [brute.read[position] for position in head]
 
 
 def test_it_never_changes():

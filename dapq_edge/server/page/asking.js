@@ -6,6 +6,9 @@ import {findDocument} from "./library.js";
 
 const MAX_TOKENS = 512;
 
+// a server that was started again has forgotten them, and the page has their texts only
+const UNKNOWN = "There are no sources: the server does not know these documents any more. Add them again to see sources.";
+
 /** A turn that was not answered yet. */
 export const newTurn = (question, documents) => ({question, documents: documents.map(({id, name}) => ({id, name})), ...blank()});
 
@@ -21,6 +24,7 @@ export async function ask(turn, before, signal, update) {
     await receive(turn, streamChat(bodyOf(turn, before, isAgain), signal), update);
     turn.status = "done";
     if (!turn.answer) turn.warnings.push("The model gave an empty answer.");
+    if (turn.documents.length && !turn.evidence) turn.warnings.push(UNKNOWN);
   } catch (error) {
     const isStopped = signal.aborted;
     if (!turn.answer && old.answer) Object.assign(turn, old);

@@ -1,0 +1,71 @@
+"""Documents that were uploaded, so that answers can name their pages."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from ..chat.sources import Source
+from ..documents.document import Document
+
+# characters of all documents that are remembered
+MAX_CHARACTERS = 50_000_000
+
+
+@dataclass(frozen=True)
+class Quoted:
+    """A message, and the documents in it.
+
+    Attributes:
+        document: The message as a document, whose pages are those of the documents.
+        places: First character of each document in the message, and the document; ascending.
+    """
+
+    document: Document
+    places: list[tuple[int, Document]]
+
+    def annotation(self, source: Source) -> dict[str, object]:
+        """Return a source as OpenAI's API has annotations; characters of documents count from their own start."""
+        cited = source.citation
+        place = max(place for place, _ in self.places if place <= cited.start)
+        fields = {
+            "filename": source.page.file,
+            "page": source.page.label,
+            "quote": source.quote,
+            "start_index": cited.sentence[0],
+            "end_index": cited.sentence[1],
+            "document_start": cited.start - place,
+            "document_end": cited.stop - place,
+            "weight": round(cited.weight, 4),
+        }
+        return {"type": "file_citation", "file_citation": fields}
+
+
+class Library:
+    """The newest documents, in memory."""
+
+    def __init__(self) -> None:
+        self._documents: dict[str, Document] = {}
+
+    def add(self, document: Document) -> None:
+        """Remember a document; the oldest ones are forgotten."""
+        self._documents.pop(document.text, None)
+        self._documents[document.text] = document
+        while len(self._documents) > 1 and sum(map(len, self._documents)) > MAX_CHARACTERS:
+            del self._documents[next(iter(self._documents))]
+
+    def quoted(self, contents: Iterable[str]) -> Quoted | None:
+        """Return the newest message that holds documents; None if none does.
+
+        Args:
+            contents: Messages of a user, the oldest first.
+        """
+        for content in reversed(list(contents)):
+            found = [(content.find(text), document) for text, document in list(self._documents.items())]
+            places = sorted(((place, document) for place, document in found if place >= 0), key=lambda pair: pair[0])
+            if places:
+                pages = [
+                    replace(page, start=page.start + place, stop=page.stop + place)
+                    for place, document in places
+                    for page in document.pages
+                ]
+                return Quoted(Document("", content, tuple(pages)), places)
+        return None
