@@ -1,6 +1,8 @@
 """The pictures of docs/server.md: the page as it is with a real model, light, dark and on a phone.
 
 .venv/bin/python scripts/page_pictures.py FILE... --question "What is ...?" --question "And ...?"
+
+The questions are about the first file.
 """
 
 import argparse
@@ -29,6 +31,8 @@ def main() -> None:
     with serving(find_model(args.model), "--kv-budget", "1024", "-c", "8192") as server, chromium() as browser:
         visit = Visit(browser, server.url)
         visit.add(*args.files)
+        for file in args.files[1:]:
+            visit.page.get_by_label(file.name, exact=True).uncheck()
         for question in args.question:
             start = time.monotonic()
             print(visit.answer(question), f"({time.monotonic() - start:.0f} s)")
