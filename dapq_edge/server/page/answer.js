@@ -46,7 +46,10 @@ function grow(box, text, {start, stop}) {
 }
 
 function show(text, {isCode, start, stop}, marks) {
-  if (isCode) return make("div", {}, make("pre", {tabIndex: 0}, text.slice(start, stop)), ...marks.map(mark => mark.node));
+  if (isCode) {
+    const code = make("pre", {tabIndex: 0}, text.slice(start, stop));
+    return make("div", {}, code, ...marks.map(mark => mark.node));
+  }
   const parts = [];
   let place = start;
   for (const mark of marks) {

@@ -7,12 +7,16 @@ import {findDocument} from "./library.js";
 const MAX_TOKENS = 512;
 
 // a server that was started again has forgotten them, and the page has their texts only
-const UNKNOWN = "There are no sources: the server does not know these documents any more. Add them again to see sources.";
+const UNKNOWN = "There are no sources: the server does not know these documents any more. Add them again.";
 
 /** A turn that was not answered yet. */
-export const newTurn = (question, documents) => ({question, documents: documents.map(({id, name}) => ({id, name})), ...blank()});
+export function newTurn(question, documents) {
+  return {question, documents: documents.map(({id, name}) => ({id, name})), ...blank()};
+}
 
-const blank = () => ({answer: "", annotations: [], evidence: null, warnings: [], error: "", progress: "", status: "asking"});
+function blank() {
+  return {answer: "", annotations: [], evidence: null, warnings: [], error: "", progress: "", status: "asking"};
+}
 
 /** Ask, or ask again; `update` is called at each change. An answer comes back if the next one has no word. */
 export async function ask(turn, before, signal, update) {

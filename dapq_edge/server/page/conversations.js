@@ -49,7 +49,8 @@ function itemOf(conversation) {
       open(conversation);
       onPick();
     }, {className: "plain open", ...(isCurrent && {"aria-current": "true"})}),
-    button("Delete", () => remove(conversation), {className: "plain", "aria-label": "Delete the conversation: " + title}));
+    button("Delete", () => remove(conversation),
+      {className: "plain", "aria-label": "Delete the conversation: " + title}));
 }
 
 function remove(conversation) {

@@ -16,7 +16,9 @@ export function make(tag, properties = {}, ...children) {
 /** A name that somebody else chose: its direction does not turn what stands around it. */
 export const nameOf = text => make("bdi", {}, text);
 
-export const button = (text, onclick, properties = {}) => make("button", {type: "button", onclick, ...properties}, text);
+export function button(text, onclick, properties = {}) {
+  return make("button", {type: "button", onclick, ...properties}, text);
+}
 
 export const number = n => Number(n).toLocaleString("en");
 export const count = (n, what) => number(n) + " " + what + (n === 1 ? "" : "s");

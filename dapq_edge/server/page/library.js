@@ -52,7 +52,8 @@ export function addFiles(files, options = {}) {
 export const isAdding = () => n_adding > 0;
 
 async function addFile(file, options) {
-  $("adding").textContent = "Adding " + file.name + (n_adding > 1 ? " and " + count(n_adding - 1, "other") : "") + " …";
+  const others = n_adding > 1 ? " and " + count(n_adding - 1, "other") : "";
+  $("adding").textContent = "Adding " + file.name + others + " …";
   try {
     const ocr = $("ocr").checked ? {ocr: "true"} : {};
     add(await sendDocument(file, freeName(file.name), {...ocr, ...options}));
@@ -134,8 +135,8 @@ function itemOf(one) {
 
 function pagesOf({pages}) {
   if (!pages.some(page => page.label)) return "";
-  const kind = ["page", "slide"].find(word => pages.every(page => page.label.startsWith(word === "page" ? "p. " : word)));
-  return count(pages.length, kind || "part");
+  const areAll = start => pages.every(page => page.label.startsWith(start));
+  return count(pages.length, areAll("p. ") ? "page" : areAll("slide ") ? "slide" : "part");
 }
 
 /** Note what `api/usage` says in idle time; returns whether there is more to wait for. */
@@ -144,7 +145,8 @@ export function noteReading({reading_done: done = 0, reading_total: total = 0}) 
   const isIdle = !(total > 1);
   // the server does not say which it reads: the one that is as long, the last one of several
   const distance = one => Math.abs(one.n_tokens - total);
-  const now = isIdle ? null : waiting.reduceRight((best, one) => (best && distance(best) <= distance(one) ? best : one), null);
+  const nearer = (best, one) => (best && distance(best) <= distance(one) ? best : one);
+  const now = isIdle ? null : waiting.reduceRight(nearer, null);
   for (const one of waiting) {
     if (one === now) readings.set(one.id, [Math.min(done, total - 1), total]);
     else if (readings.get(one.id)[0] > 0) readings.set(one.id, [1, 1]);

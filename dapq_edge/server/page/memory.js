@@ -25,7 +25,8 @@ function figuresOf(usage) {
     number(usage.n_tokens) + " tokens in " + number(usage.n_cells_used) + " of " + number(usage.n_cells) + " cells, " +
       mib(usage.bytes_used) + " of " + mib(usage.bytes_allocated) + " MiB",
     count(usage.n_evictions, "eviction") + ", " + count(usage.n_rereads, "re-read"),
-    seen < windows && "looked at " + number(seen) + " of " + count(windows, "window") + ", where the words of the question stand",
+    seen < windows &&
+      "looked at " + number(seen) + " of " + count(windows, "window") + ", where the words of the question stand",
     usage.n_stored && "took " + count(usage.n_stored, "window") + " from the store",
   ].filter(Boolean).join("; ");
 }

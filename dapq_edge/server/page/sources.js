@@ -25,7 +25,8 @@ export const titleOf = source => [source.filename || "document", source.page].fi
 export function openSource(turn, source) {
   const documents = turn.documents.map(findDocument).filter(Boolean)
     .sort((a, b) => (b.name === source.filename) - (a.name === source.filename));
-  if (!documents.length) throw new Error((source.filename || "The document") + " was removed: add it again to open it.");
+  const name = source.filename || "The document";
+  if (!documents.length) throw new Error(name + " was removed: add it again to open it.");
   for (const one of documents) {
     const passage = passageOf(one.text, source);
     if (passage) return openViewer(one, passage);

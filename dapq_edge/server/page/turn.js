@@ -16,14 +16,12 @@ export function viewOf(turn, regenerate) {
   const copied = make("span", {role: "status", className: "small"});
   const copy = button("Copy", () => copyAnswer(turn, copied), {className: "plain"});
   parts.tools.append(copy, again, copied);
-  const article = make("article", {"aria-label": "Question and answer"}, make("h3", {dir: "auto"}, turn.question), ...Object.values(parts));
-  const open = source => {
-    try { openSource(turn, source) } catch (error) { parts.error.textContent = error.message }
-  };
+  const title = make("h3", {dir: "auto"}, turn.question);
+  const article = make("article", {"aria-label": "Question and answer"}, title, ...Object.values(parts));
   const update = () => {
     const isAsking = turn.status === "asking";
     showTexts(turn, parts);
-    showSources(turn, parts, open);
+    showSources(turn, parts);
     parts.tools.hidden = isAsking;
     copy.hidden = !turn.answer;
     again.textContent = turn.status === "done" ? "Regenerate" : "Ask again";
@@ -46,23 +44,43 @@ function showTexts(turn, {about, absent, error, progress, coverage, notes}) {
   notes.replaceChildren(...lines.filter(Boolean).map(line => make("li", {}, line)));
 }
 
-function showSources(turn, {answer, sources}, open) {
+function showSources(turn, {answer, sources, error}) {
   const found = sourcesOf(turn);
-  const marks = found.flatMap(source => [...source.ends].map(place => ({place, node: make("sup", {}, button(
-    String(source.number), () => open(source), {className: "footnote", "aria-label": "Source " + source.number + ": " + titleOf(source)}))})));
-  showAnswer(answer, turn.answer, marks.sort((a, b) => a.place - b.place));
+  const open = source => {
+    try { openSource(turn, source) } catch (caught) { error.textContent = caught.message }
+  };
+  showAnswer(answer, turn.answer, marksOf(found, source => footnote(source, open)));
   sources.hidden = !found.length;
-  sources.replaceChildren(...found.map(source => make("li", {}, make("button", {type: "button", className: "plain", onclick: () => open(source)},
-    "[" + source.number + "] ", nameOf(titleOf(source)), ...(source.quote ? [": ", make("q", {}, source.quote)] : [])))));
+  sources.replaceChildren(...found.map(source => make("li", {}, sourceButton(source, open))));
+}
+
+/** What stands for the sources at places of the answer, ascending. */
+function marksOf(sources, toNode) {
+  const marks = sources.flatMap(source => [...source.ends].map(place => ({place, node: toNode(source)})));
+  return marks.sort((a, b) => a.place - b.place);
+}
+
+function footnote(source, open) {
+  const properties = {className: "footnote", "aria-label": "Source " + source.number + ": " + titleOf(source)};
+  return make("sup", {}, button(String(source.number), () => open(source), properties));
+}
+
+function sourceButton(source, open) {
+  const quote = source.quote ? [": ", make("q", {}, source.quote)] : [];
+  const shown = button("[" + source.number + "] ", () => open(source), {className: "plain"});
+  shown.append(nameOf(titleOf(source)), ...quote);
+  return shown;
 }
 
 /** The answer with its sources, as text. */
 function textOf(turn) {
   const found = sourcesOf(turn);
-  const marks = found.flatMap(source => [...source.ends].map(place => [place, "[" + source.number + "]"]));
   let text = turn.answer;
-  for (const [place, mark] of marks.sort((a, b) => a[0] - b[0]).reverse()) text = text.slice(0, place) + mark + text.slice(place);
-  return [text.trim(), ...found.map(one => "[" + one.number + "] " + titleOf(one) + (one.quote ? ': "' + one.quote + '"' : ""))].join("\n");
+  for (const {place, node} of marksOf(found, source => "[" + source.number + "]").reverse()) {
+    text = text.slice(0, place) + node + text.slice(place);
+  }
+  const lineOf = one => "[" + one.number + "] " + titleOf(one) + (one.quote ? ': "' + one.quote + '"' : "");
+  return [text.trim(), ...found.map(lineOf)].join("\n");
 }
 
 async function copyAnswer(turn, said) {
