@@ -41,7 +41,12 @@ def filled(visit):
     if page.locator("#menu").is_visible() and not page.locator("#side").is_visible():
         page.locator("#menu").click()
     visit.add((NAME, "x"))
-    page.route("**/api/document?*", lambda route: route.fulfill(status=400, json={"error": {"message": "is encrypted: give its password with `password`"}}))
+    page.route(
+        "**/api/document?*",
+        lambda route: route.fulfill(
+            status=400, json={"error": {"message": "is encrypted: give its password with `password`"}}
+        ),
+    )
     visit.add(("locked.pdf", "x"))
     page.route("**/api/kept", lambda route: route.fulfill(json={"pieces": [["abc ", i / 8] for i in range(9)]}))
     page.get_by_label("Show what is kept").check()

@@ -26,10 +26,18 @@ def failure(visit, question="Why?"):
 @pytest.mark.parametrize(
     ("status", "body", "line"),
     [
-        (429, json.dumps({"error": {"message": "3 requests wait already: try again later"}}), "3 requests wait already"),
+        (
+            429,
+            json.dumps({"error": {"message": "3 requests wait already: try again later"}}),
+            "3 requests wait already",
+        ),
         (500, json.dumps({"error": {"message": "the server failed, see its log"}}), "see its log"),
         (502, "<html>Bad <b>gateway</b></html>", "the server answered 502"),
-        (401, json.dumps({"error": {"message": "a wrong API key, or none"}}), "a wrong API key, or none (Settings: API key)"),
+        (
+            401,
+            json.dumps({"error": {"message": "a wrong API key, or none"}}),
+            "a wrong API key, or none (Settings: API key)",
+        ),
     ],
 )
 def test_a_status(visit, status, body, line):

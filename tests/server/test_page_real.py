@@ -17,7 +17,9 @@ DOCUMENT = "\n\n".join([*PARTS[:25], f"# Archive\n\n{FACT}", *PARTS[25:]])
 
 
 def test_an_answer_and_its_source(visit, tmp_path):
-    with serving(find("smollm2-135m"), "--kv-budget", "256", "-c", "4096", "--store", str(tmp_path / "store")) as server:
+    with serving(
+        find("smollm2-135m"), "--kv-budget", "256", "-c", "4096", "--store", str(tmp_path / "store")
+    ) as server:
         visit = visit(server.url)
         visit.add(("rooms.md", DOCUMENT))
         assert "48213" in visit.answer("What is the access code of the archive?")
