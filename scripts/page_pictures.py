@@ -39,6 +39,9 @@ def main() -> None:
         visit.page.locator("#figures", has_text="tokens").wait_for(timeout=LONG)
         for name, (width, height, scheme) in PICTURES.items():
             _draw(visit.page, name, width, height, scheme)
+        visit.page.get_by_label("Show what is kept").check()
+        visit.page.locator("#kept-text span").last.wait_for(state="attached")
+        _draw(visit.page, "kept", *PICTURES["light"])
         visit.close()
 
 

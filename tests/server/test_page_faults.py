@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from helpers.page import chunk, needs_chromium
+from helpers.page import LONG, chunk, needs_chromium
 from helpers.serving import serving
 from helpers.tiny import Spec
 
@@ -107,6 +107,44 @@ def test_a_server_that_is_gone(visit, tiny_model):
     assert "cannot be reached" in visit.text("#refused li")
     assert "cannot be reached" in visit.text("#figures")
     assert visit.page.locator(".answer").first.inner_text() == "Hello."
+
+
+def test_a_server_that_dies_while_it_answers(visit, tiny_model):
+    with serving(tiny_model(Spec(n_ctx=4096)), "--kv-budget", "200") as server:
+        visit = visit(server.url)
+        visit.ask("Why?")
+        visit.page.locator(".answer:not(:empty)").wait_for(timeout=LONG)
+        server.process.kill()
+        visit.wait()
+    assert "The connection broke" in visit.text("article .error")
+    assert visit.text(".answer")
+
+
+def test_files_that_the_server_does_not_take(visit, tmp_path):
+    """One that is too large, and a folder that was dropped."""
+    visit = visit()
+    large = tmp_path / "large.txt"
+    large.write_bytes(b"x" * 2**26)
+    visit.page.set_input_files("#files", large)
+    visit.page.locator("#refused li").wait_for(timeout=LONG)
+    assert "at most 33,554,432 bytes" in visit.text("#refused li")
+    visit.page.evaluate(
+        "() => { const file = new File([''], 'folder');"
+        "file.slice = () => ({arrayBuffer: () => Promise.reject(new DOMException('', 'NotFoundError'))});"
+        "const event = new Event('drop', {cancelable: true});"
+        "event.dataTransfer = {types: ['Files'], files: [file]};"
+        "document.dispatchEvent(event) }"
+    )
+    visit.page.locator("#refused li", has_text="folder: is a folder, or cannot be read").wait_for()
+
+
+def test_documents_that_the_server_has_forgotten(visit):
+    """It was started again: there can be no sources, and that is said."""
+    visit = visit()
+    visit.add(("a.txt", "The ferry is named Marlow."))
+    visit.stub(chunk("Marlow."), chunk(finish_reason="stop"))
+    visit.answer("What is its name?")
+    assert "does not know these documents any more" in visit.text("article .notes")
 
 
 def test_a_key_is_asked_for(visit, tiny_model):

@@ -55,6 +55,7 @@ async function addFile(file, options) {
   const others = n_adding > 1 ? " and " + count(n_adding - 1, "other") : "";
   $("adding").textContent = "Adding " + file.name + others + " …";
   try {
+    await checkReadable(file);
     const ocr = $("ocr").checked ? {ocr: "true"} : {};
     add(await sendDocument(file, freeName(file.name), {...ocr, ...options}));
   } catch (error) {
@@ -62,6 +63,11 @@ async function addFile(file, options) {
   }
   n_adding -= 1;
   if (!n_adding) $("adding").textContent = "";
+}
+
+/** Raise an error for what the browser cannot send: it would look as if the server were gone. */
+async function checkReadable(file) {
+  try { await file.slice(0, 1).arrayBuffer() } catch { throw new Error("is a folder, or cannot be read") }
 }
 
 function add(found) {

@@ -7,7 +7,7 @@ import {$, nameOf} from "./dom.js";
 import {addFiles, choose, chosenDocuments, isAdding, noteReading, openLibrary} from "./library.js";
 import {showKept, showUsage} from "./memory.js";
 import {openStorage} from "./storage.js";
-import {viewOf} from "./turn.js";
+import {NOT_FOUND, viewOf} from "./turn.js";
 import {wireViewer} from "./viewer.js";
 
 // milliseconds between two looks at the memory, and two saves of an answer that streams
@@ -95,7 +95,7 @@ function wireQuestion() {
     }
   });
   document.addEventListener("keydown", event => {
-    if (event.key === "Escape" && running && !$("viewer").open) running.stop();
+    if (event.key === "Escape" && !event.isComposing && running && !$("viewer").open) running.stop();
   });
 }
 
@@ -124,7 +124,7 @@ async function answer(conversation, turn) {
   running = null;
   keep(conversation);
   showAbout();
-  $("said").textContent = turn.error || turn.answer;
+  $("said").textContent = (turn.evidence?.not_found ? NOT_FOUND + " " : "") + turn.answer;
   await showUsage();
   await showKept();
   watch();

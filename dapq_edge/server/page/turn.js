@@ -4,6 +4,8 @@ import {showAnswer} from "./answer.js";
 import {button, make, nameOf} from "./dom.js";
 import {openSource, sourcesOf, titleOf} from "./sources.js";
 
+export const NOT_FOUND = "Nothing relevant was found in the documents.";
+
 /** An article, and a function that shows the turn as it is now. */
 export function viewOf(turn, regenerate) {
   const part = (tag, className, properties = {}) => make(tag, {className, ...properties});
@@ -36,7 +38,7 @@ function showTexts(turn, {about, absent, error, progress, coverage, notes}) {
   about.replaceChildren(...names);
   const {not_found, note, coverage: basis} = turn.evidence || {};
   coverage.textContent = basis ? "Based on: " + basis : "";
-  absent.textContent = not_found ? "Nothing relevant was found in the documents." : "";
+  absent.textContent = not_found ? NOT_FOUND : "";
   error.textContent = turn.error;
   progress.textContent = turn.status === "asking" ? turn.progress || (turn.answer ? "" : "Waiting …") : "";
   const ends = {stopped: "Stopped: the answer is not complete.", cut: "The page was closed before the answer ended."};
