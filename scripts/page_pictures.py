@@ -36,11 +36,14 @@ def main() -> None:
         for question in args.question:
             start = time.monotonic()
             print(visit.answer(question), f"({time.monotonic() - start:.0f} s)")
-        visit.page.locator("#figures", has_text="tokens").wait_for(timeout=LONG)
+        # what waits to be read in idle time is read, or found to be too short
+        visit.page.locator(".reading", has_text="waits").first.wait_for(state="hidden", timeout=LONG)
         for name, (width, height, scheme) in PICTURES.items():
             _draw(visit.page, name, width, height, scheme)
         visit.page.get_by_label("Show what is kept").check()
         visit.page.locator("#kept-text span").last.wait_for(state="attached")
+        # what is about the question
+        visit.page.evaluate("document.querySelectorAll('#kept-text span[title]')[400].scrollIntoView()")
         _draw(visit.page, "kept", *PICTURES["light"])
         visit.close()
 
