@@ -121,3 +121,47 @@ def test_a_page_that_is_closed_while_it_is_answered_says_so(visit):
     visit.load()
     assert "closed before the answer ended" in visit.text("article .notes")
     assert visit.text("article h3") == "Why?"
+
+
+def test_files_are_dropped(visit):
+    visit = visit()
+    drop = (
+        "() => { const data = new DataTransfer();"
+        "data.items.add(new File(['Gulls cry.'], 'a.txt')); data.items.add(new File(['Crates.'], 'b.txt'));"
+        "for (const type of ['dragover', 'drop'])"
+        "document.body.dispatchEvent(new DragEvent(type, {dataTransfer: data, bubbles: true, cancelable: true})) }"
+    )
+    visit.page.evaluate(drop)
+    visit.page.get_by_label("b.txt", exact=True).wait_for()
+    assert visit.page.locator("#documents bdi").all_inner_texts() == ["a.txt", "b.txt"]
+
+
+def test_a_name_means_one_document(visit):
+    """Answers name documents: another one of that name gets a number, and the same text is no other one."""
+    visit = visit()
+    visit.add(("a.txt", "Gulls cry."))
+    visit.add(("a.txt", "Crates."), ("b.txt", "Gulls cry."))
+    assert visit.page.locator("#documents bdi").all_inner_texts() == ["a.txt", "a (2).txt"]
+
+
+def test_another_conversation_while_one_is_answered(visit):
+    visit = visit()
+    visit.page.route("**/v1/chat/completions", lambda route: None)
+    visit.ask("First?")
+    visit.page.get_by_role("button", name="New conversation").click()
+    assert "of another conversation is answered" in visit.text("#about")
+    visit.page.get_by_role("button", name="Stop").click()
+    visit.wait()
+    assert "another" not in visit.text("#about")
+    visit.page.get_by_role("button", name="First?", exact=True).click()
+    assert "Stopped" in visit.text("article .notes")
+
+
+def test_the_page_loads_its_own_files_only(server):
+    policy = server.client.get("/").headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert server.client.get("/page/main.js").headers["content-type"].startswith("text/javascript")
+    assert server.client.get("/page/main.js").headers["content-security-policy"] == policy
+    for name in ("app.py", "..%2Fapp.py", "%2e%2e/app.py", ""):
+        assert server.client.get(f"/page/{name}").status_code == 404
