@@ -11,8 +11,11 @@ from rich.console import Console
 
 from ..chat.conversation import Chat
 from ..chat.idle import Idle
+from ..chat.library import Library
 from ..chat.session import load_session, save_session
+from ..chat.sources import find_coverage, find_sources
 from ..control import UNCONTROLLED, Control, Progress
+from ..documents.document import Document
 from ..errors import AbortedError, DapqError, UsageError
 from ..eviction.heads import HeadProfile
 from ..llamacpp.log import captured_log
@@ -20,6 +23,7 @@ from ..planning.ram import MIB
 from ..reading.stats import Usage, guess_note, skip_note, store_note
 from ..render.shading import to_terminal
 from .chat import Options
+from .citing import say_sources
 from .names import message_of
 from .running import check_budget, check_model, open_llama, progress_bar, read_all, say, warn
 
@@ -28,6 +32,7 @@ HELP = """\
 /save FILE   save the conversation
 /load FILE   go on with a saved one
 /stats       what it takes, and what was done
+/sources     where the answer stands in the documents, and what was read of them
 /kept        the text, shaded by how many heads keep each token
 /reset       forget everything
 /exit        leave (also Ctrl-D)
@@ -60,12 +65,14 @@ class _Terminal:
         self.chat = Chat(
             self.llama, system=options.system_prompt, n_predict=sampling.predict, temperature=sampling.temp
         )
+        self.library = Library()
         self.idle = Idle(self.llama)
         self.session = Path(options.session) if options.session else None
         if self.session and self.session.exists():
             self._load(str(self.session))
         for document in documents:
             # the same command goes on with a session
+            self.library.add(document)
             if self.chat.has_document(document.text):
                 self._say(f"{document.name} is in the conversation")
             else:
@@ -169,6 +176,7 @@ class _Terminal:
             "/save": self._save_as,
             "/load": self._load,
             "/stats": lambda _: self._say(self._figures()),
+            "/sources": lambda _: self._show_sources(),
             "/kept": lambda _: Console().print(to_terminal(self.llama.kept()), highlight=False),
             "/reset": lambda _: self.chat.reset(),
         }
@@ -180,8 +188,19 @@ class _Terminal:
 
     def _add_document(self, path: str) -> None:
         for document in read_all([path], self.options.documents, self.console):
+            self.library.add(document)
             n_tokens = self.chat.add_document(document.text)
             self._say(f"{document.name}: {n_tokens:,} tokens, read while you type and with the next question")
+
+    def _show_sources(self) -> None:
+        quoted = self.library.quoted([turn.message for turn in self.chat.turns])
+        if quoted is None or not self.chat.turns[-1].answer:
+            raise UsageError("no answer about a document was given yet")
+        engine = self.llama.engine
+        sources = find_sources(engine, quoted.document)
+        say_sources(sources, find_coverage(engine, quoted.document), self.console)
+        if not sources:
+            self._say("the answer was not read from a passage of the documents, or that cannot be seen any more")
 
     def _save(self, path: str) -> None:
         save_session(self.llama, Path(path), self.chat.state())
@@ -193,6 +212,9 @@ class _Terminal:
     def _load(self, path: str) -> None:
         start = time.perf_counter()
         self.chat.set_state(load_session(self.llama, Path(path)))
+        for text in (text for turn in self.chat.turns for text in turn.documents):
+            # a session knows no pages
+            self.library.add(Document.of("document", [("", text)], ""))
         turns, seconds = _count(len(self.chat.turns), "turn"), time.perf_counter() - start
         self._say(f"{path}: {turns}, {self.llama.n_tokens:,} tokens, {seconds:.1f} s")
 

@@ -21,11 +21,11 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .._version import __version__
+from ..chat.library import Library
 from ..documents.document import Document as TextDocument
 from ..documents.read import Reading, read_upload
 from ..errors import AbortedError, DapqError, UsageError
 from .failures import INVALID, describe
-from .library import Library
 from .limits import Limits, error_body
 from .metrics import Metrics
 from .schemas import ChatRequest, CompletionRequest

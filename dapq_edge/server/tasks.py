@@ -4,12 +4,12 @@ import json
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
-from ..chat.sources import find_coverage, find_sources
+from ..chat.library import Library, Quoted
+from ..chat.sources import Source, find_coverage, find_sources
 from ..errors import TooLongError, UsageError
 from ..llama import Llama
 from ..llamacpp.openai import at_least, grammar_of
 from ..reading.stats import absent_note, room_warning, skip_note
-from .library import Library, Quoted
 from .schemas import ChatRequest, CompletionRequest
 from .worker import Task
 
@@ -128,7 +128,7 @@ def _with_evidence(llama: Llama, results: Iterator[Any], quoted: Quoted) -> Gene
         if choice["finish_reason"]:
             sources = find_sources(llama.engine, quoted.document)
             place = choice["delta"] if "delta" in choice else choice["message"]
-            place["annotations"] = [quoted.annotation(source) for source in sources]
+            place["annotations"] = [_annotation(quoted, source) for source in sources]
         yield result
 
 
@@ -138,3 +138,19 @@ def _evidence(llama: Llama, quoted: Quoted) -> dict[str, Any]:
     absent = absent_note(read.chunks) if read and llama.usage.n_windows[1] else None
     coverage = find_coverage(llama.engine, quoted.document)
     return {"coverage": coverage.line if coverage else "", "not_found": absent is not None, "note": absent or ""}
+
+
+def _annotation(quoted: Quoted, source: Source) -> dict[str, Any]:
+    """Return a source as OpenAI's API has annotations; characters of a document count from its own start."""
+    cited, place = source.citation, quoted.place_of(source)
+    fields = {
+        "filename": source.page.file,
+        "page": source.page.label,
+        "quote": source.quote,
+        "start_index": cited.sentence[0],
+        "end_index": cited.sentence[1],
+        "document_start": place,
+        "document_end": place + cited.stop - cited.start,
+        "weight": round(cited.weight, 4),
+    }
+    return {"type": "file_citation", "file_citation": fields}

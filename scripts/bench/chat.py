@@ -139,7 +139,7 @@ def left(args: argparse.Namespace, options: dict[str, Any]) -> None:
         words = chat[-1]["content"].split(" ")
         changed = [*chat[:-1], {**chat[-1], "content": "\n".join(" ".join(words[i : i + 9]) for i in range(0, 600, 9))}]
         print(f"a turn behind it: {timed(llama, list(chat), 'Thank you. Go on.'):.1f} s")
-        print(f"the same, the answer with other white space: {timed(llama, changed, 'Thank you. Go on.'):.1f} s")
+        print(f"another turn, the answer with other white space: {timed(llama, changed, 'What comes next?'):.1f} s")
         llama.close()
         llama = Llama(**options, store=store)
         for attempt in range(2):

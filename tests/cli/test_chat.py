@@ -31,6 +31,7 @@ def test_chat_in_a_pipe(model, doc, tmp_path):
         "/help",
         "What jumps?",
         "/stats",
+        "/sources",
         "/kept",
         "And\\",
         "what else?",
@@ -42,6 +43,7 @@ def test_chat_in_a_pipe(model, doc, tmp_path):
     error = result.stderr.decode()
     assert result.returncode == 0, error
     assert "/doc FILE" in error
+    assert re.search(r"read (all|a part) of the text", error)
     assert error.count("s to first token") == 2
     n_tokens, n_used = re.search(r"([\d,]+) tokens in ([\d,]+) of 768 cells", error).groups()
     assert int(n_tokens.replace(",", "")) > 1500
@@ -83,6 +85,7 @@ def test_chat_refuses(model, doc, tmp_path):
     assert_one_line(chat(model, ["hi"], "--session", bad), 1, "damaged")
     assert_one_line(chat(model, ["/nope"]), 2, "no command /nope")
     assert_one_line(chat(model, ["/doc"]), 2, "/doc needs a file")
+    assert_one_line(chat(model, ["/sources"]), 2, "no answer about a document")
     assert_one_line(chat(model, ["/doc /missing.txt"]), 1, "cannot read /missing.txt")
     assert_one_line(chat(model, ["/load /missing"]), 1, "cannot read /missing")
     assert_one_line(chat(model, ["hi"], "--doc", tmp_path / "no"), 1, "cannot read")

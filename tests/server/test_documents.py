@@ -1,5 +1,7 @@
 """Documents over HTTP: their text, pages and notes, and one line for what is damaged or hostile."""
 
+import json
+
 import pytest
 from helpers.documents import DATA
 from helpers.hostile import damaged, empty
@@ -60,3 +62,32 @@ def test_hostile(server):
     assert_error(post(server, b"<div>" * 200_000 + b"x", "a.html"), 400, "is nested too deeply")
     assert_error(post(server, b"<" * 20_000_000, "a.html"), 400, "needs more than 470 MiB")
     assert_error(post(server, bytes(40 * 2**20), "a.pdf"), 413)
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_answers_say_what_they_are_based_on(server, is_stream):
+    text = "# One\n\n" + "The first thing is red. " * 30 + "\n\n# Two\n\n" + "The second thing is blue. " * 30
+    found = post(server, text.encode(), "things.md").json()
+    assert [page["label"] for page in found["pages"]] == ["One", "Two"]
+    response = server.chat(f"{found['text']}\n\nWhich thing is red?", stream=is_stream, max_tokens=8)
+    if is_stream:
+        chunks = [json.loads(line[6:]) for line in response.text.splitlines() if line.startswith("data: {")]
+        first, annotations = chunks[0], chunks[-1]["choices"][0]["delta"]["annotations"]
+        assert not any("evidence" in chunk for chunk in chunks[1:])
+    else:
+        first = response.json()
+        annotations = first["choices"][0]["message"]["annotations"]
+    assert first["evidence"]["coverage"].startswith("read ")
+    assert isinstance(first["evidence"]["not_found"], bool)
+    for annotation in annotations:
+        cited = annotation["file_citation"]
+        assert annotation["type"] == "file_citation"
+        assert cited["filename"] == "things.md"
+        assert " ".join(found["text"][cited["document_start"] : cited["document_end"]].split()) == cited["quote"]
+        assert cited["page"] in ("One", "Two")
+
+
+def test_answers_about_nothing_that_was_uploaded_say_nothing(server):
+    answer = server.chat("Which thing is red?").json()
+    assert "evidence" not in answer
+    assert "annotations" not in answer["choices"][0]["message"]

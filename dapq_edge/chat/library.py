@@ -1,10 +1,10 @@
-"""Documents that were uploaded, so that answers can name their pages."""
+"""Documents that are asked about, so that answers can name their pages."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from ..chat.sources import Source
 from ..documents.document import Document
+from .sources import Source
 
 # characters of all documents that are remembered
 MAX_CHARACTERS = 50_000_000
@@ -22,21 +22,10 @@ class Quoted:
     document: Document
     places: list[tuple[int, Document]]
 
-    def annotation(self, source: Source) -> dict[str, object]:
-        """Return a source as OpenAI's API has annotations; characters of documents count from their own start."""
-        cited = source.citation
-        place = max(place for place, _ in self.places if place <= cited.start)
-        fields = {
-            "filename": source.page.file,
-            "page": source.page.label,
-            "quote": source.quote,
-            "start_index": cited.sentence[0],
-            "end_index": cited.sentence[1],
-            "document_start": cited.start - place,
-            "document_end": cited.stop - place,
-            "weight": round(cited.weight, 4),
-        }
-        return {"type": "file_citation", "file_citation": fields}
+    def place_of(self, source: Source) -> int:
+        """Return the first character of a source in the document that it is of."""
+        start = source.citation.start
+        return start - max(place for place, _ in self.places if place <= start)
 
 
 class Library:

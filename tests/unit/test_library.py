@@ -1,0 +1,76 @@
+"""Documents in messages, and their pages."""
+
+import pytest
+
+from dapq_edge.chat import library
+from dapq_edge.chat.library import Library
+from dapq_edge.chat.sources import Coverage, Source
+from dapq_edge.documents.document import Document, Page
+from dapq_edge.reading.citations import Citation
+
+ONE = Document.of("one.pdf", [("p. 1", "First page."), ("p. 2", "Second page.")], "\n")
+TWO = Document.of("two.txt", [("", "Another text.")], "")
+
+
+@pytest.fixture
+def both():
+    made = Library()
+    made.add(ONE)
+    made.add(TWO)
+    return made
+
+
+def test_pages_stand_where_the_message_has_them(both):
+    message = f"two.txt\n{TWO.text}\n\none.pdf\n{ONE.text}\n\nWhy?"
+    quoted = both.quoted(["Hello", message, "And why?"])
+    assert [(page.label, quoted.document.text_of(page)) for page in quoted.document.pages] == [
+        ("", "Another text."),
+        ("p. 1", "First page."),
+        ("p. 2", "Second page."),
+    ]
+    start = message.index("Second")
+    cited = Citation((0, 1), start, start + 12, range(0), 0.5)
+    assert quoted.place_of(Source(1, quoted.document.pages[2], "Second page.", cited)) == ONE.text.index("Second")
+
+
+def test_the_newest_message_counts(both):
+    assert both.quoted([ONE.text, TWO.text]).document.text == TWO.text
+    assert both.quoted(["First page.", ""]) is None
+    assert both.quoted([]) is None
+
+
+def test_the_oldest_are_forgotten(both, monkeypatch):
+    monkeypatch.setattr(library, "MAX_CHARACTERS", len(TWO.text) + 5)
+    both.add(TWO)
+    assert both.quoted([ONE.text]) is None
+    assert both.quoted([TWO.text])
+    # one that is too long by itself is there as long as it is the newest
+    both.add(ONE)
+    assert both.quoted([TWO.text]) is None
+    assert both.quoted([ONE.text])
+
+
+def pages(*labels):
+    return [Page("a.pdf", label, 0, 1) for label in labels]
+
+
+@pytest.mark.parametrize(
+    ("coverage", "line"),
+    [
+        (
+            Coverage(pages("p. 3", "p. 17"), pages("p. 90"), pages("p. 1", "p. 2"), pages("p. 4")),
+            "read 2 of 6 pages (3, 17); a part of 1 (90); 2 skimmed; 1 not looked at",
+        ),
+        (Coverage([], [], pages("Intro", "End"), []), "read 0 of 2 pages; 2 skimmed"),
+        (Coverage(pages("Intro", ""), [], [], pages("")), "read 2 of 3 pages (Intro); 1 not looked at"),
+        (Coverage(pages("p. 1", "p. 2"), [], [], []), "read all of 2 pages"),
+        (Coverage(pages(""), [], [], []), "read all of the text"),
+        (Coverage([], pages(""), [], []), "read a part of the text"),
+        (
+            Coverage(pages(*(f"p. {i}" for i in range(20))), [], pages("p. 20"), []),
+            "read 20 of 21 pages (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, ...); 1 skimmed",
+        ),
+    ],
+)
+def test_coverage_in_words(coverage, line):
+    assert coverage.line == line
