@@ -1,14 +1,12 @@
 """The page for everyone: by keyboard, on a phone, in the dark, and to a screen reader."""
 
-import os
-from pathlib import Path
-
 import pytest
 from helpers.page import chunk, citation, needs_chromium
+from helpers.paths import ROOT
 
 pytestmark = [needs_chromium, pytest.mark.slow]
 
-AXE = Path(os.environ.get("AXE", "/usr/share/nodejs/axe-core/axe.min.js"))
+AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
 
 TEXT = "Gulls cry.\n\nThe ferry is named Marlow.\n\n" + "x" * 300
 ANSWER = "It is Marlow.\n\n```\n" + "y" * 300 + "\n```\nSo it is."
@@ -95,7 +93,7 @@ def test_shades_leave_the_text_readable(visit, scheme):
     assert (sum(back) < 200) == (scheme == "dark")
 
 
-@pytest.mark.skipif(not AXE.exists(), reason="needs axe-core (npm install axe-core, and AXE=path of its axe.min.js)")
+@pytest.mark.skipif(not AXE.exists(), reason="needs axe-core (npm install --no-save axe-core)")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1280])
 def test_axe_finds_nothing(visit, scheme, width):
