@@ -157,6 +157,15 @@ def test_by_keyboard_alone(visit):
     assert "It is Marlow." in visit.text(".answer")
 
 
+def test_the_focus_stays_while_an_answer_is_saved(visit):
+    visit = visit()
+    visit.page.route("**/v1/chat/completions", lambda route: None)
+    visit.ask("First?")
+    visit.page.get_by_role("button", name="First?", exact=True).focus()
+    visit.page.wait_for_timeout(1500)
+    assert visit.page.evaluate(NAME_OF) == "First?"
+
+
 NAME_OF = """() => {
   const one = document.activeElement;
   const label = one.labels?.length ? one.labels[0].innerText : one.innerText;

@@ -37,12 +37,19 @@ export function keep(conversation) {
   show();
 }
 
+const titleOf = conversation => conversation.turns[0]?.question || "New conversation";
+
+let shown = "";
+
 function show() {
-  $("conversations").replaceChildren(...conversations.map(itemOf));
+  const now = JSON.stringify(conversations.map(one => [one.id, titleOf(one), one === current]));
+  // a list that is made again loses the keyboard focus
+  if (now !== shown) $("conversations").replaceChildren(...conversations.map(itemOf));
+  shown = now;
 }
 
 function itemOf(conversation) {
-  const title = conversation.turns[0]?.question || "New conversation";
+  const title = titleOf(conversation);
   const isCurrent = conversation === current;
   return make("li", {},
     button(title.length > 60 ? title.slice(0, 60) + "…" : title, () => {

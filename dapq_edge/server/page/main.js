@@ -132,9 +132,11 @@ async function answer(conversation, turn) {
 
 /** Show a change, and go on showing the end if it was in sight. */
 function follow(turn) {
+  // another conversation is shown
+  if (!updates.has(turn)) return;
   const page = document.documentElement;
   const isAtEnd = page.scrollHeight - page.clientHeight - page.scrollTop < 80;
-  updates.get(turn)?.();
+  updates.get(turn)();
   if (isAtEnd) page.scrollTop = page.scrollHeight;
 }
 
