@@ -274,6 +274,12 @@ class KVCache:
         rows = native.probe(self.ctx, self.seq_id, tokens, pos, reduce)
         return list(_split(rows, heads))
 
+    def sees(self, pos: int) -> bool:
+        """Return whether a token that was at `pos` can be probed again: all that it saw is still there."""
+        n_swa = context.n_swa(self.ctx)
+        first = context.first_position(self.ctx, self.seq_id)
+        return pos >= self.sequence.n_compacted and (not n_swa or 0 <= first <= max(0, pos - n_swa + 1))
+
     def evict(self, keep: Keep, attention_kept: float | None = None) -> None:
         """Free all cells but those in `keep`, which move to the front.
 

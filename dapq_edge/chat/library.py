@@ -22,6 +22,14 @@ class Quoted:
     document: Document
     places: list[tuple[int, Document]]
 
+    @property
+    def request(self) -> str:
+        """What stands around the documents."""
+        text = self.document.text
+        for place, document in reversed(self.places):
+            text = text[:place] + text[place + len(document.text) :]
+        return text.strip()
+
     def place_of(self, source: Source) -> int:
         """Return the first character of a source in the document that it is of."""
         start = source.citation.start

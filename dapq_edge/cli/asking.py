@@ -93,7 +93,7 @@ def _answer(options: Options, console: Console) -> int:
     read = read_prompt(
         engine, prompt, policy, reading, console, n_predict=sampling.predict, ctx_size=options.model.ctx_size
     )
-    absent = absent_note(read.chunks)
+    absent = absent_note(read.chunks, options.question)
     say([absent] if absent and not options.json else [], console)
     pieces, times = [], []
     for piece in engine.stream(read.n_predict, temp=sampling.temp):

@@ -37,7 +37,7 @@ def attention_of(cache: KVCache, heads: HeadProfile | None, written: range) -> n
     first = max(written.start - 1, last - min(N_CITED, probe_tokens_max(cache.ctx), n_free), 0)
     position = int(np.searchsorted(sequence.text_index, first))
     seen = np.zeros(sequence.n_tokens, dtype=np.float32)
-    if first >= last or position < sequence.n_compacted:
+    if first >= last or not cache.sees(position):
         return seen
     layers = cache.probe(sequence.text[first:last], position, ProbeType.MAX)
     heads_of = sorted(_heads_of(cache, layers, heads), key=lambda found: -found[0])

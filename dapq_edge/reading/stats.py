@@ -12,7 +12,8 @@ from ..control import Control
 from ..errors import DapqError
 from ..eviction.heads import HeadProfile
 from ..eviction.policies import Policy
-from ..prompt import Prompt
+from ..prompt import QUESTION, Prompt
+from ..prompt.paragraphs import level_of
 from .choice import Chunk
 from .plan import Plan, ReadMode
 from .strategies import READERS, Skimming
@@ -115,9 +116,12 @@ def skip_note(n_windows: tuple[int, int]) -> str | None:
     return f"looked at {n_read:,} of {n_all:,} windows, where the words of the question stand"
 
 
-def absent_note(chunks: Sequence[Chunk]) -> str | None:
-    """Return what to say if nothing in a document that was skimmed is clearly about the question."""
-    if not chunks or max(chunk.relevance for chunk in chunks) >= MIN_FOUND:
+def absent_note(chunks: Sequence[Chunk], request: str) -> str | None:
+    """Return what to say if nothing in a document that was skimmed is clearly about a question.
+
+    A request that asks no question ("Summarize it.") is about no place of a document.
+    """
+    if not chunks or level_of(request) < QUESTION or max(chunk.relevance for chunk in chunks) >= MIN_FOUND:
         return None
     return "nothing in the document is clearly about this question: the answer may not be from it"
 

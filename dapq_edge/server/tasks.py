@@ -135,7 +135,7 @@ def _with_evidence(llama: Llama, results: Iterator[Any], quoted: Quoted) -> Gene
 def _evidence(llama: Llama, quoted: Quoted) -> dict[str, Any]:
     read = llama.engine.last_read
     # what was only appended was not looked for
-    absent = absent_note(read.chunks) if read and llama.usage.n_windows[1] else None
+    absent = absent_note(read.chunks, quoted.request) if read and llama.usage.n_windows[1] else None
     coverage = find_coverage(llama.engine, quoted.document)
     return {"coverage": coverage.line if coverage else "", "not_found": absent is not None, "note": absent or ""}
 

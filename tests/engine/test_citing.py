@@ -135,3 +135,14 @@ def test_passages_of_pages(tiny_model):
         quote = document[cited.start : cited.stop]
         assert quote in ("One thing here.", "Another thing there")
         assert b"".join(pieces[cited.tokens.start : cited.tokens.stop]).decode().strip() == quote
+
+
+def test_what_a_sliding_window_has_left_is_not_seen(tiny_model):
+    """A probe would need the cells of the window before it."""
+    spec = Spec(arch="gemma2", n_layer=4, n_ctx=4096)
+    with Context(tiny_model(spec), n_ctx=4096) as c:
+        cache = KVCache(c.ctx)
+        for i in range(8):
+            cache.read(random_tokens(256, i))
+        assert not attention_of(cache, None, range(300, 310)).any()
+        assert attention_of(cache, None, range(2030, 2040)).any()

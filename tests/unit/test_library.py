@@ -6,7 +6,9 @@ from dapq_edge.chat import library
 from dapq_edge.chat.library import Library
 from dapq_edge.chat.sources import Coverage, Source
 from dapq_edge.documents.document import Document, Page
+from dapq_edge.reading.choice import Chunk
 from dapq_edge.reading.citations import Citation
+from dapq_edge.reading.stats import absent_note
 
 ONE = Document.of("one.pdf", [("p. 1", "First page."), ("p. 2", "Second page.")], "\n")
 TWO = Document.of("two.txt", [("", "Another text.")], "")
@@ -28,6 +30,7 @@ def test_pages_stand_where_the_message_has_them(both):
         ("p. 1", "First page."),
         ("p. 2", "Second page."),
     ]
+    assert quoted.request == "two.txt\n\n\none.pdf\n\n\nWhy?"
     start = message.index("Second")
     cited = Citation((0, 1), start, start + 12, range(0), 0.5)
     assert quoted.place_of(Source(1, quoted.document.pages[2], "Second page.", cited)) == ONE.text.index("Second")
@@ -74,3 +77,18 @@ def pages(*labels):
 )
 def test_coverage_in_words(coverage, line):
     assert coverage.line == line
+
+
+@pytest.mark.parametrize(
+    ("request_text", "relevance", "is_said"),
+    [
+        ("In which year was it opened?", 0.1, True),
+        ("In which year was it opened?", 0.3, False),
+        ("Summarize the text.", 0.1, False),
+        ("", 0.1, False),
+    ],
+)
+def test_what_is_not_there_is_said(request_text, relevance, is_said):
+    chunks = [Chunk(0, 9, 0.01), Chunk(9, 20, relevance)]
+    assert bool(absent_note(chunks, request_text)) == is_said
+    assert absent_note([], request_text) is None
