@@ -1,5 +1,6 @@
 """What a conversation asks: it is found in messages, pinned, and nothing that stands in a message is more than text."""
 
+import llama_cpp
 import numpy as np
 import pytest
 from helpers import templates
@@ -329,7 +330,9 @@ def test_there_is_room_to_look_ahead(tiny_model, policy):
     with opened(tiny_model(spec(templates.CHATML)), **options) as llama:
         messages = [user(f"{DOC}\n\n{ASK}")]
         for n in range(20, 420, 39):
-            answer = say(llama, messages, max_tokens=3)
+            # llama-cpp-python counts no bytes that begin a character and do not end it
+            letters = llama_cpp.LlamaGrammar.from_string("root ::= [a-z]{3}", verbose=False)
+            answer = say(llama, messages, max_tokens=3, grammar=letters)
             messages += [assistant(answer), user(f"{'Where is the mill, and who is in it? ' * 3}\n\n{'w1 ' * n}")]
         assert llama.usage.n_evictions > 5
 
