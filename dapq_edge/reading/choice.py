@@ -14,6 +14,9 @@ from .windows import N_OVERLAP
 # and on three facts, see docs/results.md, "Three facts"
 MIN_SHARE = 0.3
 
+# where nothing is more relevant, a window around the best chunk finds more than parts of several
+MIN_RELEVANT = 0.05
+
 
 @dataclass
 class Chunk:
@@ -57,7 +60,8 @@ def choose(prompt: Prompt, chunks: Sequence[Chunk], n_body: int, n_window: int) 
     def fits(more: npt.NDArray[np.bool_]) -> bool:
         return int(more[body].sum()) <= n_body
 
-    relevant = [chunk for chunk in chunks if chunk.relevance >= MIN_SHARE * best.relevance]
+    least = max(MIN_RELEVANT, MIN_SHARE * best.relevance)
+    relevant = [chunk for chunk in chunks if chunk.relevance >= least]
     relevant.sort(key=lambda chunk: -chunk.relevance)
     for n_around in (0, N_OVERLAP):
         for chunk in relevant:

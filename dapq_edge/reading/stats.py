@@ -19,7 +19,7 @@ from .plan import Plan, ReadMode
 from .strategies import READERS, Skimming
 
 # the best chunk of a document with an answer is more relevant; see docs/results.md, "What is not there"
-MIN_FOUND = 0.17
+MIN_FOUND = 0.02
 
 
 @dataclass(frozen=True)
