@@ -24,7 +24,7 @@ class Quoted:
 
     @property
     def request(self) -> str:
-        """What stands around the documents."""
+        """The rest of it, around the documents."""
         text = self.document.text
         for place, document in reversed(self.places):
             text = text[:place] + text[place + len(document.text) :]
