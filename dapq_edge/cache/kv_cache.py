@@ -276,9 +276,12 @@ class KVCache:
 
     def sees(self, pos: int) -> bool:
         """Return whether a token that was at `pos` can be probed again: all that it saw is still there."""
+        return pos >= self.sequence.n_compacted and self._has_window_before(pos)
+
+    def _has_window_before(self, pos: int) -> bool:
+        """Return whether the sliding-window layers still have all that a token at `pos` sees in them."""
         n_swa = context.n_swa(self.ctx)
-        first = context.first_position(self.ctx, self.seq_id)
-        return pos >= self.sequence.n_compacted and (not n_swa or 0 <= first <= max(0, pos - n_swa + 1))
+        return not n_swa or 0 <= context.first_position(self.ctx, self.seq_id) <= max(0, pos - n_swa + 1)
 
     def evict(self, keep: Keep, attention_kept: float | None = None) -> None:
         """Free all cells but those in `keep`, which move to the front.
@@ -334,13 +337,12 @@ class KVCache:
 
         The latter reuse the cells of older tokens.
         """
-        n_swa = context.n_swa(self.ctx)
-        state = context.partial_state(self.ctx, self.seq_id) if n_swa or self.is_recurrent else None
+        has_more = bool(context.n_swa(self.ctx)) or self.is_recurrent
+        state = context.partial_state(self.ctx, self.seq_id) if has_more else None
         try:
             yield
         finally:
-            first = context.first_position(self.ctx, self.seq_id)
-            if state is not None and (self.is_recurrent or not 0 <= first <= max(0, pos - n_swa + 1)):
+            if state is not None and (self.is_recurrent or not self._has_window_before(pos)):
                 context.set_partial_state(self.ctx, self.seq_id, state)
 
     @contextmanager

@@ -149,9 +149,7 @@ class Sequence:
     def _positions_of(self, cells: Keep) -> Keep:
         if not self.kept:
             return [np.asarray(heads, dtype=np.intp) for heads in cells]
-        recent = np.arange(self.n_compacted, self.n_positions)
-        positions = [np.hstack([heads, np.tile(recent, (len(heads), 1))]) for heads in self.kept]
-        layers = zip(positions, cells, self.n_missing, strict=True)
+        layers = zip(self._held(), cells, self.n_missing, strict=True)
         return [np.take_along_axis(layer, indices - n, axis=1) for layer, indices, n in layers]
 
     def cells_of(self, tokens: npt.NDArray[np.intp], n_heads: Tokens[int]) -> list[npt.NDArray[np.bool_]]:
@@ -162,24 +160,22 @@ class Sequence:
             n_heads: KV heads of each layer that can be evicted.
         """
         is_wanted = np.isin(self.text_index, tokens)
-        recent = is_wanted[self.n_compacted :]
         if not self.kept:
-            return [np.tile(recent, (n, 1)) for n in n_heads]
-        return [np.hstack([is_wanted[heads], np.tile(recent, (len(heads), 1))]) for heads in self.kept]
+            return [np.tile(is_wanted, (n, 1)) for n in n_heads]
+        return [is_wanted[held] for held in self._held()]
 
     def tokens_of_cells(self) -> list[npt.NDArray[np.intp]]:
         """Return which token of the text each cell holds, for each evicted layer: integers [KV heads, n_cells].
 
         Cells are counted in the layer that has most; where another one has none, it is -1.
         """
-        recent = self.text_index[self.n_compacted :]
-        layers = zip(self.kept, self.n_missing, strict=True)
-        return [
-            np.hstack([np.full((len(heads), n), -1), self.text_index[heads], np.tile(recent, (len(heads), 1))]).astype(
-                np.intp
-            )
-            for heads, n in layers
-        ]
+        layers = zip(self._held(), self.n_missing, strict=True)
+        return [np.pad(self.text_index[held], ((0, 0), (n, 0)), constant_values=-1) for held, n in layers]
+
+    def _held(self) -> Keep:
+        """Return the positions that the cells of each evicted layer hold: integers [KV heads, cells]."""
+        recent = np.arange(self.n_compacted, self.n_positions)
+        return [np.hstack([heads, np.tile(recent, (len(heads), 1))]) for heads in self.kept]
 
     def coverage(self, layer: int | None = None) -> npt.NDArray[np.float64]:
         """Return the share of KV heads that have each token of the text: [n_tokens], 0 to 1.

@@ -1,7 +1,7 @@
 """Documents that are asked about, so that answers can name their pages."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ..documents.document import Document
 from .sources import Source
@@ -59,10 +59,6 @@ class Library:
             found = [(content.find(text), document) for text, document in list(self._documents.items())]
             places = sorted(((place, document) for place, document in found if place >= 0), key=lambda pair: pair[0])
             if places:
-                pages = [
-                    replace(page, start=page.start + place, stop=page.stop + place)
-                    for place, document in places
-                    for page in document.pages
-                ]
+                pages = [page.moved(place) for place, document in places for page in document.pages]
                 return Quoted(Document("", content, tuple(pages)), places)
         return None

@@ -92,7 +92,7 @@ class Coverage:
     """Pages of the documents that an answer is based on.
 
     Attributes:
-        read: Those of which most was read.
+        read: Those that were read, see `MIN_READ`.
         partly: Those of which some was.
         skimmed: Those that were only looked at.
         unseen: Those that were not looked at.

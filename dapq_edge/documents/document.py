@@ -1,7 +1,7 @@
 """Documents: a text, the pages that it consists of, and what was not read."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 # what stands between two documents that are asked about together
 BETWEEN = "\n\n"
@@ -22,6 +22,10 @@ class Page:
     label: str
     start: int
     stop: int
+
+    def moved(self, n: int) -> "Page":
+        """Return it in a text that has `n` more characters before it."""
+        return replace(self, start=self.start + n, stop=self.stop + n)
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ def join(documents: Sequence[Document]) -> Document:
     for document in documents:
         title = f"{document.name}\n"
         start = place + len(title)
-        pages += [Page(page.file, page.label, page.start + start, page.stop + start) for page in document.pages]
+        pages += [page.moved(start) for page in document.pages]
         texts.append(title + document.text)
         place += len(texts[-1]) + len(BETWEEN)
     names = ", ".join(document.name for document in documents)

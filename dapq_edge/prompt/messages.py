@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import DapqError, UsageError
 from ..llamacpp.model import Model
-from .places import n_visible, visible
+from .places import n_visible, visible, visible_ends
 from .turns import SYSTEM, Message
 
 # characters of no text, as a rule: one goes into what spells a control token, two go around each message
@@ -282,8 +282,7 @@ def _locate(
     if has_bos:
         pieces[0] = b""
     # as many visible bytes are in the tokens up to each one
-    counts = np.concatenate([[0], np.cumsum(visible(b"".join(pieces)))])
-    ends = counts[np.cumsum([len(piece) for piece in pieces], dtype=int)]
+    ends = visible_ends(pieces, visible(b"".join(pieces)))
     if ends.size == 0 or ends[-1] != n_visible(text):
         return None
     messages = []

@@ -23,6 +23,18 @@ def n_visible(text: str) -> int:
     return int(visible(text.encode("utf-8", "replace")).sum())
 
 
+def visible_ends(pieces: Sequence[bytes], is_visible: npt.NDArray[np.bool_]) -> npt.NDArray[np.intp]:
+    """Return how many bytes that are no white space the tokens up to each one spell: integers [tokens].
+
+    Args:
+        pieces: Bytes of each token.
+        is_visible: Which of all of them are, see `visible`: bool [bytes].
+    """
+    counts = np.concatenate([[0], np.cumsum(is_visible)])
+    ends: npt.NDArray[np.intp] = counts[np.cumsum([len(piece) for piece in pieces], dtype=int)]
+    return ends
+
+
 @dataclass(frozen=True)
 class Place:
     """Tokens of a prompt that spell a text, and which characters of it each of them spells.
@@ -57,7 +69,7 @@ def find_place(pieces: Sequence[bytes], text: str) -> Place | None:
     if first < 0:
         return None
     # visible bytes before the end of each token, counted from those of the text
-    ends = np.concatenate([[0], np.cumsum(is_spelled)])[np.cumsum([len(piece) for piece in pieces])] - first
+    ends = visible_ends(pieces, is_spelled) - first
     start, last = np.searchsorted(ends, [0, wanted.size - 1], side="right").tolist()
     ends = np.clip(np.concatenate([[0], ends[start : last + 1]]), 0, wanted.size)
     # a character is where its first byte is
