@@ -213,7 +213,8 @@ def read(folder: Path) -> None:
     for path in sorted(folder.iterdir(), key=lambda path: (path.suffix in (".txt", ".md"), path.name)):
         result = outcome(path)
         # its own ru_maxrss counts the process that began it
-        own = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))
+        status = Path("/proc/self/status").read_text()
+        own = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))
         peaks = {"own_mib": int(own) >> 10, "child_mib": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10}
         print(json.dumps(result | peaks), flush=True)
 
