@@ -1,6 +1,5 @@
 """Catalog of a store: arrays in files, known by a key; the least recently used ones go first."""
 
-import hashlib
 import json
 import os
 import re
@@ -8,20 +7,18 @@ import shutil
 import sqlite3
 import threading
 import time
-import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import numpy.typing as npt
 
 from ..errors import DapqError
+from .array_files import FILE, PART, Arrays, read, read_one, unlink, write
 
 T = TypeVar("T")
-Arrays = Mapping[str, npt.NDArray[Any]]
 
 # the catalog beside the files; another version of its table gets another name
 NAME = "catalog-1.sqlite"
@@ -36,10 +33,6 @@ TABLE = """CREATE TABLE IF NOT EXISTS entries (
     arrays TEXT NOT NULL CHECK (typeof(arrays) = 'text'),
     used_ns INTEGER NOT NULL CHECK (typeof(used_ns) = 'integer')
 )"""
-
-# our files: other programs may have theirs in the same folder
-PART = re.compile(r"[0-9a-f]{32}\.tmp")
-FILE = re.compile(r"[0-9a-f]{64}-[0-9a-f]{16}\.kv")
 
 # what is left of a process that was killed is removed after so many seconds
 MAX_AGE = 3600
@@ -102,14 +95,16 @@ class Catalog:
     def _open(self) -> sqlite3.Connection:
         path = self.folder / NAME
         try:
-            return _connect(path)
+            db = _connect(path)
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError):
                 raise
             self.note("the catalog of the store is damaged, and begun anew: everything is read again")
             for part in (path, *self.folder.glob(f"{NAME}-*"), *self._files(FILE)):
                 part.unlink(missing_ok=True)
-            return _connect(path)
+            db = _connect(path)
+        self._inode = _inode(path)
+        return db
 
     def _files(self, *patterns: re.Pattern[str]) -> list[Path]:
         try:
@@ -141,8 +136,21 @@ class Catalog:
         return faults
 
     def begin(self) -> None:
-        """Say that a reading begins: what is used from now on is not removed to make room for the rest of it."""
+        """Say that a reading begins: what is used from now on is not removed to make room for the rest of it.
+
+        A catalog that was removed, or begun anew by another process, is opened again.
+        """
         self._began_ns = time.time_ns()
+        if _inode(self.folder / NAME) != self._inode:
+            try:
+                self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                db = self._open()
+            except (OSError, sqlite3.Error) as error:
+                self.note(f"the catalog of the store is gone: {_reason(error)}")
+                return
+            with self._lock:
+                self._db.close()
+                self._db = db
 
     def has(self, key: str) -> bool:
         """Return whether there is an entry; its file is not looked at."""
@@ -156,7 +164,7 @@ class Catalog:
             return None
         sha256, manifest = row
         try:
-            arrays = _read(self._path(key, sha256), sha256, manifest)
+            arrays = read(self._path(key, sha256), sha256, manifest)
         except FileNotFoundError:
             # removed by another process, or by hand
             self._forget(key, sha256)
@@ -174,16 +182,7 @@ class Catalog:
     def peek(self, entry: Entry, name: str) -> npt.NDArray[Any] | None:
         """Return one array of an entry, or None if it cannot be read. It may be damaged: `get` looks at that."""
         row = self._try(lambda: self._db.execute("SELECT arrays FROM entries WHERE key = ?", (entry.key,)).fetchone())
-        array: npt.NDArray[Any] | None = None
-        start = 0
-        for other, (dtype, shape) in (json.loads(row[0]) if row else {}).items():
-            n_items = int(np.prod(shape))
-            if other == name:
-                with suppress(OSError, ValueError):
-                    path = self._path(entry.key, entry.sha256)
-                    array = np.fromfile(path, dtype=dtype, count=n_items, offset=start).reshape(shape)
-            start += n_items * np.dtype(dtype).itemsize
-        return array
+        return read_one(self._path(entry.key, entry.sha256), row[0], name) if row else None
 
     def put(self, key: str, kind: str, arrays: Arrays, note: str = "") -> bool:
         """Write an entry, and remove the least recently used ones that have no room beside it.
@@ -201,39 +200,23 @@ class Catalog:
             return False
         manifest = json.dumps({name: (array.dtype.str, array.shape) for name, array in arrays.items()})
         try:
-            sha256 = self._write(key, manifest, arrays)
+            sha256 = write(self.folder, lambda sha256: self._path(key, sha256), manifest, arrays)
         except (OSError, MemoryError) as error:
             self.note(f"the store takes no more: {_reason(error)}")
             self._pause()
             return False
         before = self._replace(Entry(key, kind, note, n_bytes, sha256, time.time_ns()), manifest)
         if before is None:
-            _unlink(self._path(key, sha256))
+            unlink(self._path(key, sha256))
             self._pause()
             return False
         if before and before != sha256:
-            _unlink(self._path(key, before))
+            unlink(self._path(key, before))
         return True
 
     def _pause(self) -> None:
         # a disk that is full stays so for a while
         self._paused_until = time.monotonic() + PAUSE
-
-    def _write(self, key: str, manifest: str, arrays: Arrays) -> str:
-        """Write the file of an entry as a whole, and return the SHA-256 of it and of what it holds."""
-        part = self.folder / f"{uuid.uuid4().hex}.tmp"
-        digest = _digest(manifest)
-        try:
-            with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                for array in arrays.values():
-                    data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
-                    digest.update(data)
-                    file.write(data)
-            os.replace(part, self._path(key, digest.hexdigest()))
-        except BaseException:
-            _unlink(part)
-            raise
-        return digest.hexdigest()
 
     def _replace(self, entry: Entry, manifest: str) -> str | None:
         """Put the row of an entry; returns the SHA-256 of the one before, "" if there was none, None if it failed."""
@@ -272,7 +255,7 @@ class Catalog:
         return self._remove(entry.key, entry.sha256)
 
     def _remove(self, key: str, sha256: str) -> bool:
-        if not _unlink(self._path(key, sha256)):
+        if not unlink(self._path(key, sha256)):
             self.note("a file of the store cannot be removed")
             return False
         self._forget(key, sha256)
@@ -303,7 +286,7 @@ class Catalog:
         """Remove all entries, and what other processes left; returns the number of entries that are gone."""
         n_removed = sum([self.remove(entry) for entry in self.entries()])
         for path in self._files(PART, FILE):
-            _unlink(path)
+            unlink(path)
         return n_removed
 
     def close(self) -> None:
@@ -352,34 +335,11 @@ def _transaction(db: sqlite3.Connection) -> Any:
         raise
 
 
-def _read(path: Path, sha256: str, manifest: str) -> dict[str, npt.NDArray[Any]]:
-    """Return the arrays of a file. Raises ValueError if they are not what was written, and OSError."""
-    # not mapped: a disk that fails while llama.cpp copies would end the process
-    data = np.fromfile(path, dtype=np.uint8)
-    if _digest(manifest, data.data).hexdigest() != sha256:
-        raise ValueError("its checksum is wrong")
-    arrays, start = {}, 0
-    for name, (dtype, shape) in json.loads(manifest).items():
-        n_bytes = int(np.dtype(dtype).itemsize * np.prod(shape))
-        part = data[start : start + n_bytes]
-        # behind other arrays, one may begin at any byte
-        arrays[name] = (part if start % 8 == 0 else part.copy()).view(dtype).reshape(shape)
-        start += n_bytes
-    return arrays
-
-
-def _digest(manifest: str, data: bytes | memoryview = b"") -> "hashlib._Hash":
-    digest = hashlib.sha256(manifest.encode())
-    digest.update(data)
-    return digest
-
-
-def _unlink(path: Path) -> bool:
-    """Remove a file; returns whether it is gone."""
+def _inode(path: Path) -> int | None:
+    """Return which file a path is, None if it is none."""
     with suppress(OSError):
-        path.unlink(missing_ok=True)
-        return True
-    return False
+        return path.stat().st_ino
+    return None
 
 
 def _reason(error: Exception) -> str:

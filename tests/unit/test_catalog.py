@@ -183,6 +183,30 @@ def test_a_damaged_catalog_is_begun_anew(tmp_path, damage):
     assert is_equal(again.get(key("a")), arrays(1))
 
 
+@pytest.mark.skipif(os.name == "nt", reason="rights of POSIX")
+@pytest.mark.parametrize("is_whole", [True, False], ids=["folder", "catalog"])
+def test_a_catalog_that_is_gone_is_begun_anew_by_the_next_reading(catalog, is_whole):
+    """Another process found it damaged, or people removed it, while this one goes on."""
+    catalog.put(key(0), "window", arrays(0))
+    shutil.rmtree(catalog.folder) if is_whole else (catalog.folder / NAME).unlink()
+    catalog.begin()
+    assert catalog.get(key(0)) is None
+    assert catalog.put(key(1), "window", arrays(1))
+    other = Catalog(catalog.folder, catalog.n_max)
+    assert is_equal(other.get(key(1)), arrays(1))
+    other.close()
+    assert catalog.take_faults() == []
+
+
+def test_a_catalog_that_cannot_be_begun_anew_is_said(catalog):
+    shutil.rmtree(catalog.folder)
+    catalog.folder.write_bytes(b"")
+    catalog.begin()
+    (fault,) = catalog.take_faults()
+    assert fault.startswith("the catalog of the store is gone: ")
+    assert not catalog.put(key(1), "window", arrays(1))
+
+
 def test_a_flipped_byte_of_the_catalog_gives_no_wrong_arrays(tmp_path):
     catalog = Catalog(tmp_path, 10**6)
     for i in range(20):
