@@ -1,13 +1,21 @@
 """Documents that are asked about, so that answers can name their pages."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..documents.document import Document
+from ..prompt.paragraphs import split_text
 from .sources import Source
 
 # characters of all documents that are remembered
 MAX_CHARACTERS = 50_000_000
+
+
+# characters of a part of a message that is cited, at least
+MIN_PASTED = 2000
+
+# about as many characters are a token
+N_CHARACTERS = 4
 
 
 @dataclass(frozen=True)
@@ -17,18 +25,28 @@ class Quoted:
     Attributes:
         document: The message as a document, whose pages are those of the documents.
         places: First character of each document in the message, and the document; ascending.
+        request: The newest message, without documents.
     """
 
     document: Document
     places: list[tuple[int, Document]]
+    request: str
 
-    @property
-    def request(self) -> str:
-        """The rest of it, around the documents."""
-        text = self.document.text
-        for place, document in reversed(self.places):
-            text = text[:place] + text[place + len(document.text) :]
-        return text.strip()
+    @classmethod
+    def of(cls, content: str, places: list[tuple[int, Document]], newer: str | None = None) -> "Quoted":
+        """Return a message that has documents at some places.
+
+        Args:
+            content: It.
+            places: First character of each document, and the document.
+            newer: The newest message, if it is another one.
+        """
+        places = sorted(places, key=lambda pair: pair[0])
+        request = content
+        for place, document in reversed(places):
+            request = request[:place] + request[place + len(document.text) :]
+        pages = [page.moved(place) for place, document in places for page in document.pages]
+        return cls(Document("", content, tuple(pages)), places, (request if newer is None else newer).strip())
 
     def place_of(self, source: Source) -> int:
         """Return the first character of a source in the document that it is of."""
@@ -49,16 +67,32 @@ class Library:
         while len(self._documents) > 1 and sum(map(len, self._documents)) > MAX_CHARACTERS:
             del self._documents[next(iter(self._documents))]
 
-    def quoted(self, contents: Iterable[str]) -> Quoted | None:
-        """Return the newest message that holds documents; None if none does.
+    def quoted(self, contents: Sequence[str]) -> Quoted | None:
+        """Return the newest message that holds documents, or else the newest long one; None if there is none.
 
         Args:
             contents: Messages of a user, the oldest first.
         """
-        for content in reversed(list(contents)):
-            found = [(content.find(text), document) for text, document in list(self._documents.items())]
-            places = sorted(((place, document) for place, document in found if place >= 0), key=lambda pair: pair[0])
-            if places:
-                pages = [page.moved(place) for place, document in places for page in document.pages]
-                return Quoted(Document("", content, tuple(pages)), places)
+        for find in (self._places, pasted):
+            for number, content in reversed(list(enumerate(contents, start=1))):
+                places = find(content, f"message {number}")
+                if places:
+                    return Quoted.of(content, places, None if number == len(contents) else contents[-1])
         return None
+
+    def _places(self, content: str, _: str) -> list[tuple[int, Document]]:
+        found = [(content.find(text), document) for text, document in list(self._documents.items())]
+        return [(place, document) for place, document in found if place >= 0]
+
+
+def pasted(content: str, name: str) -> list[tuple[int, Document]]:
+    """Return the long parts of a message that are no request: first character, and a document of that name."""
+    if len(content) < MIN_PASTED:
+        return []
+    spans = split_text(content, lambda start, stop: -(-(stop - start) // N_CHARACTERS))
+    parts = [(span.start, content[span.start : span.stop]) for span in spans if not span.is_request]
+    return [
+        (start + len(text) - len(text.lstrip()), Document.of(name, [("", text)], ""))
+        for start, text in parts
+        if len(text.strip()) >= MIN_PASTED
+    ]

@@ -46,7 +46,7 @@ def chat_task(body: ChatRequest, model: str, library: Library) -> Task:
         texts = [str(message.content) for message in body.messages]
         # templates write the tools into the prompt
         _check_length(llama, "".join([*texts, json.dumps(body.tools or ""), json.dumps(body.functions or "")]))
-        quoted = library.quoted(str(message.content) for message in body.messages if message.role == "user")
+        quoted = library.quoted([str(message.content) for message in body.messages if message.role == "user"])
         results = _results(llama, llama.create_chat_completion(**options | {"model": model}), body.stream)
         yield from _with_evidence(llama, results, quoted) if quoted else results
 

@@ -87,7 +87,17 @@ def test_answers_say_what_they_are_based_on(server, is_stream):
         assert cited["page"] in ("One", "Two")
 
 
-def test_answers_about_nothing_that_was_uploaded_say_nothing(server):
+def test_answers_about_a_text_that_was_pasted_are_cited_too(server):
+    text = "\n\n".join(f"The clerk counted crate {i}, and the gulls." for i in range(60))
+    answer = server.chat(f"{text}\n\nWho counted?", max_tokens=8).json()
+    assert answer["evidence"]["coverage"].startswith("read ")
+    for annotation in answer["choices"][0]["message"]["annotations"]:
+        cited = annotation["file_citation"]
+        assert (cited["filename"], cited["page"]) == ("message 1", "")
+        assert " ".join(text[cited["document_start"] : cited["document_end"]].split()) == cited["quote"]
+
+
+def test_answers_about_no_text_say_nothing(server):
     answer = server.chat("Which thing is red?").json()
     assert "evidence" not in answer
     assert "annotations" not in answer["choices"][0]["message"]

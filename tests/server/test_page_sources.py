@@ -89,6 +89,16 @@ def test_sources_that_are_wrong(visit):
     assert "was removed" in visit.text("article .error")
 
 
+def test_a_text_that_was_pasted_is_its_own_source(visit):
+    visit = visit()
+    one = citation("message 1", "", TEXT, QUOTE, ANSWER, "It is 🚢 Marlow.")
+    visit.stub(chunk(ANSWER), chunk(finish_reason="stop", annotations=[one], evidence=EVIDENCE))
+    visit.answer(f"What is its name?\n\n{TEXT}")
+    visit.page.locator(".footnote").click()
+    assert visit.text("#viewer mark") == QUOTE
+    assert visit.text("#viewer-title").startswith("Your message")
+
+
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
 
 

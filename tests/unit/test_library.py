@@ -30,7 +30,8 @@ def test_pages_stand_where_the_message_has_them(both):
         ("p. 1", "First page."),
         ("p. 2", "Second page."),
     ]
-    assert quoted.request == "two.txt\n\n\none.pdf\n\n\nWhy?"
+    assert quoted.request == "And why?"
+    assert both.quoted([message]).request == "two.txt\n\n\none.pdf\n\n\nWhy?"
     start = message.index("Second")
     cited = Citation((0, 1), start, start + 12, range(0), 0.5)
     assert quoted.place_of(Source(1, quoted.document.pages[2], "Second page.", cited)) == ONE.text.index("Second")
@@ -51,6 +52,26 @@ def test_the_oldest_are_forgotten(both, monkeypatch):
     both.add(ONE)
     assert both.quoted([TWO.text]) is None
     assert both.quoted([ONE.text])
+
+
+LONG = "\n\n".join(f"The clerk counted crate {i}, and the gulls." for i in range(60))
+
+
+@pytest.mark.parametrize("content", [f"{LONG}\n\nWho counted?", f"Who counted?\n\n{LONG}"])
+def test_a_long_text_that_was_pasted_is_a_document(both, content):
+    """Whoever sends it: other programs upload nothing here."""
+    quoted = both.quoted(["Hello", content])
+    ((place, document),) = quoted.places
+    assert document.text == LONG == content[place : place + len(LONG)]
+    assert [(page.file, page.label) for page in quoted.document.pages] == [("message 2", "")]
+    assert quoted.document.text_of(quoted.document.pages[0]) == LONG
+    assert quoted.request == "Who counted?"
+
+
+def test_what_was_uploaded_comes_before_what_was_pasted(both):
+    quoted = both.quoted([f"{ONE.text}\n\nWhy?", f"{LONG}\n\nWho counted?"])
+    assert [page.file for page in quoted.document.pages] == ["one.pdf", "one.pdf"]
+    assert quoted.request == f"{LONG}\n\nWho counted?"
 
 
 def pages(*labels):

@@ -23,9 +23,11 @@ export const titleOf = source => [source.filename || "document", source.page].fi
 
 /** Open the page of a source with its passage marked. Raises an error if the document is gone. */
 export function openSource(turn, source) {
-  const documents = turn.documents.map(findDocument).filter(Boolean)
-    .sort((a, b) => (b.name === source.filename) - (a.name === source.filename));
   const name = source.filename || "The document";
+  // a text that was pasted is the message itself
+  const messages = turn.documents.length ? [] : [{name: "Your message", text: turn.question, pages: []}];
+  const documents = [...turn.documents.map(findDocument).filter(Boolean), ...messages]
+    .sort((a, b) => (b.name === source.filename) - (a.name === source.filename));
   if (!documents.length) throw new Error(name + " was removed: add it again to open it.");
   for (const one of documents) {
     const passage = passageOf(one.text, source);
