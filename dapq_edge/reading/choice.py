@@ -1,6 +1,7 @@
 """Choice of what is read of the documents after skimming."""
 
 import bisect
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..prompt import Prompt
-from .windows import N_OVERLAP
+from .windows import N_OVERLAP, Excerpt
 
 # a chunk is read if it has this share of the relevance of the best one; chosen on the calibration half of the questions
 # and on three facts, see docs/results.md, "Three facts"
@@ -37,13 +38,17 @@ class Chunk:
     is_read: bool = False
 
 
-def choose(prompt: Prompt, chunks: Sequence[Chunk], n_body: int, n_window: int) -> npt.NDArray[np.bool_]:
+def choose(
+    prompt: Prompt, windows: Sequence[Excerpt], chunks: Sequence[Chunk], n_body: int, n_window: int
+) -> npt.NDArray[np.bool_]:
     """Choose relevant chunks, then what is just around them, then a window around the best one: bool [tokens].
 
-    Each as far as it fits, the most relevant first; beside it, what stands around the documents is read.
+    Each as far as it fits, the most relevant first; beside it, what stands around the documents is read. If one of the
+    windows that were skimmed has all that is relevant, with what is just around it, it is that.
 
     Args:
         prompt: Its documents were skimmed.
+        windows: In which they were.
         chunks: Of its documents.
         n_body: Tokens of documents that are read, at most.
         n_window: Tokens of the window, at most.
@@ -61,8 +66,12 @@ def choose(prompt: Prompt, chunks: Sequence[Chunk], n_body: int, n_window: int) 
         return int(more[body].sum()) <= n_body
 
     least = max(MIN_RELEVANT, MIN_SHARE * best.relevance)
-    relevant = [chunk for chunk in chunks if chunk.relevance >= least]
-    relevant.sort(key=lambda chunk: -chunk.relevance)
+    relevant = sorted((chunk for chunk in chunks if chunk.relevance >= least), key=lambda chunk: -chunk.relevance)
+    found = holding(prompt, windows, relevant or [best])
+    if found:
+        more = with_tokens(found.start, found.stop)
+        if fits(more):
+            return more
     for n_around in (0, N_OVERLAP):
         for chunk in relevant:
             more = with_tokens(chunk.start - n_around, chunk.stop + n_around)
@@ -71,6 +80,17 @@ def choose(prompt: Prompt, chunks: Sequence[Chunk], n_body: int, n_window: int) 
     sizes = range(min(n_window, len(body)) + 1)
     n_widest = bisect.bisect_left(sizes, True, key=lambda size: not fits(with_tokens(*window(best, size, len(body)))))
     return with_tokens(*window(best, n_widest - 1, len(body)))
+
+
+def holding(prompt: Prompt, windows: Sequence[Excerpt], chunks: Sequence[Chunk]) -> Excerpt | None:
+    """Return the window that has some chunks and what is just around them, if there is one."""
+    borders = {0, *itertools.accumulate(map(len, prompt.documents))}
+    start, stop = min(chunk.start for chunk in chunks), max(chunk.stop for chunk in chunks)
+    for found in windows:
+        # what is just behind its last chunk is in it, or the text ends there
+        if found.start <= start - (0 if start in borders else N_OVERLAP) and stop <= found.chunks[-1].stop:
+            return found
+    return None
 
 
 def window(chunk: Chunk, size: int, n_body: int) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from ..eviction.policies import Policy
 from ..prompt import Prompt
 from ..prompt.window import Window, ending_of, window_of
 from ..store.windows import WindowStore
-from .asking import ask_window
+from .asking import ask_window, bring_in
 from .choice import Chunk, choose
 from .evidence import Evidence, Guess
 from .lexical import Matches
@@ -147,7 +147,7 @@ class SkimReader(Reader):
     def _skim(self, prompt: Prompt) -> None:
         """Read the documents window by window, and see what the question finds in each, until that is enough."""
         body, around = prompt.body, window_of(prompt)
-        windows = excerpts([len(part) for part in prompt.documents], self.plan.n_window, self.plan.n_chunk)
+        windows = self._windows = excerpts(list(map(len, prompt.documents)), self.plan.n_window, self.plan.n_chunk)
         chunks = [[Chunk(chunk.start, chunk.stop) for chunk in window.chunks] for window in windows]
         self.chunks = list(itertools.chain.from_iterable(chunks))
         # the chunks that are read are not known yet
@@ -189,20 +189,32 @@ class SkimReader(Reader):
         found = ask_window(self.cache, prompt, around, window, how.evidence, n_queries, self._read, how.store)
         if found.is_stored:
             self.n_stored += 1
-            self._n_total -= window.stop - window.chunks[0].start
+            self._n_total -= window.stop - window.start
         for chunk, relevance in zip(chunks, found.relevance, strict=True):
             chunk.relevance, chunk.is_skimmed = relevance, True
 
     def _read_chosen(self, prompt: Prompt) -> None:
         """Read what was chosen of the documents as one text, with all that stands around them."""
         text, body, plan = prompt.text, prompt.body_index, self.plan
-        is_read = choose(prompt, self.chunks, plan.n_body, plan.n_window)
+        is_read = choose(prompt, self._windows, self.chunks, plan.n_body, plan.n_window)
         for chunk in self.chunks:
             chunk.is_read = bool(is_read[body[chunk.start : chunk.stop]].any())
         index = np.flatnonzero(is_read[: len(text)])
-        self._n_total = self.n_done + len(index) + prompt.n_end
-        self._read(np.array(text)[index].tolist())
+        tokens = np.array(text)[index].tolist()
+        self._n_total = self.n_done + len(tokens) + prompt.n_end
+        self._read(tokens[self._bring_in_window(prompt, tokens) :])
         self.cache.place(text, index)
+
+    def _bring_in_window(self, prompt: Prompt, tokens: list[int]) -> int:
+        """Bring in the window that is all that was chosen, and return how many of its tokens it has."""
+        around, store = window_of(prompt), self.skimming.store
+        for window in self._windows:
+            first, _ = window.tokens(prompt, around)
+            if tokens[: len(first)] == first and len(first) < len(tokens):
+                _, is_stored = bring_in(self.cache, first, Guess(), self._read, store and store.exact)
+                self._n_total -= len(first) if is_stored else 0
+                return len(first)
+        return 0
 
 
 READERS: dict[ReadMode, type[Reader]] = {

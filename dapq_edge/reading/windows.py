@@ -32,13 +32,17 @@ class Excerpt:
     chunks: list[range]
     stop: int
 
+    @property
+    def start(self) -> int:
+        """The first token."""
+        return self.chunks[0].start
+
     def tokens(self, prompt: Prompt, around: Window) -> tuple[list[int], list[slice]]:
         """Return what is read of a prompt, and where its chunks are; the last one gets what is behind it, too."""
-        start = self.chunks[0].start
-        before = around.head + prompt.header_of(start)
-        first = len(before) - start
+        before = around.head + prompt.header_of(self.start)
+        first = len(before) - self.start
         cells = [slice(first + chunk.start, first + chunk.stop) for chunk in self.chunks]
-        return before + prompt.body[start : self.stop], [*cells[:-1], slice(cells[-1].start, first + self.stop)]
+        return before + prompt.body[self.start : self.stop], [*cells[:-1], slice(cells[-1].start, first + self.stop)]
 
 
 def excerpts(lengths: Sequence[int], n_window: int, n_chunk: int = N_SPAN) -> list[Excerpt]:

@@ -19,7 +19,7 @@ from ..cache.state import SequenceState
 from ..errors import DapqError
 from .catalog import Catalog
 from .quantized import restore, shrink
-from .types import Q8_0
+from .types import F16, Q8_0
 
 KIND = "window"
 
@@ -37,6 +37,11 @@ class WindowStore:
     def __init__(self, catalog: Catalog, identity: Callable[[], str], name: str, store_type: str) -> None:
         self.catalog = catalog
         self._identity, self._name, self._type = identity, name, store_type
+
+    @property
+    def exact(self) -> "WindowStore":
+        """The same with K and V as they are, for what answers are written from."""
+        return WindowStore(self.catalog, self._identity, self._name, F16)
 
     def has(self, purpose: str, tokens: Tokens[int]) -> bool:
         """Return whether a window is stored, see `load`."""

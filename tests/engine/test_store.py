@@ -50,6 +50,24 @@ def relevance(stats):
     return [chunk.relevance for chunk in stats.chunks]
 
 
+@pytest.mark.parametrize("store_type", ["f16", "q8_0"])
+@pytest.mark.parametrize("question", [FIRST, "Who-is-it?"])
+def test_window_that_was_chosen_is_not_read_again(engine_of, question, store_type):
+    """It is kept with all layers as they are, so that only the question is evaluated, with the same to the bit."""
+    # hardly anything is relevant, so that the window of the best chunk is chosen
+    heads = replace(profile(), query=(QueryHead(1, 2, 2.0, 9, 1),))
+    engine_of = partial(engine_of, heads=heads, store_type=store_type)
+    engine, plain = engine_of(), engine_of(store=None)
+    first, fresh = read(engine, question), read(plain, question)
+    assert first.tokens_evaluated == fresh.tokens_evaluated > 6000
+    logits, expected = plain.cache.logits.copy(), list(plain.stream(8))
+    for again in (engine, engine_of()):
+        second = read(again, question)
+        assert second.tokens_evaluated < 2 * len(question) + 20
+        assert (again.cache.logits == logits).all()
+        assert list(again.stream(8)) == expected
+
+
 @pytest.mark.parametrize(
     ("spec", "heads"),
     [

@@ -8,7 +8,7 @@ from helpers.reading import make_prompt
 
 from dapq_edge.prompt import Table
 from dapq_edge.reading.choice import MIN_SHARE, Chunk, choose, window
-from dapq_edge.reading.windows import N_OVERLAP
+from dapq_edge.reading.windows import N_OVERLAP, Excerpt
 
 N_HEAD, SIZE = 5, 200
 
@@ -17,10 +17,10 @@ def chunks_of(*relevance):
     return [Chunk(i * SIZE, (i + 1) * SIZE, value) for i, value in enumerate(relevance)]
 
 
-def chosen(chunks, n_body, n_window=800):
+def chosen(chunks, n_body, n_window=800, windows=()):
     """Tokens of the document that are read; all around it are, too."""
     prompt = make_prompt(chunks[-1].stop, N_HEAD)
-    is_read = choose(prompt, chunks, n_body, n_window)
+    is_read = choose(prompt, windows, chunks, n_body, n_window)
     assert is_read[prompt.around_index].all()
     return set(np.flatnonzero(is_read[prompt.body_index]).tolist())
 
@@ -60,6 +60,44 @@ def test_chunk_that_does_not_fit_is_cut():
     assert chosen(chunks_of(0.0, 1.0, 0.0), 64) == set(range(268, 332))
 
 
+def windows_of(chunks, n_each):
+    """Windows of some chunks each, and what is just behind them."""
+    ends = range(0, len(chunks), n_each)
+    parts = [[range(chunk.start, chunk.stop) for chunk in chunks[i : i + n_each]] for i in ends]
+    return [Excerpt(part, min(part[-1].stop + N_OVERLAP, chunks[-1].stop)) for part in parts]
+
+
+@pytest.mark.parametrize(
+    ("relevance", "first"),
+    [
+        ((0, 0, 0, 0, 0, 0.9, 0, 0, 0), 600),
+        ((0, 0, 0, 0, 0.8, 0.9, 0, 0, 0), 600),
+        # the text begins or ends there
+        ((0.9, 0, 0, 0, 0, 0, 0, 0, 0), 0),
+        ((0, 0, 0, 0, 0, 0, 0, 0, 0.9), 1200),
+        # weak evidence
+        ((0, 0, 0, 0, 0.04, 0, 0, 0.01, 0), 600),
+    ],
+)
+def test_window_that_has_all(relevance, first):
+    """What is chosen is what was skimmed together, so that it need not be evaluated again."""
+    chunks = chunks_of(*relevance)
+    found = chosen(chunks, 900, windows=windows_of(chunks, 3))
+    assert found == set(range(first, min(first + 3 * SIZE + N_OVERLAP, 9 * SIZE)))
+
+
+@pytest.mark.parametrize("relevance", [(0, 0, 0, 0.9, 0, 0, 0, 0, 0), (0, 0.5, 0, 0, 0.9, 0, 0, 0, 0)])
+def test_no_window_has_all(relevance):
+    """What is just before a chunk stands in the window before, or two chunks stand in two of them."""
+    chunks = chunks_of(*relevance)
+    assert chosen(chunks, 900, windows=windows_of(chunks, 3)) == chosen(chunks, 900)
+
+
+def test_window_that_does_not_fit():
+    chunks = chunks_of(0, 0, 0, 0, 0.9, 0, 0, 0, 0)
+    assert chosen(chunks, 400, windows=windows_of(chunks, 3)) == set(range(700, 1100))
+
+
 def test_weak_evidence_is_not_followed_to_many_places():
     assert chosen(chunks_of(0.02, 0.0, 0.0, 0.0, 0.04, 0.0, 0.03, 0.0), 900) == set(range(500, 1300))
 
@@ -89,6 +127,6 @@ def test_fits(seed):
 def test_first_lines_of_a_table_count():
     """They are read with any of its rows, and are tokens of the document."""
     prompt = replace(make_prompt(1600, N_HEAD), tables=(Table(N_HEAD, N_HEAD + 20, N_HEAD + 1600),))
-    is_read = choose(prompt, chunks_of(0, 0, 0, 0, 0.9, 0, 0, 0), 220, 800)
+    is_read = choose(prompt, [], chunks_of(0, 0, 0, 0, 0.9, 0, 0, 0), 220, 800)
     read = np.flatnonzero(is_read[prompt.body_index]).tolist()
     assert read == [*range(20), *range(800, 1000)]
