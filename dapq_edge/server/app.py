@@ -107,12 +107,19 @@ def _add_openai(app: FastAPI, worker: Worker, library: Library, model: str, *, a
         if wanted not in (None, model) and not any_model:
             raise NoModelError(404, f"no model {wanted!r}: there is {model} (--any-model answers for all)")
 
+    entry = {"id": model, "object": "model", "created": 0, "owned_by": "dapq-edge"}
+
     # clients are given the address with /v1 or without it
     @app.get("/models", include_in_schema=False)
     @app.get("/v1/models", responses=ERRORS)
     async def models() -> dict[str, Any]:
-        entry = {"id": model, "object": "model", "created": 0, "owned_by": "dapq-edge"}
         return {"object": "list", "data": [entry]}
+
+    @app.get("/models/{name:path}", include_in_schema=False)
+    @app.get("/v1/models/{name:path}", responses=ERRORS)
+    async def one_model(name: str) -> dict[str, Any]:
+        check(name)
+        return entry
 
     @app.post("/completions", include_in_schema=False, response_model=None)
     @app.post("/v1/completions", responses=STREAM | ERRORS, response_model=None)

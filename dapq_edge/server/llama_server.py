@@ -18,8 +18,8 @@ from .worker import Task, Worker
 NOT_SERVED = {
     "embeddings": "embeddings: its model writes answers; serve an embedding model with llama-server beside it",
     "rerank": "reranking: its model writes answers; serve a reranking model with llama-server beside it",
-    "responses": "OpenAI's Responses API: use /v1/chat/completions",
-    "messages": "Anthropic's API: use /v1/chat/completions",
+    "responses": "Responses API: use /v1/chat/completions",
+    "messages": "Messages API: use /v1/chat/completions",
     "audio/transcriptions": "audio",
     "images/generations": "images",
     "moderations": "moderation",

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, field_validator, model_validator
 
-from ..llamacpp.openai import CreateChatCompletionRequest, CreateCompletionRequest
+from ..llamacpp.openai import CreateChatCompletionRequest, CreateCompletionRequest, has_grammar
 
 # a schema becomes a grammar with so many copies of a part, at most
 MAX_SCHEMA, MAX_REPEAT = 2**16, 1000
@@ -151,6 +151,8 @@ class ChatRequest(_Request, CreateChatCompletionRequest):
         if schema is not None and not isinstance(schema, dict):
             raise ValueError("the schema is no object")
         _check_schema(schema)
+        if schema and not has_grammar(schema):
+            raise ValueError("no grammar can be made of the schema: each part of it needs a type")
         return {"type": "json_object", "schema": schema} if schema else {"type": "json_object"}
 
     @field_validator("tools", "functions")
@@ -166,9 +168,10 @@ class ChatRequest(_Request, CreateChatCompletionRequest):
         return tools
 
     @model_validator(mode="after")
-    def _has_the_tools(self) -> "ChatRequest":
-        if self.tool_choice not in (None, "none", "auto") and not self.tools:
-            raise ValueError("tool_choice: there are no tools")
+    def _no_choice_of_none(self) -> "ChatRequest":
+        """Clients may choose among tools when there are none."""
+        if not self.tools:
+            self.tool_choice = None
         return self
 
     @field_validator("tool_choice", "function_call")

@@ -47,6 +47,8 @@ def test_paths_without_v1(server):
         "choices"
     ]
     assert server.client.get("/models").json() == server.client.get("/v1/models").json()
+    assert server.client.get("/models/tiny").json()["id"] == server.client.get("/v1/models/tiny").json()["id"] == "tiny"
+    assert_error(server.client.get("/v1/models/gpt"), 404, "no model", code="model_not_found")
 
 
 def test_all_that_uses_the_model_needs_the_key(open_server):

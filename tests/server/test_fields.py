@@ -21,6 +21,9 @@ def client(server):
         yield client
 
 
+# of which llama-cpp-python would make any JSON
+UNTYPED = {"type": "object", "properties": {"a": {"title": "A"}}}
+
 OPTIONS = {"model": "tiny", "max_tokens": 6, "extra_body": {"grammar": LETTERS}}
 
 
@@ -89,6 +92,8 @@ def test_timings(server, stream):
         {"stream_options": {"include_usage": True}},
         {"n": 1},
         {"n": None, "logprobs": None},
+        {"tool_choice": "required"},
+        {"tool_choice": "required", "tools": []},
         {"service_tier": "auto", "store": False, "metadata": {}, "parallel_tool_calls": True, "user": "x"},
     ],
 )
@@ -112,9 +117,8 @@ def test_an_empty_stop_beside_another_one(server):
         ({"n": 2}, "n", "one answer to a request"),
         ({"logprobs": True}, "logprobs", "not kept"),
         ({"logprobs": True, "top_logprobs": 5}, "logprobs", "not kept"),
+        ({"response_format": {"type": "json_object", "schema": UNTYPED}}, "response_format", "needs a type"),
         ({"max_tokens": -2}, "max_tokens", "greater than or equal to -1"),
-        ({"tool_choice": "required"}, None, "there are no tools"),
-        ({"tool_choice": "required", "tools": []}, None, "there are no tools"),
     ],
 )
 def test_what_is_refused_with_a_reason(server, options, param, reason):
@@ -218,14 +222,23 @@ def test_a_tool_must_be_called(tiny_model, n_tools, template):
         assert json.loads(final.message.tool_calls[0].function.arguments) is not None
 
 
-def test_a_call_that_is_cut_stays_text(server):
-    options = {"tools": TOOLS, "tool_choice": "required", "grammar": None, "max_tokens": 5}
+def test_a_tool_whose_arguments_have_no_grammar(server):
+    """It is called with any object."""
+    odd = tool("get_tide", {"type": "object", "properties": {"city": {"title": "City"}}})
+    answer = server.chat(tools=[odd, TOOLS[1]], tool_choice="required", grammar=None, max_tokens=400, seed=1).json()
+    (call,) = answer["choices"][0]["message"]["tool_calls"]
+    assert call["function"]["name"] in ("get_tide", "get_wind")
+
+
+@pytest.mark.parametrize(("stop", "reason"), [(None, "length"), (['"'], "stop")])
+def test_a_call_that_is_cut_stays_text(server, stop, reason):
+    options = {"tools": TOOLS, "tool_choice": "required", "grammar": None, "max_tokens": 5, "stop": stop}
     choice = server.chat(**options).json()["choices"][0]
-    assert choice["finish_reason"] == "length"
+    assert choice["finish_reason"] == reason
     assert choice["message"]["content"].strip().startswith("{")
     chunks = [json.loads(line) for line in server.chat(**options, stream=True).text.split("data: ")[1:-1]]
     assert "".join(c["choices"][0]["delta"].get("content") or "" for c in chunks).strip().startswith("{")
-    assert chunks[-1]["choices"][0]["finish_reason"] == "length"
+    assert chunks[-1]["choices"][0]["finish_reason"] == reason
 
 
 def test_a_developer_is_the_system(tiny_model):
