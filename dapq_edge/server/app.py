@@ -105,7 +105,9 @@ def create_app(
 def _add_openai(app: FastAPI, worker: Worker, library: Library, model: str, *, any_model: bool, n_predict: int) -> None:
     def check(wanted: str | None) -> None:
         if wanted not in (None, model) and not any_model:
-            raise NoModelError(404, f"no model {wanted!r}: there is {model} (--any-model answers for all)")
+            raise NoModelError(
+                404, f"no model {wanted!r}: there is {model}, as the server was not started for any model"
+            )
 
     entry = {"id": model, "object": "model", "created": 0, "owned_by": "dapq-edge"}
 

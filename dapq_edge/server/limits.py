@@ -42,7 +42,7 @@ class Limits:
             return
         headers = dict(scope["headers"])
         if self._allowed is not None and not self._is_allowed(headers.get(b"host", b"").decode("latin-1")):
-            reason = "this server answers only to localhost, and to the names of --allowed-hosts"
+            reason = "this server answers only to localhost, and to the names that it was started with"
             await _respond(send, 403, error_body(reason), [])
             return
         if self._api_key and not OPEN.fullmatch(scope["path"]) and not self._has_key(headers):

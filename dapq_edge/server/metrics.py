@@ -53,7 +53,7 @@ class Metrics:
 
 
 class _LlamaServer:
-    """What llama-server counts, as it names it."""
+    """Counters and gauges of llama-server, by its names."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         def counter(name: str, text: str) -> Counter:

@@ -61,7 +61,7 @@ class Worker:
 
     @property
     def is_busy(self) -> bool:
-        """Whether a request is answered, or waits."""
+        """True if a request is answered, or waits."""
         return self._n_tasks > 0
 
     def stop(self) -> None:
