@@ -1,6 +1,7 @@
 """Drop-in for `llama_cpp.Llama`, with a KV cache that is evicted to a budget: an adapter over the engine."""
 
 import contextlib
+import secrets
 import weakref
 from collections.abc import Generator, Sequence
 from inspect import signature
@@ -20,12 +21,13 @@ from .errors import UsageError
 from .eviction.budget import Auto, Budget, parse_budget
 from .eviction.heads import HeadProfile, find_profile
 from .eviction.policies import DEFAULT_POLICY, Full, Policy, get_policy
-from .llamacpp.compat import GuardedLlama, is_logits_all
+from .llamacpp.compat import GuardedLlama, is_end, is_logits_all
 from .llamacpp.model import Model, loading, model_options, set_flash_attn
 from .planning.gguf_shape import check_eviction
 from .planning.ram import CACHE_RAM
 from .planning.weights import check_gguf
 from .prompt.messages import ChatPrompt, chat_tokens
+from .prompt.tools import as_call, as_call_stream, call_schema
 from .reading.ahead import Ahead
 from .reading.engine import Engine
 from .reading.open_model import memory_before_loading
@@ -33,6 +35,7 @@ from .reading.open_store import STORE_SIZE, open_store
 from .reading.plan import SkimMode, skim_mode
 from .reading.relevance import Serves, serves
 from .reading.stats import Usage
+from .reading.timings import Timings
 from .store.types import STORE_TYPES
 
 # options of `llama_cpp.Llama` that fill the cache in other ways than with tokens
@@ -71,6 +74,7 @@ class Llama(GuardedLlama):
 
     Attributes:
         control: Watches and stops what is called next.
+        timings: Tokens and seconds of the last answer, or of the one that is written.
 
     Raises `ModelError` if the file is no model that llama.cpp can load, `UnsupportedModelError` if the model cannot be
     evicted, `UsageError` if an argument is wrong, and `DapqError` if there can be no store.
@@ -101,7 +105,7 @@ class Llama(GuardedLlama):
         verbose: bool = True,
         **options: Any,
     ) -> None:
-        self.control = UNCONTROLLED
+        self.control, self.timings = UNCONTROLLED, Timings()
         path, is_plain = check_gguf(Path(model_path)), any(options.get(name) for name in NOT_EVICTED)
         budget = None if kv_budget is None else parse_budget(kv_budget)
         heads = heads or find_profile(path)
@@ -114,8 +118,8 @@ class Llama(GuardedLlama):
         first = n_ctx if is_plain else max(N_CTX_PAD, options["n_batch"])
         with loading(path, verbose):
             super().__init__(str(path), n_ctx=first, seed=seed, verbose=verbose, **options)
-        # the constructor takes a seed of 0 for none
-        self.set_seed(seed)
+        # the constructor takes a seed of 0 for none, and draws the same ones after each start
+        self.set_seed(secrets.randbits(32) if seed == llama_cpp.LLAMA_DEFAULT_SEED else seed)
         set_flash_attn(self, flash_attn)
         self._defaults, self._heads = (budget, policy), heads
         self._study: dict[str, Any] = {
@@ -209,20 +213,27 @@ class Llama(GuardedLlama):
         self, tokens: Sequence[int], *args: Any, reset: bool = True, **options: Any
     ) -> Generator[int, Sequence[int] | None, None]:
         """Generate the tokens that follow a prompt, as `llama_cpp.Llama.generate`."""
+        tokens, self.timings = list(tokens), Timings(len(tokens))
         if self._engine and reset:
             # a grammar is refused before a prompt is read
             self.check_grammar(options.get("grammar"))
-            messages = self._chat.messages if self._chat and self._chat.tokens == list(tokens) else None
+            messages = self._chat.messages if self._chat and self._chat.tokens == tokens else None
             self._engine.prefill(tokens, self.control, messages)
+            self.timings.n_cached = min(self._engine.n_cached, len(tokens))
             tokens, reset = [], False
-        made = super().generate(tokens, *args, reset=reset, **options)
+        yield from self._timed(super().generate(tokens, *args, reset=reset, **options))
+
+    def _timed(self, made: Generator[int, Sequence[int] | None, None]) -> Generator[int, Sequence[int] | None, None]:
+        """Yield tokens, and count them."""
+        timings, sent = self.timings, None
         with contextlib.closing(made), contextlib.suppress(StopIteration):
-            sent = yield made.send(None)
-            while self.n_tokens < self.n_ctx():
-                sent = yield made.send(sent)
-            # llama-cpp-python counts no tokens in the middle of a character, and would go on
-            if self.token_eos() >= 0:
-                yield self.token_eos()
+            token = made.send(None)
+            timings.note_prompt()
+            while True:
+                if not is_end(self, token):
+                    timings.note_token()
+                sent = yield token
+                token = made.send(sent)
 
     def create_chat_completion(self, messages: list[dict[str, Any]], *args: Any, **options: Any) -> Any:
         """Answer messages, as `llama_cpp.Llama.create_chat_completion`, but what stands in a message is text.
@@ -239,7 +250,11 @@ class Llama(GuardedLlama):
             self._chat = chat
             return chat.tokens
 
-        return self.answer_chat(tokens, **{**arguments, **chat.accepted})
+        if arguments.get("tool_choice") != "required":
+            return self.answer_chat(tokens, **{**arguments, **chat.accepted})
+        wanted = {"type": "json_object", "schema": call_schema(tools.get("tools", []))}
+        made = self.answer_chat(tokens, **{**arguments, **chat.accepted, "response_format": wanted})
+        return as_call_stream(made) if arguments.get("stream") else as_call(made)
 
     def read_ahead(self, messages: list[dict[str, Any]]) -> Ahead:
         """Read what is known of a chat before its next question, so that the question need not wait for it.

@@ -17,7 +17,7 @@ from ..prompt.chat_template import chat_prompt
 from ..reading.stats import absent_note, guess_note, skip_note, store_note
 from .ask import Options
 from .citing import say_sources
-from .running import check_budget, check_model, open_to_read, read_one, read_prompt, say, warn
+from .running import check_budget, check_model, cut_note, open_to_read, read_one, read_prompt, say, warn
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Result:
     """The object that `--json` prints."""
 
     answer: str
+    finish_reason: str
     sources: list[dict[str, Any]]
     coverage: dict[str, Any] | None
     not_found: bool
@@ -107,6 +108,7 @@ def _answer(options: Options, console: Console) -> int:
     if not options.json:
         say_sources(sources, coverage, console)
     warn(read, console)
+    say([cut_note(read.n_predict)] if engine.is_cut and not options.json else [], console)
     guessed = guess_note(read.n_windows, engine.heads)
     say([guessed] if guessed and not options.json else [], console)
     profile = reading.heads or find_profile_file(engine.model.path)
@@ -115,6 +117,7 @@ def _answer(options: Options, console: Console) -> int:
     seconds = times[-1] - times[0]
     result = Result(
         answer="".join(pieces).strip(),
+        finish_reason="length" if engine.is_cut else "stop",
         sources=[source.fields() for source in sources],
         coverage=coverage.fields() if coverage else None,
         not_found=absent is not None,

@@ -6,7 +6,7 @@ from .ask import CELLS, Question
 from .command import Command
 from .options import Reading, SizedModel, Store, group, option
 from .options.arguments import positive_or
-from .options.eviction import OF_DOCUMENT
+from .options.eviction import OF_SHOWN
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Options(Question):
     html: str | None = option("--html", metavar="OUT.html", help="write a page instead")
     plot: str | None = option("--plot", metavar="OUT.png", help="draw layers x positions instead (needs matplotlib)")
     model: SizedModel = group("model", ctx_size=CELLS)
-    reading: Reading = group("eviction", **OF_DOCUMENT)
+    reading: Reading = group("eviction", **OF_SHOWN)
     store: Store = group("store")
 
 

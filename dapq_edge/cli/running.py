@@ -236,6 +236,11 @@ def warn(read: ReadStats | Usage, console: Console) -> None:
     say([*([message_of(warning)] if warning else []), *read.faults], console)
 
 
+def cut_note(n_predict: int) -> str:
+    """Return what to say if an answer had no room for its end."""
+    return f"the answer was cut after {n_predict:,} tokens: raise -n"
+
+
 def progress_bar(console: Console) -> Progress:
     """Return a bar that is shown in a terminal, and gone at the end."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()

@@ -4,19 +4,45 @@ from dataclasses import dataclass
 
 from .command import Command
 from .options import ConversationStore, Eviction, SizedModel, group, option
-from .options.arguments import positive, positive_or
+from .options.arguments import names, positive, positive_or
 
 
 @dataclass(frozen=True)
 class Options:
     """Options of the command."""
 
-    host: str = option("--host", default="127.0.0.1", metavar="IP", help="address (default: 127.0.0.1)")
+    host: str = option(
+        "--host", default="127.0.0.1", metavar="IP", help="address (default: 127.0.0.1); [::1] is one, too"
+    )
     port: int = option("--port", type=positive_or(0), default=8080, metavar="N", help="port (default: 8080)")
     api_key: str | None = option(
         "--api-key", metavar="KEY", help="what clients must send (default: LLAMA_API_KEY, or none)"
     )
     alias: str | None = option("-a", "--alias", metavar="NAME", help="name of the model (default: of its file)")
+    any_model: bool = option("--any-model", action="store_true", help="answer those that ask for another model, too")
+    allowed_hosts: list[str] = option(
+        "--allowed-hosts",
+        type=names,
+        default=[],
+        metavar="NAMES",
+        help="names of this machine that requests may be sent to, beside localhost, with commas between them",
+    )
+    cors: list[str] = option(
+        "--cors",
+        "--cors-origins",
+        type=names,
+        default=[],
+        metavar="ORIGINS",
+        help="pages elsewhere that may use the server, as https://example.org, with commas between them; * is all",
+    )
+    predict: int = option(
+        "-n",
+        "--predict",
+        type=positive_or(-1),
+        default=2048,
+        metavar="N",
+        help="tokens of an answer whose request says none at most (default: 2048); -1 for as many as there is room for",
+    )
     timeout: float = option(
         "-to", "--timeout", type=positive, default=600, metavar="S", help="seconds for a request (default: 600)"
     )

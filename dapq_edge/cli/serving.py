@@ -21,13 +21,16 @@ def serve(options: Options) -> int:
     try:
         import uvicorn
 
-        from ..server.app import GRACE, create_app
+        from ..server.answering import GRACE
+        from ..server.app import create_app
         from ..server.limits import is_loopback
         from ..server.worker import Worker
     except ImportError as error:
         raise DapqError(f"the server needs {error.name}: run EXTRAS=server ./scripts/setup.sh") from error
     console = Console(stderr=True)
-    with captured_log(), listen(options.host, options.port) as listener:
+    # as an address has it
+    host = options.host.removeprefix("[").removesuffix("]")
+    with captured_log(), listen(host, options.port) as listener:
         llama = open_llama(options.model, options.eviction, options.store, console)
         host, port = listener.getsockname()[:2]
         worker = Worker(llama, n_waiting=options.queue, timeout=options.timeout, say=lambda line: say([line], console))
@@ -36,7 +39,10 @@ def serve(options: Options) -> int:
             model=options.alias or Path(llama.model_path).name,
             api_key=options.api_key or os.environ.get("LLAMA_API_KEY"),
             max_body=int(options.max_body * MIB),
-            is_local=is_loopback(host),
+            any_model=options.any_model,
+            allowed_hosts=options.allowed_hosts if is_loopback(host) or options.allowed_hosts else None,
+            cors=options.cors,
+            n_predict=options.predict,
         )
 
         class Server(uvicorn.Server):

@@ -1,12 +1,14 @@
 """A conversation in the terminal."""
 
 import contextlib
+import difflib
 import signal
-import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from platformdirs import user_state_path
 from rich.console import Console
 
 from ..chat.conversation import Chat
@@ -24,8 +26,9 @@ from ..reading.stats import Usage, guess_note, skip_note, store_note
 from ..render.shading import to_terminal
 from .chat import Options
 from .citing import say_sources
+from .messages import PipedLines, Terminal, is_terminal
 from .names import message_of
-from .running import check_budget, check_model, open_llama, progress_bar, read_all, say, warn
+from .running import check_budget, check_model, cut_note, open_llama, progress_bar, read_all, say, warn
 
 HELP = """\
 /doc FILE    add a document to the next question, or all of a folder or a pattern
@@ -36,9 +39,17 @@ HELP = """\
 /kept        the text, shaded by how many heads keep each token
 /reset       forget everything
 /exit        leave (also Ctrl-D)
-Ctrl-C stops an answer. A line that ends with \\ goes on in the next one."""
+Ctrl-C stops an answer. TAB completes commands and files. A line that ends with \\, or with Alt-Enter, goes on in the
+next one; a pasted text is one message. What begins with a / and is no command is a message, too."""
 
-PROMPT = "> "
+# commands behind which a file is
+WITH_FILE = "/doc", "/save", "/load"
+
+# likeness of a word to a command from which on it is taken for one that was mistyped, 0 to 1
+MIN_NEAR = 0.75
+
+# characters of a system message that are shown
+N_SHOWN = 60
 
 
 def talk(options: Options) -> int:
@@ -59,7 +70,8 @@ class _Terminal:
     def __init__(self, options: Options) -> None:
         self.options, sampling = options, options.sampling
         self.console = Console(stderr=True)
-        self.is_stopped = False
+        self.is_terminal = is_terminal(is_piped="-" in options.documents.doc)
+        self.is_stopped = self.is_left = False
         documents = read_all(options.documents.doc, options.documents, self.console)
         self.llama = open_llama(options.model, options.eviction, options.store, self.console, seed=sampling.seed)
         self.chat = Chat(
@@ -79,15 +91,13 @@ class _Terminal:
                 self.chat.add_document(document.text)
 
     def run(self) -> int:
-        if sys.stdin.isatty():
-            with contextlib.suppress(ImportError):
-                # line editing and history for input()
-                import readline  # noqa: F401
+        messages = self._messages()
+        if self.is_terminal:
             self._say("/help lists the commands")
-        while True:
+        while not self.is_left:
             self.idle.start(self.chat.read_ahead)
             try:
-                line = self._read_line()
+                text = messages.read()
             except EOFError:
                 break
             except KeyboardInterrupt:
@@ -97,11 +107,9 @@ class _Terminal:
                 ahead = self.idle.stop()
             say(ahead.faults if ahead else [], self.console)
             try:
-                if line == "/exit":
-                    break
-                self._answer(line) if not line.startswith("/") else self._command(line)
+                self._take(text)
             except DapqError as error:
-                if not sys.stdin.isatty():
+                if not self.is_terminal:
                     raise
                 self._say(f"dapq-edge: {message_of(error)}")
         return 0
@@ -110,12 +118,24 @@ class _Terminal:
         self.llama.close()
         say(self.llama.engine.take_faults(), self.console)
 
-    def _read_line(self) -> str:
-        prompt = PROMPT if sys.stdin.isatty() else ""
-        line = input(prompt)
-        while line.endswith("\\"):
-            line = line[:-1] + "\n" + input(prompt)
-        return line.strip()
+    def _messages(self) -> PipedLines | Terminal:
+        if not self.is_terminal:
+            return PipedLines()
+        is_kept = not self.options.store.no_store
+        history = user_state_path("dapq-edge") / "chat_history" if is_kept else None
+        return Terminal(list(self._commands), WITH_FILE, history)
+
+    def _take(self, text: str) -> None:
+        """Run a command, or answer a message."""
+        name, _, rest = text.partition(" ")
+        if text.count("\n") or not text.startswith("/"):
+            self._answer(text.strip())
+        elif name.rstrip() in self._commands:
+            self._command(name.rstrip(), rest.strip())
+        elif near := difflib.get_close_matches(name, self._commands, 1, MIN_NEAR):
+            raise UsageError(f"no command {name}: {near[0]} is one; a message may begin with a space")
+        else:
+            self._answer(text.strip())
 
     def _say(self, text: str) -> None:
         self.console.print(text, style="dim", highlight=False, soft_wrap=True, markup=False)
@@ -140,7 +160,7 @@ class _Terminal:
         if self.is_stopped:
             self._say("stopped")
         elif self.chat.is_cut:
-            self._say(f"the answer was cut after {self.chat.n_predict:,} tokens: raise -n")
+            self._say(cut_note(self.chat.n_predict))
         warn(self.llama.usage, self.console)
         if self.options.verbose:
             self._say(f"{(first or start) - start:.1f} s to first token; {self._figures()}")
@@ -168,9 +188,9 @@ class _Terminal:
         task = bar.add_task("reading")
         return lambda done, total: bar.update(task, completed=done, total=total)
 
-    def _command(self, line: str) -> None:
-        name, _, rest = line.partition(" ")
-        commands: dict[str, Callable[[str], None]] = {
+    @property
+    def _commands(self) -> dict[str, Callable[[str], None]]:
+        return {
             "/help": lambda _: self._say(HELP),
             "/doc": self._add_document,
             "/save": self._save_as,
@@ -179,12 +199,16 @@ class _Terminal:
             "/sources": lambda _: self._show_sources(),
             "/kept": lambda _: Console().print(to_terminal(self.llama.kept()), highlight=False),
             "/reset": lambda _: self.chat.reset(),
+            "/exit": lambda _: self._leave(),
         }
-        if name not in commands:
-            raise UsageError(f"no command {name}: /help lists them")
-        if name in ("/doc", "/save", "/load") and not rest.strip():
+
+    def _command(self, name: str, rest: str) -> None:
+        if name in WITH_FILE and not rest:
             raise UsageError(f"{name} needs a file")
-        commands[name](rest.strip())
+        self._commands[name](rest)
+
+    def _leave(self) -> None:
+        self.is_left = True
 
     def _add_document(self, path: str) -> None:
         for document in read_all([path], self.options.documents, self.console):
@@ -217,6 +241,9 @@ class _Terminal:
             self.library.add(Document.of("document", [("", text)], ""))
         turns, seconds = _count(len(self.chat.turns), "turn"), time.perf_counter() - start
         self._say(f"{path}: {turns}, {self.llama.n_tokens:,} tokens, {seconds:.1f} s")
+        if self.options.system_prompt not in ("", self.chat.system):
+            held = textwrap.shorten(self.chat.system, N_SHOWN, placeholder="...")
+            self._say(f"its system message holds, not that of -sys: {held or 'none'}")
 
     def _figures(self) -> str:
         usage = self.llama.usage

@@ -5,7 +5,7 @@
 
 import contextlib
 import ctypes
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -45,6 +45,11 @@ def n_ctx_train(llama: llama_cpp.Llama) -> int:
 def token_text(llama: llama_cpp.Llama, token: int) -> str:
     """Return how the vocabulary writes a token; empty for -1, which is none."""
     return str(llama._model.token_get_text(token)) if token != -1 else ""
+
+
+def is_end(llama: llama_cpp.Llama, token: int) -> bool:
+    """Return whether a token ends an answer."""
+    return bool(llama_cpp.llama_vocab_is_eog(llama._model.vocab, token))
 
 
 def is_logits_all(llama: llama_cpp.Llama) -> bool:
@@ -99,6 +104,12 @@ class GuardedLlama(llama_cpp.Llama):
     chat_handler: Any
     chat_format: str
     _chat_handlers: dict[str, Any]
+
+    # tokens of the next answer at most, those of incomplete characters too; 0 for any number
+    _n_predict = 0
+
+    # whether the last answer ended because of that, or with the context
+    _is_cut = False
 
     # what is closed in the end, if the constructor fails early
     _stack = contextlib.ExitStack()
@@ -166,12 +177,33 @@ class GuardedLlama(llama_cpp.Llama):
         sampler = super()._init_sampler(*args, grammar=grammar, **options)
         return GrammarSampler(sampler.sampler, sampler, self._n_vocab)
 
+    def generate(self, tokens: Sequence[int], *args: Any, **options: Any) -> Generator[int, Sequence[int] | None, None]:
+        """Generate tokens as `llama_cpp.Llama.generate`, but end with the context, and after `_n_predict` tokens.
+
+        llama-cpp-python counts no tokens in the middle of a character, and would go on.
+        """
+        n_most, n_made = self._n_predict, 0
+        made = super().generate(tokens, *args, **options)
+        with contextlib.closing(made), contextlib.suppress(StopIteration):
+            sent = yield made.send(None)
+            while self.n_tokens < self.n_ctx() and (n_made := n_made + 1) != n_most:
+                sent = yield made.send(sent)
+            self._is_cut = True
+            if self.token_eos() >= 0:
+                yield self.token_eos()
+
     def _create_completion(self, *args: Any, **options: Any) -> Iterator[Any]:
+        self._n_predict, self._is_cut = max(0, options.get("max_tokens") or 0), False
         try:
-            yield from super()._create_completion(*args, **options)
+            for result in super()._create_completion(*args, **options):
+                if self._is_cut and result["choices"][0]["finish_reason"]:
+                    result["choices"][0]["finish_reason"] = "length"
+                yield result
         except ValueError as error:
             words = str(error)
             if not words.startswith("Requested tokens"):
                 raise
             # the window that llama.cpp knows is the one of the cells
             raise TooLongError(f"{words[: words.rindex(' ')]} {self.n_ctx()}") from error
+        finally:
+            self._n_predict = 0

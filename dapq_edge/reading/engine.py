@@ -66,6 +66,8 @@ class Engine:
         store: Keeps the windows of documents that are read, and conversations.
         last_read: How the last prompt was read, of those that were not only appended.
         n_prompt: Tokens of the last prompt, as they are in the sequence.
+        is_cut: Whether the last answer of `stream` was given no end by the model.
+        n_cached: First tokens of it whose cells were there already.
     """
 
     def __init__(
@@ -89,7 +91,8 @@ class Engine:
             heads.check(probed)
         self.scores: npt.NDArray[np.float32] | None = None
         self.last_read: ReadStats | None = None
-        self.n_prompt = 0
+        self.n_prompt = self.n_cached = 0
+        self.is_cut = False
         self.skim = skim_mode(skim)
         self.store = store
         self._all_logits = all_logits
@@ -356,10 +359,13 @@ class Engine:
         self._faults = self.take_faults()
         tokens, messages = self._aligned(self.sequence, tokens, messages)
         self.n_prompt = len(tokens)
+        was_read = any(_is_known(known, tokens) for known in [self.sequence, *self._conversations.sequences])
         step = decide(self.sequence, tokens, self._limits)
         if isinstance(step, Reread):
+            self._n_rereads += was_read
             self._read_anew(tokens, control, messages)
             return
+        self.n_cached = step.n_tokens
         if step.n_tokens == 0:
             self.cache.clear()
         else:
@@ -434,6 +440,7 @@ class Engine:
         self, tokens: list[int], control: Control, messages: Tokens[Message] | None, prompt: Prompt | None = None
     ) -> None:
         """Read the whole prompt; `prompt` is what `_fit` made of it, if that is known."""
+        self.n_cached = 0
         self.cache.clear()
         if self.scores is not None:
             # the logits of all tokens are wanted
@@ -540,9 +547,11 @@ class Engine:
 
     def _answer(self, n_predict: int, temp: float) -> Iterator[int]:
         sampler = self.model.sampler(temp)
+        self.is_cut = True
         for i in range(n_predict):
             token = self.model.sample(sampler)
             if self.model.is_end(token):
+                self.is_cut = False
                 return
             yield token
             if i + 1 == n_predict or self.sequence.n_tokens == self.n_ctx:
@@ -565,3 +574,8 @@ class Engine:
         self.model.close()
         if self.store:
             self.store.catalog.close()
+
+
+def _is_known(sequence: Sequence, tokens: Tokens[int]) -> bool:
+    """Return whether most of a prompt, or of a sequence, is what both begin with."""
+    return 2 * sequence.n_same(tokens) > min(sequence.n_tokens, len(tokens))

@@ -76,7 +76,8 @@ class Usage:
         bytes_used: K and V of the sequence.
         bytes_allocated: K and V of the context.
         n_evictions: Prompts and conversations that were evicted.
-        n_rereads: Prompts that were read again, because what was kept did not serve a new question.
+        n_rereads: Prompts that were read again, because what was kept did not serve a new question, or because they
+            differ within what was evicted, or do not fit behind what is there.
         n_unpinned: Tokens of the last system message and request that have no room to be pinned, and may be evicted.
         n_windows: Windows of a document that were looked at for the last prompt, and all of them.
         n_stored: Those of the former that were read before, and came from the store.

@@ -1,47 +1,33 @@
 """The endpoints."""
 
 import asyncio
-import contextlib
-import json
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from collections.abc import Sequence
 from dataclasses import asdict
 from email.message import EmailMessage
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import HTMLResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
-from sse_starlette.sse import EventSourceResponse
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .._version import __version__
 from ..chat.library import Library
 from ..documents.document import Document as TextDocument
 from ..documents.read import Reading, read_upload
-from ..errors import AbortedError, DapqError, UsageError
-from .failures import INVALID, describe
-from .limits import Limits, error_body
+from ..errors import DapqError, UsageError
+from .answering import answer, one_result
+from .limits import Limits
+from .llama_server import add_llama_server
 from .metrics import Metrics
+from .responses import ERRORS, STREAM, NoModelError, add_error_handlers
 from .schemas import ChatRequest, CompletionRequest
 from .tasks import ahead_work, chat_task, completion_task, count_task, kept_task
-from .worker import Task, Worker
-
-T = TypeVar("T")
-
-# seconds between two looks whether a client is still there
-POLL = 0.2
-
-# seconds that running requests get to end when the server stops
-GRACE = 5
-
-# seconds until a stream begins without its first token, and between two lines of progress
-PATIENCE = 1.0
+from .worker import Worker
 
 # the page loads its own files only, talks to nobody else, and makes no HTML of a text
 PAGE_HEADERS = {
@@ -53,21 +39,6 @@ PAGE_HEADERS = {
     "cache-control": "no-cache",
 }
 PAGE_TYPES = {".css": "text/css", ".js": "text/javascript", ".html": "text/html"}
-
-
-class Error(BaseModel):
-    """`message` in one line; `type`, `param` and `code` as OpenAI's API has them."""
-
-    message: str
-    type: str
-    param: str | None
-    code: str | None
-
-
-class ErrorBody(BaseModel):
-    """The body of every response that is no success."""
-
-    error: Error
 
 
 class Kept(BaseModel):
@@ -93,65 +64,76 @@ class Document(BaseModel):
     n_tokens: int
 
 
-ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorBody, "description": text}
-    for status, text in {
-        400: "The request is wrong.",
-        401: "The API key is wrong.",
-        403: "The request names another host.",
-        404: "There is no such model.",
-        413: "The body is too large.",
-        429: "Too many requests wait.",
-        499: "The client is gone.",
-        500: "llama.cpp failed.",
-        503: "The server is stopping.",
-        504: "It took too long.",
-    }.items()
-}
-STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}, "application/json": {}}}}
-
-
-class _NoModelError(HTTPException):
-    """A request names another model."""
-
-
 def create_app(
-    worker: Worker, *, model: str, api_key: str | None = None, max_body: int = 2**25, is_local: bool = False
+    worker: Worker,
+    *,
+    model: str,
+    any_model: bool = False,
+    api_key: str | None = None,
+    max_body: int = 2**25,
+    allowed_hosts: Sequence[str] | None = None,
+    cors: Sequence[str] = (),
+    n_predict: int = -1,
 ) -> FastAPI:
     """The application.
 
-    model: its name for clients. max_body: bytes of a request. is_local: refuse what is sent to another host's name.
+    Args:
+        worker: Has the model.
+        model: Its name for clients.
+        any_model: Answer those that name another one, too.
+        api_key: What clients must send.
+        max_body: Bytes of a request at most.
+        allowed_hosts: Names of this machine beside localhost; None for any.
+        cors: Origins of pages elsewhere that may use the server.
+        n_predict: Tokens of an answer, if a request says none; -1 for as many as there is room for.
     """
     app = FastAPI(title="dapq-edge", version=__version__, description=__doc__, docs_url=None, redoc_url=None)
-    app.add_middleware(Limits, api_key=api_key, max_body=max_body, is_local=is_local)
+    app.add_middleware(Limits, api_key=api_key, max_body=max_body, allowed_hosts=allowed_hosts)
     app.add_middleware(_Count, metrics=worker.metrics)
-    _add_error_handlers(app)
+    if cors:
+        # the last one that is added sees a request first: a browser asks without the key
+        app.add_middleware(CORSMiddleware, allow_origins=list(cors), allow_methods=["*"], allow_headers=["*"])
+    add_error_handlers(app)
     library = Library()
-    _add_openai(app, worker, model, library)
+    _add_openai(app, worker, library, model, any_model=any_model, n_predict=n_predict)
+    add_llama_server(app, worker, model, n_predict)
     _add_status(app, worker)
     _add_page(app, worker, library)
     return app
 
 
-def _add_openai(app: FastAPI, worker: Worker, model: str, library: Library) -> None:
+def _add_openai(app: FastAPI, worker: Worker, library: Library, model: str, *, any_model: bool, n_predict: int) -> None:
     def check(wanted: str | None) -> None:
-        if wanted not in (None, model):
-            raise _NoModelError(404, f"no model {wanted!r}: there is {model}")
+        if wanted not in (None, model) and not any_model:
+            raise NoModelError(
+                404, f"no model {wanted!r}: there is {model}, as the server was not started for any model"
+            )
 
+    entry = {"id": model, "object": "model", "created": 0, "owned_by": "dapq-edge"}
+
+    # clients are given the address with /v1 or without it
+    @app.get("/models", include_in_schema=False)
     @app.get("/v1/models", responses=ERRORS)
     async def models() -> dict[str, Any]:
-        entry = {"id": model, "object": "model", "created": 0, "owned_by": "dapq-edge"}
         return {"object": "list", "data": [entry]}
 
+    @app.get("/models/{name:path}", include_in_schema=False)
+    @app.get("/v1/models/{name:path}", responses=ERRORS)
+    async def one_model(name: str) -> dict[str, Any]:
+        check(name)
+        return entry
+
+    @app.post("/completions", include_in_schema=False, response_model=None)
     @app.post("/v1/completions", responses=STREAM | ERRORS, response_model=None)
     async def completions(request: Request, body: CompletionRequest) -> Response:
         check(body.model)
-        return await _answer(worker, request, completion_task(body, model), body.stream)
+        return await answer(worker, request, completion_task(body, model, n_predict), body.stream)
 
+    @app.post("/chat/completions", include_in_schema=False, response_model=None)
     @app.post("/v1/chat/completions", responses=STREAM | ERRORS, response_model=None)
     async def chat_completions(request: Request, body: ChatRequest) -> Response:
         check(body.model)
-        return await _answer(worker, request, chat_task(body, model, library), body.stream)
+        return await answer(worker, request, chat_task(body, model, library, n_predict), body.stream)
 
 
 def _add_status(app: FastAPI, worker: Worker) -> None:
@@ -184,7 +166,7 @@ def _add_page(app: FastAPI, worker: Worker, library: Library) -> None:
 
     @app.get("/api/kept", responses=ERRORS)
     async def kept(request: Request) -> Kept:
-        return Kept(pieces=await _one(worker, request, kept_task))
+        return Kept(pieces=await one_result(worker, request, kept_task))
 
     parsing = asyncio.Semaphore(1)
     body = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
@@ -196,7 +178,7 @@ def _add_page(app: FastAPI, worker: Worker, library: Library) -> None:
         # one file at a time takes memory
         async with parsing:
             found = await asyncio.to_thread(_read, data, name, charset, Reading(password, ocr))
-        n_tokens = await _one(worker, request, count_task(found.text))
+        n_tokens = await one_result(worker, request, count_task(found.text))
         library.add(found)
         worker.when_idle(ahead_work(found.text, n_tokens, worker.say))
         pages = [Page(label=page.label, start=page.start, stop=page.stop) for page in found.pages]
@@ -215,106 +197,6 @@ def _charset(request: Request) -> str:
     header = EmailMessage()
     header["content-type"] = request.headers.get("content-type", "")
     return str(header.get_content_charset() or "")
-
-
-async def _answer(worker: Worker, request: Request, task: Task, is_stream: bool) -> Response:
-    start = time.monotonic()
-    if not is_stream:
-        result = await _one(worker, request, task)
-        worker.metrics.tokens.inc(result["usage"]["completion_tokens"])
-        return JSONResponse(result)
-    results = worker.results(task)
-    first = asyncio.ensure_future(anext(results, None))
-    try:
-        await _while_connected(request, asyncio.wait({first}, timeout=PATIENCE))
-        if first.done():
-            # what goes wrong soon has a status of its own
-            first.result()
-    except BaseException:
-        await _cancel(first)
-        raise
-    # without the grace, its task is cancelled before the model has stopped, and the client is not told
-    return EventSourceResponse(_events(worker, first, results, start), sep="\n", shutdown_grace_period=GRACE)
-
-
-async def _events(
-    worker: Worker, first: "asyncio.Future[Any]", results: AsyncGenerator[Any, None], start: float
-) -> AsyncIterator[dict[str, str]]:
-    async with contextlib.aclosing(results):
-        try:
-            # comments, so that no client times out while a long document is read
-            while not (await asyncio.wait({first}, timeout=PATIENCE))[0]:
-                yield {"comment": _progress(worker)}
-            chunk = first.result()
-            worker.metrics.first_token.observe(time.monotonic() - start)
-            while chunk is not None:
-                worker.metrics.tokens.inc(_is_token(chunk))
-                yield {"data": json.dumps(chunk)}
-                chunk = await anext(results, None)
-        except Exception as error:
-            yield {"data": json.dumps(describe(error)[1])}
-        finally:
-            await _cancel(first)
-        yield {"data": "[DONE]"}
-
-
-def _progress(worker: Worker) -> str:
-    done, total = worker.reading
-    return f"reading {done:,} of {total:,} tokens" if total > 1 else "waiting"
-
-
-async def _cancel(task: "asyncio.Future[Any]") -> None:
-    task.cancel()
-    # what it iterates over can only be closed after it
-    await asyncio.wait({task})
-
-
-def _is_token(chunk: dict[str, Any]) -> bool:
-    """Not the first chunk of a chat, which names the role, nor the last one, which says why it ends."""
-    choice = chunk["choices"][0]
-    return choice["finish_reason"] is None and "role" not in choice.get("delta", {})
-
-
-async def _one(worker: Worker, request: Request, task: Task) -> Any:
-    """Return the only result of a task."""
-    async with contextlib.aclosing(worker.results(task)) as results:
-        result = await _while_connected(request, anext(results))
-        # the worker counts cells when the task has ended
-        await anext(results, None)
-        return result
-
-
-async def _while_connected(request: Request, work: Awaitable[T]) -> T:
-    """Return what `work` gives; it is cancelled when the client is gone."""
-    task = asyncio.ensure_future(work)
-    try:
-        while not (await asyncio.wait({task}, timeout=POLL))[0]:
-            if await request.is_disconnected():
-                raise AbortedError("the client is gone")
-        return task.result()
-    finally:
-        await _cancel(task)
-
-
-def _add_error_handlers(app: FastAPI) -> None:
-    async def failed(_: Request, error: Exception) -> JSONResponse:
-        status, body = describe(error)
-        return JSONResponse(body, status, headers={"retry-after": "1"} if status == 429 else None)
-
-    for kind in (DapqError, *INVALID, RuntimeError, MemoryError, OSError, Exception):
-        app.add_exception_handler(kind, failed)
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        param = ".".join(str(part) for part in first["loc"] if part != "body").encode("utf-8", "replace").decode()
-        reason = first["msg"].removeprefix("Value error, ")
-        return JSONResponse(error_body(f"{param}: {reason}" if param else reason, param=param or None), 400)
-
-    @app.exception_handler(HTTPException)
-    async def refused(_: Request, error: HTTPException) -> JSONResponse:
-        code = "model_not_found" if isinstance(error, _NoModelError) else None
-        return JSONResponse(error_body(str(error.detail), code=code), error.status_code, headers=error.headers)
 
 
 class _Count:

@@ -2,14 +2,16 @@
 
 import ipaddress
 import json
+import re
 import secrets
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-# everything that uses the model, or tells of its use
-PROTECTED = ("/v1", "/api", "/metrics")
+# what needs no key: it neither uses the model nor tells of its use
+OPEN = re.compile(r"/|/health|/page/[^/]*")
 
 
 def error_body(
@@ -22,27 +24,28 @@ def error_body(
 class Limits:
     """Middleware that answers 401 without the key, and 413 if a body has more than `max_body` bytes.
 
-    is_local: answer 403 if a request names another host than this one, as a page elsewhere does whose name was made to
-    point here (DNS rebinding).
+    allowed_hosts: answer 403 if a request names another host than these and this machine, as a page elsewhere does
+    whose name was made to point here (DNS rebinding); None for any.
     """
 
-    def __init__(self, app: ASGIApp, *, api_key: str | None, max_body: int, is_local: bool) -> None:
+    def __init__(
+        self, app: ASGIApp, *, api_key: str | None, max_body: int, allowed_hosts: Sequence[str] | None
+    ) -> None:
         self.app = app
         self._api_key = api_key.encode() if api_key else None
         self._max_body = max_body
-        self._is_local = is_local
+        self._allowed = None if allowed_hosts is None else {host.lower() for host in allowed_hosts}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        if self._is_local and not _names_loopback(headers.get(b"host", b"").decode("latin-1")):
-            await _respond(
-                send, 403, error_body("this server answers only to localhost and other names of this machine"), []
-            )
+        if self._allowed is not None and not self._is_allowed(headers.get(b"host", b"").decode("latin-1")):
+            reason = "this server answers only to localhost, and to the names that it was started with"
+            await _respond(send, 403, error_body(reason), [])
             return
-        if self._api_key and scope["path"].startswith(PROTECTED) and not self._has_key(headers):
+        if self._api_key and not OPEN.fullmatch(scope["path"]) and not self._has_key(headers):
             body = error_body("a wrong API key, or none", "authentication_error", "invalid_api_key")
             await _respond(send, 401, body, [(b"www-authenticate", b"Bearer")])
             return
@@ -51,6 +54,14 @@ class Limits:
             await self._refuse(send)
             return
         await self._limited(scope, receive, send)
+
+    def _is_allowed(self, netloc: str) -> bool:
+        try:
+            host = urlsplit(f"//{netloc}").hostname or ""
+        except ValueError:
+            return False
+        is_here = host == "localhost" or host.endswith(".localhost") or is_loopback(host)
+        return is_here or host in (self._allowed or ())
 
     def _has_key(self, headers: dict[bytes, bytes]) -> bool:
         kind, _, key = headers.get(b"authorization", b"").partition(b" ")
@@ -77,14 +88,6 @@ class Limits:
 
     async def _refuse(self, send: Send) -> None:
         await _respond(send, 413, error_body(f"a request has at most {self._max_body:,} bytes"), [])
-
-
-def _names_loopback(netloc: str) -> bool:
-    try:
-        host = urlsplit(f"//{netloc}").hostname or ""
-    except ValueError:
-        return False
-    return host == "localhost" or host.endswith(".localhost") or is_loopback(host)
 
 
 def is_loopback(host: str) -> bool:

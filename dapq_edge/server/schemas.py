@@ -4,16 +4,42 @@ import json
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, field_validator, model_validator
 
-from ..llamacpp.openai import CreateChatCompletionRequest, CreateCompletionRequest
+from ..llamacpp.openai import CreateChatCompletionRequest, CreateCompletionRequest, has_grammar
 
 # a schema becomes a grammar with so many copies of a part, at most
 MAX_SCHEMA, MAX_REPEAT = 2**16, 1000
 COUNTS = "minItems", "maxItems", "minLength", "maxLength"
 
 Temperature = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
-Int32 = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Int32 = Annotated[int, Field(ge=0), AfterValidator(lambda n: min(n, 2**31 - 1))]
+
+# -1 is any number of them
+Limit = Annotated[int, Field(ge=-1), AfterValidator(lambda n: min(n, 2**31 - 1))]
+
+
+def _only(*allowed: Any, because: str) -> BeforeValidator:
+    """Refuse all other values, with a reason."""
+
+    def check(value: Any) -> Any:
+        if value not in allowed:
+            raise ValueError(because)
+        return value
+
+    return BeforeValidator(check)
+
+
+One = Annotated[
+    Literal[1] | None, _only(1, None, because="there is one answer to a request: send it again for another")
+]
+NO_LOGPROBS = "log-probabilities are not kept, as they would take more memory than the model"
+
+
+class StreamOptions(BaseModel):
+    """Options of a stream. include_usage: whether a last chunk says how many tokens it took."""
+
+    include_usage: bool = False
 
 
 class _Request(BaseModel):
@@ -26,12 +52,13 @@ class _Request(BaseModel):
     kv_budget: int | str | None = Field(default=None, description='Cells to keep, a share ("25%"), or "auto".')
     policy: str | None = Field(default=None, description="How to choose the cells: see dapq-edge policies.")
     temperature: Temperature = 0.8
-    top_k: Int32 = 40
+    top_k: Limit = 40
     min_tokens: Int32 = 0
-    max_tokens: Int32 | None = None
+    max_tokens: Limit | None = None
     repeat_penalty: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] = 1.0
     seed: int | None = None
-    n: Literal[1] | None = 1
+    n: One = 1
+    stream_options: StreamOptions | None = None
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]] | None = None
 
     @model_validator(mode="before")
@@ -47,6 +74,12 @@ class _Request(BaseModel):
             raise ValueError("the request is nested too deeply") from None
         # clients send null for what they leave to the server
         return {name: value for name, value in data.items() if value is not None}
+
+    @field_validator("stop", check_fields=False)
+    @classmethod
+    def _no_empty_stop(cls, stop: str | list[str] | None) -> list[str]:
+        """An empty text is in every answer."""
+        return [text for text in ([stop] if isinstance(stop, str) else stop or []) if text]
 
     @field_validator("seed")
     @classmethod
@@ -65,9 +98,9 @@ class CompletionRequest(_Request, CreateCompletionRequest):
     """`POST /v1/completions`."""
 
     prompt: str | Annotated[list[str], Field(min_length=1, max_length=1)] = ""
-    max_tokens: Int32 | None = 16
-    best_of: Literal[1] | None = 1
-    logprobs: Annotated[int, Field(ge=0, le=100)] | None = None
+    max_tokens: Limit | None = 16
+    best_of: One = 1
+    logprobs: Annotated[None, _only(None, because=NO_LOGPROBS)] = None
 
 
 class TextPart(BaseModel):
@@ -100,8 +133,8 @@ class ChatRequest(_Request, CreateChatCompletionRequest):
     tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
     function_call: Literal["none", "auto"] | dict[str, Any] | None = None
     response_format: dict[str, Any] | None = None
-    max_completion_tokens: Int32 | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=100)] | None = None
+    max_completion_tokens: Limit | None = None
+    logprobs: Annotated[Literal[False] | None, _only(None, False, because=NO_LOGPROBS)] = None
 
     @field_validator("response_format")
     @classmethod
@@ -118,6 +151,8 @@ class ChatRequest(_Request, CreateChatCompletionRequest):
         if schema is not None and not isinstance(schema, dict):
             raise ValueError("the schema is no object")
         _check_schema(schema)
+        if schema and not has_grammar(schema):
+            raise ValueError("no grammar can be made of the schema: each part of it needs a type")
         return {"type": "json_object", "schema": schema} if schema else {"type": "json_object"}
 
     @field_validator("tools", "functions")
@@ -131,6 +166,13 @@ class ChatRequest(_Request, CreateChatCompletionRequest):
                 raise ValueError("the parameters of a tool are an object")
             _check_schema(function["parameters"])
         return tools
+
+    @model_validator(mode="after")
+    def _no_choice_of_none(self) -> "ChatRequest":
+        """Clients may choose among tools when there are none."""
+        if not self.tools:
+            self.tool_choice = None
+        return self
 
     @field_validator("tool_choice", "function_call")
     @classmethod

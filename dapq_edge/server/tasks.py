@@ -1,6 +1,7 @@
 """Tasks that the endpoints give to the worker."""
 
 import json
+import secrets
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
@@ -14,8 +15,20 @@ from .schemas import ChatRequest, CompletionRequest
 from .worker import Task
 
 # what is not for llama.cpp
-OURS = {"n", "best_of", "user", "logit_bias_type", "min_tokens", "max_completion_tokens", "kv_budget", "policy"}
+OURS = {
+    "n",
+    "best_of",
+    "user",
+    "logit_bias_type",
+    "min_tokens",
+    "max_completion_tokens",
+    "stream_options",
+    "kv_budget",
+    "policy",
+}
 
+# what all chunks of a stream have
+CHUNK = "id", "object", "created", "model"
 
 # characters that are tokenized at once: the time grows with their square
 PART = 4096
@@ -24,31 +37,30 @@ PART = 4096
 N_CUT = 16
 
 
-def completion_task(body: CompletionRequest, model: str) -> Task:
-    """Return a task for a completion, or for chunks of it."""
+def completion_task(body: CompletionRequest, model: str, n_predict: int) -> Task:
+    """Return a task for a completion, or for chunks of it: of at most `n_predict` tokens, if the request says none."""
 
     def task(llama: Llama) -> Generator[Any, None, None]:
-        options = _options(llama, body)
+        options = _options(llama, body, n_predict)
         options["prompt"] = body.prompt[0] if isinstance(body.prompt, list) else body.prompt
-        _check_length(llama, options["prompt"] + (body.suffix or ""))
-        yield from _results(llama, llama.create_completion(**options | {"model": model}), body.stream)
+        check_length(llama, options["prompt"] + (body.suffix or ""))
+        results = _results(llama, llama.create_completion(**options | {"model": model}), body.stream)
+        yield from _counted(llama, results, body)
 
     return task
 
 
-def chat_task(body: ChatRequest, model: str, library: Library) -> Task:
-    """Return a task for a chat completion, or for chunks of it; what is in the library is cited."""
+def chat_task(body: ChatRequest, model: str, library: Library, n_predict: int) -> Task:
+    """Return a task for a chat completion, or for chunks of it, see above; what is in the library is cited."""
 
     def task(llama: Llama) -> Generator[Any, None, None]:
-        options = _options(llama, body)
-        if body.max_completion_tokens is not None:
-            options["max_tokens"] = body.max_completion_tokens
+        options = _options(llama, body, n_predict, body.max_completion_tokens)
         texts = [str(message.content) for message in body.messages]
         # templates write the tools into the prompt
-        _check_length(llama, "".join([*texts, json.dumps(body.tools or ""), json.dumps(body.functions or "")]))
+        check_length(llama, "".join([*texts, json.dumps(body.tools or ""), json.dumps(body.functions or "")]))
         quoted = library.quoted([str(message.content) for message in body.messages if message.role == "user"])
         results = _results(llama, llama.create_chat_completion(**options | {"model": model}), body.stream)
-        yield from _with_evidence(llama, results, quoted) if quoted else results
+        yield from _counted(llama, _with_evidence(llama, results, quoted) if quoted else results, body)
 
     return task
 
@@ -80,10 +92,20 @@ def ahead_work(text: str, n_tokens: int, say: Callable[[str], None]) -> Callable
     return work
 
 
-def _options(llama: Llama, body: ChatRequest | CompletionRequest) -> dict[str, Any]:
-    """Return arguments of llama-cpp-python. Raises `UsageError`."""
+def _options(
+    llama: Llama, body: ChatRequest | CompletionRequest, n_predict: int, n_wanted: int | None = None
+) -> dict[str, Any]:
+    """Return arguments of llama-cpp-python. Raises `UsageError`.
+
+    n_predict: tokens of an answer whose request says none. n_wanted: those of another field than max_tokens.
+    """
     llama.set_eviction(body.kv_budget, body.policy)
     options = body.model_dump(exclude=OURS)
+    n_most = body.max_tokens if n_wanted is None else n_wanted
+    options["max_tokens"] = n_most if n_most and n_most > 0 else n_predict
+    if body.seed is None:
+        # else it would follow from the seed of the request before
+        options["seed"] = secrets.randbits(32)
     if body.logit_bias and max(map(int, body.logit_bias)) >= llama.n_vocab():
         raise UsageError(f"has a token id that is not below {llama.n_vocab():,}", param="logit_bias")
     if body.grammar is not None:
@@ -99,7 +121,7 @@ def _counts(llama: Llama, text: str) -> Iterator[int]:
         yield len(llama.tokenize(text[start : start + PART].encode("utf-8", "replace"), add_bos=False))
 
 
-def _check_length(llama: Llama, text: str) -> None:
+def check_length(llama: Llama, text: str) -> None:
     """Raise `TooLongError` soon if a text is far too long; llama-cpp-python does it otherwise."""
     n_tokens = 0
     for n_part in _counts(llama, text):
@@ -117,6 +139,21 @@ def _results(llama: Llama, made: Any, is_stream: bool) -> Generator[Any, None, N
             if any(warnings):
                 result["warnings"] = [str(warning) for warning in warnings if warning]
         yield result
+
+
+def _counted(llama: Llama, results: Iterator[Any], body: ChatRequest | CompletionRequest) -> Generator[Any, None, None]:
+    """Yield results; the last one says what it took, as llama-server does, and a further one if it is wanted."""
+    is_wanted = body.stream and body.stream_options is not None and body.stream_options.include_usage
+    for result in results:
+        is_last = result["choices"][0]["finish_reason"] is not None
+        counts = {"usage": llama.timings.usage, "timings": llama.timings.fields} if is_last else {}
+        if not body.stream:
+            result.update(counts)
+        elif not is_wanted:
+            result.update({name: part for name, part in counts.items() if name == "timings"})
+        yield result
+        if is_last and is_wanted:
+            yield {**{name: result[name] for name in CHUNK}, "choices": [], **counts}
 
 
 def _with_evidence(llama: Llama, results: Iterator[Any], quoted: Quoted) -> Generator[Any, None, None]:

@@ -38,7 +38,7 @@ class Worker:
 
     n_waiting: tasks that may wait; more raise `BusyError`. timeout: seconds from the request to its end. say: told what
     goes wrong without a request, or is no failure of one: one line each.
-    usage: of the model after its last token; reading: tokens of the prompt that were read, and all of them.
+    usage, n_ctx: of the model after its last token; reading: tokens of the prompt that were read, and all of them.
     """
 
     def __init__(
@@ -55,8 +55,14 @@ class Worker:
         self._is_stopped = threading.Event()
         self.metrics = Metrics()
         self.usage = llama.usage
-        self.reading = 0, 0
+        self.reading, self.n_ctx = (0, 0), llama.n_ctx()
         self.metrics.set_usage(self.usage, self.usage)
+        self._counted = llama.timings
+
+    @property
+    def is_busy(self) -> bool:
+        """True if a request is answered, or waits."""
+        return self._n_tasks > 0
 
     def stop(self) -> None:
         """End the running task, and refuse new ones."""
@@ -92,7 +98,7 @@ class Worker:
 
     def _count(self, n: int) -> None:
         self._n_tasks += n
-        self.metrics.waiting.set(max(0, self._n_tasks - 1))
+        self.metrics.set_tasks(self._n_tasks)
         self._use_idle_time()
 
     def when_idle(self, work: Callable[[Llama], Any]) -> None:
@@ -140,7 +146,11 @@ class Worker:
     def observe(self) -> None:
         """Look at the cache, from the worker's thread."""
         self.usage, before = self._llama.usage, self.usage
+        self.n_ctx = self._llama.n_ctx()
         self.metrics.set_usage(self.usage, before)
+        if self._llama.timings is not self._counted:
+            self._counted = self._llama.timings
+            self.metrics.add_answer(self._counted)
         for fault in self.usage.faults:
             if fault not in before.faults:
                 self.say(fault)

@@ -35,6 +35,11 @@ class Conversations:
         """Bytes that they take in memory."""
         return sum(state.n_bytes for state in self._states)
 
+    @property
+    def sequences(self) -> list[Sequence]:
+        """Their ledgers, of those in memory."""
+        return [state.sequence for state in self._states]
+
     def exchange(self, cache: KVCache, spelled: Callable[[Sequence], Tokens[int]]) -> None:
         """Bring back the conversation that a prompt goes on with, if it has more of it than the one in the cache.
 

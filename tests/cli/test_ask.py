@@ -13,6 +13,7 @@ def test_json(model, doc):
     data = json.loads(result.stdout)
     assert list(data) == [
         "answer",
+        "finish_reason",
         "sources",
         "coverage",
         "not_found",
@@ -48,6 +49,24 @@ def test_json(model, doc):
     assert 1 < data["kv_bytes_kept"] / (cell * data["kv_cells_kept"]) < 1.03
     assert data["ttft_s"] > data["evict_s"] > 0
     assert data["rss_mib"] > 10
+
+
+def test_an_answer_that_is_cut_says_so(model, doc, monkeypatch):
+    """In one line, or as `finish_reason`; one that the model ends is not."""
+    cut = ask(model, doc)
+    assert json.loads(cut.stdout)["finish_reason"] == "length"
+    assert b"was cut" not in cut.stderr
+    line = ask(model, doc, is_json=False).stderr.decode()
+    assert line.count("the answer was cut after 4 tokens: raise -n") == 1
+    monkeypatch.setattr("dapq_edge.llamacpp.model.Model.is_end", lambda model, token: True)
+    assert json.loads(ask(model, doc).stdout)["finish_reason"] == "stop"
+    assert b"was cut" not in ask(model, doc, is_json=False).stderr
+
+
+def test_all_of_a_short_document_is_kept(model, doc):
+    """By default, if memory has room for it, as everywhere."""
+    data = json.loads(ask(model, doc).stdout)
+    assert data["kv_cells_kept"] == data["prompt_tokens"]
 
 
 def test_coverage(model, tmp_path):
@@ -137,7 +156,8 @@ def test_seed_and_temperature(model, doc):
 
 
 def test_stdin_and_window_model(tiny_model):
-    result = ask(tiny_model(Spec(arch="gemma2", n_layer=4, n_ctx=2048)), "-", stdin=TEXT.encode())
+    model = tiny_model(Spec(arch="gemma2", n_layer=4, n_ctx=2048))
+    result = ask(model, "-", "--kv-budget", "50%", stdin=TEXT.encode())
     data = json.loads(result.stdout)
     assert data["kv_cells_kept"] < data["prompt_tokens"]
 

@@ -63,7 +63,6 @@ def test_chat_reads_a_document_once(model, doc, tmp_path):
     args = ["--doc", doc, "--session", tmp_path / "a.session", "-v"]
 
     def n_tokens():
-        # this model answers "Why?" with bytes of no character, which llama-cpp-python does not count for -n
         result = chat(model, ["Why then?"], *args)
         assert result.returncode == 0, result.stderr.decode()
         (count,) = re.findall(r"([\d,]+) tokens in", result.stderr.decode())
@@ -83,7 +82,8 @@ def test_chat_refuses(model, doc, tmp_path):
     bad = tmp_path / "bad.session"
     bad.write_bytes(b"DAPQSES2" + bytes(100))
     assert_one_line(chat(model, ["hi"], "--session", bad), 1, "damaged")
-    assert_one_line(chat(model, ["/nope"]), 2, "no command /nope")
+    assert_one_line(chat(model, ["/hlep"]), 2, "no command /hlep: /help is one")
+    assert_one_line(chat(model, ["w1"], "--doc", "-"), 2, "--doc - took stdin, and there is no terminal to ask in")
     assert_one_line(chat(model, ["/doc"]), 2, "/doc needs a file")
     assert_one_line(chat(model, ["/sources"]), 2, "no answer about a document")
     assert_one_line(chat(model, ["/doc /missing.txt"]), 1, "cannot read /missing.txt")
@@ -112,3 +112,24 @@ def test_a_request_without_room_is_said(tiny_model, doc):
     assert "request have no room in half of the cells that are kept" in result.stderr.decode()
     assert "--kv-budget" in result.stderr.decode()
     assert "the answer was cut after 8 tokens: raise -n" in result.stderr.decode()
+
+
+def test_what_is_no_command_is_a_message(tiny_model):
+    model = tiny_model(Spec(n_ctx=4096, template=templates.CHATML))
+    for text in ("/usr/bin is what?", "/nope", " /stats"):
+        result = chat(model, [text, "/kept"])
+        assert result.returncode == 0, result.stderr.decode()
+        assert f"user\n{text.strip()}" in result.stdout.decode()
+
+
+def test_the_system_message_of_a_session_holds(model, tmp_path):
+    """Which is said if the command line has another one, and only then."""
+    saved = tmp_path / "a.session"
+    assert b"holds" not in chat(model, ["w1"], "--session", saved, "-sys", "Be brief.").stderr
+    assert b"holds" not in chat(model, ["w2"], "--session", saved, "-sys", "Be brief.").stderr
+    assert b"holds" not in chat(model, ["w2"], "--session", saved).stderr
+    other = chat(model, ["w3"], "--session", saved, "-sys", "Be long.").stderr.decode()
+    assert "its system message holds, not that of -sys: Be brief." in other
+    plain = tmp_path / "b.session"
+    chat(model, ["w1"], "--session", plain)
+    assert "not that of -sys: none" in chat(model, ["w1"], "--session", plain, "-sys", "Be long.").stderr.decode()

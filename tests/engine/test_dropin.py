@@ -143,3 +143,30 @@ def test_memory_without_cells(recurrent_model):
         assert answer(ours, prompt) == answer(theirs, prompt)
     with pytest.raises(DapqError, match="cannot be evicted"):
         Llama(path, kv_budget=100, verbose=False)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_tokens_of_incomplete_characters_count(tiny_model, stream):
+    """For `max_tokens`; the answer says that it was cut. llama-cpp-python would go on to the end of the context."""
+    # each character takes three tokens
+    grammar = llama_cpp.LlamaGrammar.from_string('root ::= "\u20ac"{100}', verbose=False)
+    with opened(tiny_model(SPEC)) as llama:
+        for n_tokens, n_whole in ((4, 1), (5, 1), (6, 2)):
+            made = llama.create_completion("a", max_tokens=n_tokens, grammar=grammar, stream=stream)
+            *_, last = chunks = list(made) if stream else [made]
+            assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == "\u20ac" * n_whole
+            assert last["choices"][0]["finish_reason"] == "length"
+            assert llama.timings.n_predicted == n_tokens
+        # tokens that nobody asked to be counted have no limit
+        assert len(answer(llama, llama.tokenize(b"a"), 40)) == 40
+
+
+def test_answers_differ_after_every_start(tiny_model):
+    """Without a seed, or with llama.cpp's number for that; with one they do not."""
+
+    def text(**options):
+        with opened(tiny_model(SPEC), **options) as llama:
+            return llama.create_completion("a", max_tokens=16, temperature=5.0)["choices"][0]["text"]
+
+    assert len({text(), text(), text(seed=llama_cpp.LLAMA_DEFAULT_SEED)}) == 3
+    assert text(seed=3) == text(seed=3)

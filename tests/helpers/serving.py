@@ -13,7 +13,7 @@ import httpx
 from .paths import ROOT
 from .processes import until
 
-# a random model writes parts of characters, which llama-cpp-python does not count
+# a random model writes parts of characters, which are no text
 LETTERS = "root ::= [a-z]*"
 
 

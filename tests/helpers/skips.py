@@ -15,6 +15,7 @@ EXPECTED = (
     "root may read every file",
     "needs Chromium",
     "needs axe-core",
+    "needs llm",
 )
 
 Report = pytest.TestReport | pytest.CollectReport

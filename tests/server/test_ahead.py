@@ -9,6 +9,7 @@ from helpers.serving import serving
 from helpers.tiny import Spec
 
 from dapq_edge.control import UNCONTROLLED
+from dapq_edge.reading.timings import Timings
 from dapq_edge.server.worker import Worker
 
 DOCUMENT = "\n\n".join(f"The clerk counted crate {i} and the gulls." for i in range(300))
@@ -21,7 +22,10 @@ class Fake:
         self.control, self.said = UNCONTROLLED, []
         numbers = dict.fromkeys(("bytes_used", "bytes_allocated", "n_cells_used", "n_cells", "n_tokens"), 0)
         self.usage = SimpleNamespace(**numbers, n_evictions=0, n_rereads=0, faults=[])
-        self.engine = SimpleNamespace(take_faults=list)
+        self.engine, self.timings = SimpleNamespace(take_faults=list), Timings()
+
+    def n_ctx(self):
+        return 4096
 
     def close(self):
         pass

@@ -99,7 +99,7 @@ def test_port_in_use_and_other_usage(tiny_model):
 @pytest.mark.parametrize("error", [None, StoppedError("the server is stopping")])
 def test_a_stream_says_how_far_it_has_read(monkeypatch, error):
     """So that no client times out; what goes wrong then comes in the stream."""
-    monkeypatch.setattr("dapq_edge.server.app.PATIENCE", 0.05)
+    monkeypatch.setattr("dapq_edge.server.answering.PATIENCE", 0.05)
 
     class SlowWorker:
         metrics = Metrics()
@@ -126,7 +126,7 @@ def test_a_stream_says_how_far_it_has_read(monkeypatch, error):
 
 
 def test_a_client_that_leaves_while_it_is_read_for_stops_the_reading(monkeypatch):
-    monkeypatch.setattr("dapq_edge.server.app.PATIENCE", 0.05)
+    monkeypatch.setattr("dapq_edge.server.answering.PATIENCE", 0.05)
     ended = []
 
     class SlowWorker:

@@ -16,7 +16,7 @@ def test_wrong_requests(server):
         ({"policy": "h2o"}, "policy"),
         ({"temperature": -1}, "temperature"),
         ({"n": 2}, "n"),
-        ({"max_tokens": -1}, "max_tokens"),
+        ({"max_tokens": -2}, "max_tokens"),
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "king", "content": "x"}]}, "role"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "content"),

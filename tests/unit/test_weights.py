@@ -91,6 +91,7 @@ def test_alias_cache_folder_cannot_be_made(fake_pip, monkeypatch, tmp_path):
 
 
 FILES = ["README.md", "m-IQ2.gguf", "m-Q4_K_M.gguf", "m-Q8_0.gguf", "mmproj-m-f16.gguf"]
+HALVES = ["m-BF16.gguf", "m-F16.gguf", "m_f32.gguf", "m.imatrix.gguf", "imatrix_m.gguf"]
 
 
 @pytest.mark.parametrize(
@@ -104,6 +105,18 @@ FILES = ["README.md", "m-IQ2.gguf", "m-Q4_K_M.gguf", "m-Q8_0.gguf", "mmproj-m-f1
             "",
             ["x/m-Q4_K_M-00001-of-00002.gguf", "x/m-Q4_K_M-00002-of-00002.gguf"],
         ),
+        (HALVES, "F16", ["m-F16.gguf"]),
+        (HALVES, "bf16", ["m-BF16.gguf"]),
+        (HALVES, "F32", ["m_f32.gguf"]),
+        ([*HALVES, "m-Q8_0.gguf"], "", ["m-Q8_0.gguf"]),
+        (["imatrix.gguf", "m-BF16.gguf", "mmproj-m-Q8_0.gguf"], "", ["m-BF16.gguf"]),
+        # made with an imatrix, and no imatrix itself
+        (["m-imatrix-Q4_K_M.gguf", "m.Q4_K_M.imatrix.gguf"], "", ["m-imatrix-Q4_K_M.gguf"]),
+        (["m-Q4_K.gguf", "m-Q4_K_M.gguf", "m-Q4_K_S.gguf"], "Q4_K", ["m-Q4_K.gguf"]),
+        (["m-IQ4_XS.gguf", "m-Q4_XS.gguf"], "q4_xs", ["m-Q4_XS.gguf"]),
+        (["m-Q4_K_M.gguf", "m-v2-Q4_K_M.gguf"], "v2-Q4_K_M", ["m-v2-Q4_K_M.gguf"]),
+        (["m-Q4_K_M.gguf", "x-m-Q4_K_M.gguf"], "m-Q4_K_M", ["m-Q4_K_M.gguf"]),
+        (["BF16/m-00001-of-00002.gguf", "BF16/m-00002-of-00002.gguf", "F16/m.gguf"], "F16", ["F16/m.gguf"]),
     ],
 )
 def test_choose_gguf(files, quant, expected):
@@ -111,10 +124,17 @@ def test_choose_gguf(files, quant, expected):
 
 
 def test_choose_gguf_refuses():
-    with pytest.raises(DapqError, match="no file matches Q2_K; there are"):
-        weights.choose_gguf(FILES[1:], "Q2_K", "u/r")
+    with pytest.raises(DapqError, match=r"no file has the tag Q2_K; there are m-IQ2.gguf, m-Q4_K_M.gguf, m-Q8_0.gguf$"):
+        weights.choose_gguf(FILES[1:], "Q2_K", "u/r:Q2_K")
+    with pytest.raises(DapqError, match=r"3 models are possible: m-BF16.gguf, m-F16.gguf, m_f32.gguf; .* behind u/r$"):
+        weights.choose_gguf(HALVES, "", "u/r")
+    with pytest.raises(DapqError, match=r"2 models are possible: m-Q4_0.gguf, m-v2-Q4_0.gguf"):
+        weights.choose_gguf(["m-Q4_0.gguf", "m-v2-Q4_0.gguf"], "Q4_0", "u/r:Q4_0")
+    # the end of a tag is none
+    with pytest.raises(DapqError, match="no file has the tag K_M"):
+        weights.choose_gguf(["m-IQ4.gguf", "mK_M.gguf"], "K_M", "u/r:K_M")
     with pytest.raises(DapqError, match="has no GGUF model"):
-        weights.choose_gguf(["mmproj.gguf"], "", "u/r")
+        weights.choose_gguf(["mmproj.gguf", "imatrix.gguf"], "", "u/r")
 
 
 def test_hf(monkeypatch, tmp_path):

@@ -76,6 +76,11 @@ def positive_or(*others: int) -> Callable[[str], int]:
     return number
 
 
+def names(text: str) -> list[str]:
+    """Read names with commas between them."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def positive(text: str) -> float:
     """Read a number above 0."""
     value = not_negative(text)

@@ -32,8 +32,13 @@ class Eviction:
     )
 
 
-# defaults for reading one document
+# for one document
 OF_DOCUMENT = {
+    "kv_budget": {"help": "cells to keep, a share of the prompt, or what free memory has room for (default: auto)"}
+}
+
+# for one whose eviction is shown: auto would keep all of a short one
+OF_SHOWN = {
     "kv_budget": {
         "default": "50%",
         "help": "cells to keep, a share of the prompt, or what free memory has room for (default: 50%%)",
