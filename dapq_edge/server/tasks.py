@@ -9,7 +9,7 @@ from ..chat.sources import Source, find_coverage, find_sources
 from ..errors import TooLongError, UsageError
 from ..llama import Llama
 from ..llamacpp.openai import at_least, grammar_of
-from ..reading.stats import absent_note, room_warning, skip_note
+from ..reading.stats import absent_note, part_note, room_warning, skip_note
 from .schemas import ChatRequest, CompletionRequest
 from .worker import Task
 
@@ -46,9 +46,10 @@ def chat_task(body: ChatRequest, model: str, library: Library) -> Task:
         texts = [str(message.content) for message in body.messages]
         # templates write the tools into the prompt
         _check_length(llama, "".join([*texts, json.dumps(body.tools or ""), json.dumps(body.functions or "")]))
-        quoted = library.quoted(str(message.content) for message in body.messages if message.role == "user")
+        asked = [str(message.content) for message in body.messages if message.role == "user"]
+        quoted = library.quoted(asked)
         results = _results(llama, llama.create_chat_completion(**options | {"model": model}), body.stream)
-        yield from _with_evidence(llama, results, quoted) if quoted else results
+        yield from _with_evidence(llama, results, quoted, asked[-1]) if quoted else results
 
     return task
 
@@ -119,12 +120,15 @@ def _results(llama: Llama, made: Any, is_stream: bool) -> Generator[Any, None, N
         yield result
 
 
-def _with_evidence(llama: Llama, results: Iterator[Any], quoted: Quoted) -> Generator[Any, None, None]:
-    """Yield results; the first one says what the answer is based on, the last one what it was read from."""
+def _with_evidence(llama: Llama, results: Iterator[Any], quoted: Quoted, last: str) -> Generator[Any, None, None]:
+    """Yield results; the first one says what the answer is based on, the last one what it was read from.
+
+    last: The newest message of the user.
+    """
     for i, result in enumerate(results):
         choice = result["choices"][0]
         if i == 0:
-            result["evidence"] = _evidence(llama, quoted)
+            result["evidence"] = _evidence(llama, quoted, quoted.request if last == quoted.document.text else last)
         if choice["finish_reason"]:
             sources = find_sources(llama.engine, quoted.document)
             place = choice["delta"] if "delta" in choice else choice["message"]
@@ -132,12 +136,18 @@ def _with_evidence(llama: Llama, results: Iterator[Any], quoted: Quoted) -> Gene
         yield result
 
 
-def _evidence(llama: Llama, quoted: Quoted) -> dict[str, Any]:
+def _evidence(llama: Llama, quoted: Quoted, request: str) -> dict[str, Any]:
     read = llama.engine.last_read
     # what was only appended was not looked for
     absent = absent_note(read.chunks, quoted.request) if read and llama.usage.n_windows[1] else None
+    part = part_note(request, llama.engine.sequence.n_skipped > 0)
     coverage = find_coverage(llama.engine, quoted.document)
-    return {"coverage": coverage.line if coverage else "", "not_found": absent is not None, "note": absent or ""}
+    return {
+        "coverage": coverage.line if coverage else "",
+        "not_found": absent is not None,
+        "partial": part is not None,
+        "note": "; ".join(note for note in (absent, part) if note),
+    }
 
 
 def _annotation(quoted: Quoted, source: Source) -> dict[str, Any]:
