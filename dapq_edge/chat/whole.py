@@ -1,4 +1,4 @@
-"""What the windows of a document answered, as one: equal items are joined, with the pages that they are from."""
+"""Items that the windows of a document answered: equal ones are joined, with the pages that they are from."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -118,7 +118,11 @@ class WholeAnswer:
         say(self.engine.take_faults(), self.console)
         n_cut = sum(answer.is_cut for answer in self.answered)
         self.is_partial = n_cut > 0
-        missing = [f"{n_cut:,} windows had more to say than {N_PART} tokens, which is missing"] if n_cut else []
+        missing = (
+            [f"{n_cut:,} of {self.n_windows:,} windows had more to say than {N_PART} tokens, which is missing"]
+            if n_cut
+            else []
+        )
         nothing = [] if self.joined.items else ["no window of the document has anything about this"]
         say(missing + nothing, self.console)
 

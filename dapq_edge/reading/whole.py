@@ -1,4 +1,4 @@
-"""All of a document: each of its windows is read by itself, and answers within a bound."""
+"""Answers of all windows of a document: each is read by itself, and answers within a bound."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

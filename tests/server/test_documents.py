@@ -87,6 +87,16 @@ def test_answers_say_what_they_are_based_on(server, is_stream):
         assert cited["page"] in ("One", "Two")
 
 
+def test_a_part_says_that_it_is_one(server):
+    text = post(server, ("The first thing is red. " * 80).encode(), "red.txt").json()["text"]
+    first = {"role": "user", "content": f"{text}\n\nSummarize it."}
+    later = [{"role": "assistant", "content": "Red."}, {"role": "user", "content": "Which thing is red?"}]
+    for messages, is_partial in (([first], True), ([first, *later], False)):
+        evidence = server.chat("", messages=messages, max_tokens=2).json()["evidence"]
+        assert evidence["partial"] is is_partial
+        assert ("answered from a part of it" in evidence["note"]) is is_partial
+
+
 def test_answers_about_nothing_that_was_uploaded_say_nothing(server):
     answer = server.chat("Which thing is red?").json()
     assert "evidence" not in answer
