@@ -1,0 +1,163 @@
+"""Lists of what stands in all of a document: records hidden in essays, listed window by window, and by a skim.
+
+    .venv/bin/python scripts/bench/whole.py --haystack DIR
+
+"alone" counts the records that the model finds if it is asked about their window only, as a text of its own, without a
+bound and without the hint that `--whole` puts behind the question. "whole" is what `ask --whole on` lists, "skim" the
+answer of `ask --whole off`. "wrong" counts listed items that are no record.
+"""
+
+import argparse
+import itertools
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dapq_edge import Cells, Share, find_model, get_policy, open_model
+from dapq_edge.calibration.needles import read_haystack
+from dapq_edge.chat.whole import Joined
+from dapq_edge.documents.document import Document
+from dapq_edge.llamacpp.log import captured_log
+from dapq_edge.prompt.chat_template import chat_prompt
+from dapq_edge.prompt.extent import extent_of
+from dapq_edge.reading.engine import Engine
+from dapq_edge.reading.flat import is_flat
+from dapq_edge.reading.items import repeats
+from dapq_edge.reading.whole import asked_of_each, windows_of
+
+STARTS = "Vel", "Tor", "Mar", "Ash", "Quin", "Bel", "Dro", "Kes", "Lun", "Pry"
+ENDS = "mora", "wick", "stead", "haven", "dale", "ford", "mere", "gate", "burn", "ley"
+
+# kinds of records, and what is asked of them
+KINDS = {
+    "libraries": (
+        "The library of {name} was opened in the year {number}.",
+        "List all libraries and the year in which each was opened.",
+    ),
+    "numbers": ("The special magic number for {name} is {number}.", "List all special magic numbers."),
+}
+
+
+@dataclass(frozen=True)
+class Record:
+    """A sentence, and what an answer must say of it."""
+
+    text: str
+    name: str
+    number: str
+
+    def is_in(self, answer: str) -> bool:
+        return self.name in answer or self.number in answer
+
+
+def records_of(kind: str, n: int, rng: np.random.Generator) -> list[Record]:
+    names = ["".join(parts) for parts in itertools.product(STARTS, ENDS)]
+    rng.shuffle(names)
+    numbers = (rng.choice(np.arange(1500, 2000), n, replace=False)).tolist()
+    return [
+        Record(KINDS[kind][0].format(name=name, number=number), name, str(number))
+        for name, number in zip(names, numbers, strict=False)
+    ]
+
+
+def document_of(engine: Engine, haystack: str, records: list[Record], n_tokens: int, rng: np.random.Generator) -> str:
+    """Return a text of so many tokens, with a record somewhere in each part of it."""
+    n_records = sum(len(engine.model.tokenize(f" {record.text}")) for record in records)
+    text = engine.model.detokenize(engine.model.tokenize(haystack)[: n_tokens - n_records]).decode("utf-8", "replace")
+    parts, place, size = [], 0, len(text) // len(records)
+    for i, record in enumerate(records):
+        cut = text.find(". ", i * size + int(rng.integers(size // 4, size // 2))) + 1
+        parts.append(f"{text[place:cut]} {record.text}")
+        place = cut
+    return "".join([*parts, text[place:]]).strip()
+
+
+def written(engine: Engine, n: int) -> str:
+    """Return what the model answers, until it goes round."""
+    text = ""
+    for piece in engine.stream(n):
+        text += piece
+        if repeats(text):
+            break
+    return text
+
+
+def found_alone(engine: Engine, text: str, question: str, records: list[Record], n: int) -> set[Record]:
+    """Return the records that are found in their own window; one on a border is asked in the first that has it all."""
+    prompt, found = chat_prompt(engine.model, text, question), set()
+    left = list(records)
+    for window in windows_of(prompt, engine.model.n_ctx_train):
+        tokens = prompt.body[window.chunks[0].start : window.stop]
+        part = engine.model.detokenize(tokens).decode("utf-8", "replace")
+        here = [record for record in left if record.text in part]
+        left = [record for record in left if record not in here]
+        if here:
+            engine.read(chat_prompt(engine.model, part, question), get_policy("full"), Share(100), n_predict=n)
+            answer = written(engine, n)
+            found |= {record for record in here if record.is_in(answer)}
+            print(f"alone: {[record.name for record in here]}: {answer!r}", flush=True)
+    return found
+
+
+def run(engine: Engine, haystack: str, kind: str, args: argparse.Namespace) -> None:
+    rng = np.random.default_rng(args.seed)
+    records, question = records_of(kind, args.records, rng), KINDS[kind][1]
+    text = document_of(engine, haystack, records, args.length, rng)
+    document = Document.of("essays.txt", [("", text)], "")
+    alone = found_alone(engine, text, question, records, args.predict)
+
+    asked = asked_of_each(question, extent_of(question))
+    prompt, start = chat_prompt(engine.model, text, asked), time.perf_counter()
+    joined, n_cut, n_windows = Joined(engine.model, prompt, document, asked), 0, 0
+    for answer in engine.answer_windows(prompt):
+        joined.add(answer)
+        n_cut, n_windows = n_cut + answer.is_cut, n_windows + 1
+        print(f"whole: {answer.text!r}", flush=True)
+    seconds = time.perf_counter() - start
+    items = [item.text for item in joined.items]
+    listed = {record for record in records if any(record.is_in(item) for item in items)}
+    n_wrong = sum(not any(record.is_in(item) for record in records) for item in items)
+
+    looked: list[bool] = []
+    prompt = chat_prompt(engine.model, text, question)
+
+    def look(chunks: object) -> bool:
+        looked.append(is_flat(chunks))
+        return True
+
+    start = time.perf_counter()
+    engine.read(prompt, get_policy("fused"), Cells(args.kv_budget), n_predict=args.predict, goes_on=look)
+    answer = written(engine, args.predict)
+    print(f"skim: {answer!r}")
+    n_skimmed = sum(record.is_in(answer) for record in records)
+    both = len(listed & alone)
+    print(
+        f"{kind}: {len(records)} records in {len(prompt):,} tokens, {n_windows} windows; alone {len(alone)}, "
+        f"whole {len(listed)} ({both} of those), wrong {n_wrong}, cut {n_cut}, {seconds:.0f} s; "
+        f"skim {n_skimmed}, {time.perf_counter() - start:.0f} s; relevance is {'' if looked[0] else 'not '}flat"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--haystack", type=Path, required=True)
+    parser.add_argument("-m", "--model", default="smollm2-135m")
+    parser.add_argument("-t", "--threads", type=int, default=2)
+    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
+    parser.add_argument("--records", type=int, default=20)
+    parser.add_argument("--length", type=int, default=16384)
+    parser.add_argument("--kv-budget", type=int, default=1024)
+    parser.add_argument("-n", "--predict", type=int, default=256)
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args()
+    with captured_log():
+        engine = open_model(find_model(args.model), n_threads=args.threads)
+        haystack = read_haystack(sorted(args.haystack.glob("*.txt")))
+        for kind in args.kinds:
+            run(engine, haystack, kind, args)
+
+
+if __name__ == "__main__":
+    main()
