@@ -1,4 +1,4 @@
-"""Flat relevance: a question that finds about as much in many places of a document, so that none of them is its answer."""
+"""Flat relevance: a question that finds about as much in many places of a document has its answer in none of them."""
 
 from collections.abc import Sequence
 
