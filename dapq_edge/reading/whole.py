@@ -20,13 +20,14 @@ from .windows import N_OVERLAP, SIZES, Excerpt, excerpts
 # tokens of the answer of a window, at most: six to ten lines of a list, or four sentences
 N_PART = 96
 
-# what stands behind the question: without it, a model answers as if the window were all of the text
-_ITEMS = "Answer from the text above only, one item a line. If the text does not say it, answer: none"
+# what stands before the question: without it, a small model answers as if the window were all of the text; behind the
+# question, it is followed instead of it; see docs/results.md, "The whole document"
+_ITEMS = "Answer from the text above only, one item a line, or answer: none"
 HINTS = {
     Extent.LIST: _ITEMS,
-    Extent.COUNT: f"Do not count, but list them. {_ITEMS}",
+    Extent.COUNT: "Do not count, but list them from the text above only, one item a line, or answer: none",
     Extent.COMPARE: _ITEMS,
-    Extent.SUMMARY: "The text above is a part of it: answer for this part only, in one or two sentences.",
+    Extent.SUMMARY: "Answer for the text above only, in one or two sentences.",
     None: _ITEMS,
 }
 
@@ -52,7 +53,7 @@ class WindowAnswer:
 
 def asked_of_each(question: str, extent: Extent | None) -> str:
     """Return what each window is asked, for a question about all of them."""
-    return f"{question}\n\n{HINTS[extent]}"
+    return f"{HINTS[extent]}\n\n{question}"
 
 
 def windows_of(prompt: Prompt, n_ctx_train: int) -> list[Excerpt]:

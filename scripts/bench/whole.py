@@ -35,13 +35,17 @@ from dapq_edge.reading.whole import asked_of_each, windows_of
 STARTS = "Vel", "Tor", "Mar", "Ash", "Quin", "Bel", "Dro", "Kes", "Lun", "Pry"
 ENDS = "mora", "wick", "stead", "haven", "dale", "ford", "mere", "gate", "burn", "ley"
 
-# kinds of records, and what is asked of them
+# numbers from here on: years before those of the essays
+LEAST = 1300
+
+# kinds of records, what is asked of them, and what an answer must have of a record
 KINDS = {
     "libraries": (
         "The library of {name} was opened in the year {number}.",
         "List all libraries and the year in which each was opened.",
+        "name",
     ),
-    "numbers": ("The special magic number for {name} is {number}.", "List all special magic numbers."),
+    "numbers": ("The special magic number for {name} is {number}.", "List all special magic numbers.", "number"),
 }
 
 # sentences that stand in one place, and questions that they answer
@@ -100,21 +104,19 @@ class Record:
     """A sentence, and what an answer must say of it."""
 
     text: str
-    name: str
-    number: str
+    asked: str
 
     def is_in(self, answer: str) -> bool:
-        return self.name in answer or self.number in answer
+        return self.asked in answer
 
 
 def records_of(kind: str, n: int, rng: np.random.Generator) -> list[Record]:
     names = ["".join(parts) for parts in itertools.product(STARTS, ENDS)]
     rng.shuffle(names)
-    numbers = (rng.choice(np.arange(1500, 2000), n, replace=False)).tolist()
-    return [
-        Record(KINDS[kind][0].format(name=name, number=number), name, str(number))
-        for name, number in zip(names, numbers, strict=False)
-    ]
+    numbers = map(str, rng.choice(np.arange(LEAST, LEAST + 500), n, replace=False).tolist())
+    sentence, _, asked = KINDS[kind]
+    made = [{"name": name, "number": number} for name, number in zip(names, numbers, strict=False)]
+    return [Record(sentence.format(**one), one[asked]) for one in made]
 
 
 def document_of(engine: Engine, haystack: str, records: list[Record], n_tokens: int, rng: np.random.Generator) -> str:
@@ -152,7 +154,7 @@ def found_alone(engine: Engine, text: str, question: str, records: list[Record],
             engine.read(chat_prompt(engine.model, part, question), get_policy("full"), Share(100), n_predict=n)
             answer = written(engine, n)
             found |= {record for record in here if record.is_in(answer)}
-            print(f"alone: {[record.name for record in here]}: {answer!r}", flush=True)
+            print(f"alone: {[record.asked for record in here]}: {answer!r}", flush=True)
     return found
 
 
@@ -227,7 +229,7 @@ def main() -> None:
     parser.add_argument("--records", type=int, default=20)
     parser.add_argument("--length", type=int, default=16384)
     parser.add_argument("--kv-budget", type=int, default=1024)
-    parser.add_argument("-n", "--predict", type=int, default=256)
+    parser.add_argument("-n", "--predict", type=int, default=96)
     parser.add_argument("--store", type=Path, help="folder that keeps what was read")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
