@@ -11,11 +11,13 @@ from rich.console import Console
 from ..chat.sources import find_coverage, find_sources
 from ..errors import UsageError
 from ..eviction.heads import find_profile_file
-from ..eviction.policies import get_policy
+from ..eviction.policies import Policy, get_policy
 from ..llamacpp.log import captured_log
 from ..planning.ram import MIB
+from ..prompt import Prompt
 from ..prompt.chat_template import chat_prompt
 from ..prompt.extent import extent_of
+from ..reading.engine import Engine
 from ..reading.flat import is_flat
 from ..reading.plan import ReadMode
 from ..reading.stats import absent_note, guess_note, part_note, skip_note, store_note
@@ -89,6 +91,12 @@ def answer(options: Options) -> int:
         return _answer(options, Console(stderr=True))
 
 
+def _fits(options: Options, engine: Engine, prompt: Prompt, policy: Policy) -> bool:
+    """Return whether all of the document is read at once."""
+    budget = find_budget(options.reading, engine, options.model.ctx_size)
+    return engine.fits(prompt, policy, budget, one_shot=options.reading.one_shot)
+
+
 def _answer(options: Options, console: Console) -> int:
     reading, sampling = options.reading, options.sampling
     if options.whole == "on" and not options.question:
@@ -97,8 +105,7 @@ def _answer(options: Options, console: Console) -> int:
     engine = open_to_read(options.model, reading, options.store, console, seed=sampling.seed)
     policy = get_policy(reading.policy, reading.granularity, engine.heads)
     prompt = chat_prompt(engine.model, document.text, options.question, options.answer_prefix)
-    budget = find_budget(reading, engine, options.model.ctx_size)
-    if options.whole == "on" and not engine.fits(prompt, policy, budget, one_shot=reading.one_shot):
+    if options.whole == "on" and not _fits(options, engine, prompt, policy):
         return WholeAnswer(options, console, engine, policy, document, notes).run()
 
     start = time.perf_counter()

@@ -12,6 +12,7 @@ from dapq_edge.eviction.budget import Cells, Share
 from dapq_edge.eviction.heads import QueryHead
 from dapq_edge.eviction.policies import get_policy
 from dapq_edge.prompt.chat_template import chat_prompt
+from dapq_edge.prompt.extent import Extent
 from dapq_edge.prompt.window import window_of
 from dapq_edge.reading import whole
 from dapq_edge.reading.open_model import open_model
@@ -126,6 +127,15 @@ def test_an_empty_answer_is_kept(engine_of):
     assert store.load([1, 2], 3) == ("", False)
     assert store.load([1, 2], 4) == ("Straße", True)
     assert store.load([1], 3) is None
+
+
+@pytest.mark.parametrize("extent", [*Extent, None])
+def test_the_question_stands_last(engine_of, extent):
+    engine = engine_of(store=None)
+    around = window_of(asked(engine, whole.asked_of_each(SECOND, extent)))
+    before, _, behind = engine.model.detokenize(around.tail).decode().replace("▁", " ").partition(SECOND)
+    assert before.strip() == whole.HINTS[extent]
+    assert len(behind) < 20
 
 
 def test_a_question_that_leaves_no_room(engine_of):
