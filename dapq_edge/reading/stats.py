@@ -38,7 +38,7 @@ class ReadStats:
         tokens_evaluated: With the chunks that were read twice and their questions.
         n_predict: Tokens of the answer at most.
         cells_peak: Cells of the context while it was read, used or free.
-        cells_kept: Of the prompt, after eviction.
+        cells_kept: Of the prompt, after eviction; 0 if it was only skimmed, see `Skimming.goes_on`.
         n_unpinned: Tokens of the system message and of the request that had no room to be pinned.
         bytes_peak: K and V of `cells_peak`.
         bytes_kept: K and V of `cells_kept`.
