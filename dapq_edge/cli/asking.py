@@ -9,15 +9,33 @@ import psutil
 from rich.console import Console
 
 from ..chat.sources import find_coverage, find_sources
+from ..errors import UsageError
 from ..eviction.heads import find_profile_file
-from ..eviction.policies import get_policy
+from ..eviction.policies import Policy, get_policy
 from ..llamacpp.log import captured_log
 from ..planning.ram import MIB
+from ..prompt import Prompt
 from ..prompt.chat_template import chat_prompt
-from ..reading.stats import absent_note, guess_note, skip_note, store_note
+from ..prompt.extent import extent_of
+from ..reading.engine import Engine
+from ..reading.flat import is_flat
+from ..reading.plan import ReadMode
+from ..reading.stats import absent_note, guess_note, part_note, skip_note, store_note
 from .ask import Options
 from .citing import say_sources
-from .running import check_budget, check_model, cut_note, open_to_read, read_one, read_prompt, say, warn
+from .running import (
+    check_budget,
+    check_model,
+    cut_note,
+    find_budget,
+    open_to_read,
+    read_one,
+    read_prompt,
+    say,
+    warn,
+)
+from .whole import WholeAnswer
+from .writing import write_answer
 
 
 @dataclass(frozen=True)
@@ -29,6 +47,7 @@ class Result:
     sources: list[dict[str, Any]]
     coverage: dict[str, Any] | None
     not_found: bool
+    partial: bool
     notes: list[str]
     policy: str
     reading: str
@@ -83,27 +102,42 @@ def answer(options: Options) -> int:
         return _answer(options, Console(stderr=True))
 
 
+def _fits(options: Options, engine: Engine, prompt: Prompt, policy: Policy) -> bool:
+    """Return whether all of the document is read at once."""
+    budget = find_budget(options.reading, engine, options.model.ctx_size)
+    return engine.fits(prompt, policy, budget, one_shot=options.reading.one_shot)
+
+
 def _answer(options: Options, console: Console) -> int:
     reading, sampling = options.reading, options.sampling
+    if options.whole == "on" and not options.question:
+        raise UsageError("asks each window a question: give one", param="whole")
     document, notes = read_one(options.documents, console)
     engine = open_to_read(options.model, reading, options.store, console, seed=sampling.seed)
     policy = get_policy(reading.policy, reading.granularity, engine.heads)
     prompt = chat_prompt(engine.model, document.text, options.question, options.answer_prefix)
+    if options.whole == "on" and not _fits(options, engine, prompt, policy):
+        return WholeAnswer(options, console, engine, policy, document, notes).run()
 
     start = time.perf_counter()
+    # what asks for all by its words may still have its answer in one place
+    may_be_whole = options.whole == "auto" and extent_of(options.question) is not None
     read = read_prompt(
-        engine, prompt, policy, reading, console, n_predict=sampling.predict, ctx_size=options.model.ctx_size
+        engine,
+        prompt,
+        policy,
+        reading,
+        console,
+        n_predict=sampling.predict,
+        ctx_size=options.model.ctx_size,
+        goes_on=(lambda chunks: not is_flat(chunks)) if may_be_whole else None,
     )
+    if not read.cells_kept:
+        return WholeAnswer(options, console, engine, policy, document, notes).run()
     absent = absent_note(read.chunks, options.question)
-    say([absent] if absent and not options.json else [], console)
-    pieces, times = [], []
-    for piece in engine.stream(read.n_predict, temp=sampling.temp):
-        times.append(time.perf_counter())
-        pieces.append(piece)
-        if not options.json:
-            print(piece, end="", flush=True)
-    if not options.json:
-        print(flush=True)
+    part = part_note(options.question, read.mode == ReadMode.SKIM)
+    say([note for note in (absent, part) if note and not options.json], console)
+    written = write_answer(engine, read.n_predict, sampling.temp, not options.json)
     sources, coverage = find_sources(engine, document), find_coverage(engine, document)
     if not options.json:
         say_sources(sources, coverage, console)
@@ -112,15 +146,13 @@ def _answer(options: Options, console: Console) -> int:
     guessed = guess_note(read.n_windows, engine.heads)
     say([guessed] if guessed and not options.json else [], console)
     profile = reading.heads or find_profile_file(engine.model.path)
-    # an answer that is empty has its first token when it ends
-    times = times or [time.perf_counter()]
-    seconds = times[-1] - times[0]
     result = Result(
-        answer="".join(pieces).strip(),
+        answer=written.text,
         finish_reason="length" if engine.is_cut else "stop",
         sources=[source.fields() for source in sources],
         coverage=coverage.fields() if coverage else None,
         not_found=absent is not None,
+        partial=part is not None,
         notes=notes,
         policy=policy.name,
         reading=read.mode.value,
@@ -139,8 +171,8 @@ def _answer(options: Options, console: Console) -> int:
         kv_bytes_kept=read.bytes_kept,
         attention_kept=None if read.attention_kept is None else round(read.attention_kept, 4),
         evict_s=round(read.evict_seconds, 3),
-        ttft_s=round(times[0] - start, 3),
-        decode_tps=round((len(times) - 1) / seconds, 2) if seconds else 0.0,
+        ttft_s=round(written.first - start, 3),
+        decode_tps=written.tps,
         rss_mib=round(psutil.Process().memory_info().rss / MIB, 1),
     )
     if options.json:

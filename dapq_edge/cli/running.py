@@ -28,6 +28,7 @@ from ..prompt import Prompt
 from ..reading.engine import Engine
 from ..reading.open_model import open_model
 from ..reading.stats import ReadStats, Usage, room_warning
+from ..reading.strategies import GoesOn
 from ..store.catalog import Catalog
 from .names import message_of
 from .options import (
@@ -214,6 +215,7 @@ def read_prompt(
     *,
     n_predict: int,
     ctx_size: int,
+    goes_on: GoesOn | None = None,
 ) -> ReadStats:
     """Read a prompt with the options of the command line, and show how far it is."""
     with progress_bar(console) as bar:
@@ -226,6 +228,7 @@ def read_prompt(
             n_cells=ctx_size,
             one_shot=options.one_shot,
             allow_overflow=options.allow_overflow,
+            goes_on=goes_on,
             control=Control(lambda done, total: bar.update(task, completed=done, total=total)),
         )
 

@@ -22,7 +22,7 @@ from ..errors import AbortedError, DapqError, UsageError
 from ..eviction.heads import HeadProfile
 from ..llamacpp.log import captured_log
 from ..planning.ram import MIB
-from ..reading.stats import Usage, guess_note, skip_note, store_note
+from ..reading.stats import Usage, guess_note, part_note, skip_note, store_note
 from ..render.shading import to_terminal
 from .chat import Options
 from .citing import say_sources
@@ -161,6 +161,8 @@ class _Terminal:
             self._say("stopped")
         elif self.chat.is_cut:
             self._say(cut_note(self.chat.n_predict))
+        part = part_note(line, self.llama.engine.sequence.n_skipped > 0)
+        say([part] if part else [], self.console)
         warn(self.llama.usage, self.console)
         if self.options.verbose:
             self._say(f"{(first or start) - start:.1f} s to first token; {self._figures()}")

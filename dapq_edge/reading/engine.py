@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from collections.abc import Sequence as Tokens
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +35,8 @@ from .relevance import Serves, serves
 from .room import plan_auto, plan_room
 from .skimming import skimming_of
 from .stats import ReadStats, Usage, read_as_planned
-from .strategies import Skimming
+from .strategies import GoesOn, Skimming
+from .whole import WindowAnswer, answer_windows, n_cells_of, windows_of
 from .windows import N_OVERLAP, SIZES
 
 
@@ -466,8 +469,14 @@ class Engine:
             one_shot=self._one_shot,
         )
 
-    def _read_planned(self, prompt: Prompt, policy: Policy, plan: Plan, control: Control) -> ReadStats:
-        return read_as_planned(self.cache, prompt, policy, plan, control, self._skimming)
+    def _read_planned(
+        self, prompt: Prompt, policy: Policy, plan: Plan, control: Control, goes_on: GoesOn | None = None
+    ) -> ReadStats:
+        skimming = self._skimming
+        if goes_on:
+            # it is told about all of the document
+            skimming = replace(skimming, may_stop=False, goes_on=goes_on)
+        return read_as_planned(self.cache, prompt, policy, plan, control, skimming)
 
     @property
     def _skimming(self) -> Skimming:
@@ -485,6 +494,7 @@ class Engine:
         n_cells: int = 0,
         one_shot: bool = False,
         allow_overflow: bool = False,
+        goes_on: GoesOn | None = None,
         control: Control = UNCONTROLLED,
     ) -> ReadStats:
         """Read a prompt into a new context and evict its cache to the budget, in bounded memory unless `one_shot`.
@@ -499,6 +509,7 @@ class Engine:
             n_cells: Cells of the context; 0 for as many as are needed.
             one_shot: Read everything, then evict.
             allow_overflow: Go beyond the context length that the model was trained for.
+            goes_on: Says, when a document was skimmed, whether it is read, see `Skimming.goes_on`.
             control: Watches and stops.
 
         Raises `DapqError` if the cells are too few or if llama.cpp fails, and as `make_plan` and `Policy.evict` do.
@@ -506,26 +517,14 @@ class Engine:
         prompt = prompt if isinstance(prompt, Prompt) else Prompt.of([], list(prompt), [], has_question=False)
         policy = policy.with_heads(self.heads)
         policy.check(self.cache)
-        if budget == Auto():
-            budget = self.auto_budget(self.model.n_ctx_train)
-        n_keep = policy.cells_to_keep(budget, len(prompt))
-        # what is kept whole is read as llama.cpp would, at once
-        prompt = fit(prompt, n_keep // 2) if n_keep < len(prompt) else prompt.whole()
-        plan = make_plan(
-            prompt,
-            policy,
-            budget,
-            n_predict=n_predict,
-            n_ctx_train=self.model.n_ctx_train,
-            one_shot=one_shot,
-            allow_overflow=allow_overflow,
-        )
+        options = {"n_predict": n_predict, "one_shot": one_shot, "allow_overflow": allow_overflow}
+        prompt, plan = self._planned(prompt, policy, budget, **options)
         if 0 < n_cells < plan.n_cells:
             raise DapqError(f"reading needs {plan.n_cells:,} cells: raise `n_ctx={n_cells}` or leave it out")
         n_cells = max(n_cells, plan.n_cells)
         self.open(n_cells)
         self._keep_all(max(pad(n_cells), len(prompt) + plan.n_predict))
-        stats = self.last_read = self._read_planned(prompt, policy, plan, control)
+        stats = self.last_read = self._read_planned(prompt, policy, plan, control, goes_on)
         self.n_prompt = len(prompt)
         n_needed = pad(stats.cells_kept + prompt.n_end + plan.n_predict)
         # bounded reading leaves no more than a chunk to give back
@@ -533,10 +532,33 @@ class Engine:
             native.resize(self.cache.ctx, n_needed)
         return stats
 
+    def fits(self, prompt: Prompt, policy: Policy, budget: Budget, *, one_shot: bool = False) -> bool:
+        """Return whether `read` reads all of a prompt at once, so that its answer is from all of it."""
+        try:
+            _, plan = self._planned(prompt, policy.with_heads(self.heads), budget, n_predict=1, one_shot=one_shot)
+        except TooLongError:
+            return False
+        return plan.mode == ReadMode.FULL
+
+    def _planned(self, prompt: Prompt, policy: Policy, budget: Budget, **options: Any) -> tuple[Prompt, Plan]:
+        """Return a prompt with what is pinned, and how it is read; `options` are those of `make_plan`."""
+        if budget == Auto():
+            budget = self.auto_budget(self.model.n_ctx_train)
+        n_keep = policy.cells_to_keep(budget, len(prompt))
+        # what is kept whole is read as llama.cpp would, at once
+        prompt = fit(prompt, n_keep // 2) if n_keep < len(prompt) else prompt.whole()
+        return prompt, make_plan(prompt, policy, budget, n_ctx_train=self.model.n_ctx_train, **options)
+
     def read_ahead(self, prompt: Prompt, control: Control = UNCONTROLLED) -> Ahead:
         """Read the windows of a document into the store, in a context of its own, see `store_windows`."""
         self.open(N_SKIM + CHUNK + len(window_of(prompt).head))
         return store_windows(self.cache, prompt, self._skimming, SIZES[0] + N_OVERLAP, control)
+
+    def answer_windows(self, prompt: Prompt, control: Control = UNCONTROLLED) -> Iterator[WindowAnswer]:
+        """Have each window of a document answer, in a context of its own, see `whole.answer_windows`."""
+        windows = windows_of(prompt, self.model.n_ctx_train)
+        self.open(n_cells_of(prompt, windows))
+        yield from answer_windows(self.cache, self.model, prompt, windows, self.store, control)
 
     def stream(self, n_predict: int, *, temp: float = 0.0) -> Iterator[str]:
         """Answer what was read: pieces of text, until the end of turn or for `n_predict` tokens.

@@ -13,6 +13,7 @@ from ..errors import DapqError
 from ..eviction.heads import HeadProfile
 from ..eviction.policies import Policy
 from ..prompt import QUESTION, Prompt
+from ..prompt.extent import extent_of
 from ..prompt.paragraphs import level_of
 from .choice import Chunk
 from .plan import Plan, ReadMode
@@ -37,7 +38,7 @@ class ReadStats:
         tokens_evaluated: With the chunks that were read twice and their questions.
         n_predict: Tokens of the answer at most.
         cells_peak: Cells of the context while it was read, used or free.
-        cells_kept: Of the prompt, after eviction.
+        cells_kept: Of the prompt, after eviction; 0 if it was only skimmed, see `Skimming.goes_on`.
         n_unpinned: Tokens of the system message and of the request that had no room to be pinned.
         bytes_peak: K and V of `cells_peak`.
         bytes_kept: K and V of `cells_kept`.
@@ -125,6 +126,13 @@ def absent_note(chunks: Sequence[Chunk], request: str) -> str | None:
     if not chunks or level_of(request) < QUESTION or max(chunk.relevance for chunk in chunks) >= MIN_FOUND:
         return None
     return "nothing in the document is clearly about this question: the answer may not be from it"
+
+
+def part_note(request: str, is_partial: bool) -> str | None:
+    """Return what to say if a question asks for all of a document, and only a part of it was read for the answer."""
+    if not is_partial or extent_of(request) is None:
+        return None
+    return "this asks for all of the document, and is answered from a part of it: `dapq-edge ask --whole on` asks all"
 
 
 def guess_note(n_windows: tuple[int, int], heads: HeadProfile | None) -> str | None:

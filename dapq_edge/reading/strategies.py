@@ -29,6 +29,9 @@ from .windows import N_OVERLAP, Excerpt, excerpts, split
 # given the tokens of a question and of some texts, it returns what they share
 Search = Callable[[list[int], list[list[int]]], Matches]
 
+# given the chunks of a document that was skimmed, it returns whether the most relevant ones are read
+GoesOn = Callable[[Sequence[Chunk]], bool]
+
 
 @dataclass(frozen=True)
 class Skimming:
@@ -39,12 +42,15 @@ class Skimming:
         search: Finds the words of a question, if they count.
         may_stop: Whether reading stops when what is asked for is found by its words; otherwise all windows are read.
         store: Has windows that were read before, and takes those that are.
+        goes_on: Told all chunks when they were looked at, says whether the most relevant ones are read then. If not,
+            the cache stays empty.
     """
 
     evidence: Evidence
     search: Search | None = None
     may_stop: bool = False
     store: WindowStore | None = None
+    goes_on: GoesOn | None = None
 
 
 class Reader(ABC):
@@ -93,7 +99,8 @@ class Reader(ABC):
         Raises `DapqError` if llama.cpp fails, and what `Policy.evict` and the control raise.
         """
         self._n_total = len(prompt)
-        self._bring_in(prompt)
+        if not self._bring_in(prompt):
+            return
         self.cache.pin(prompt.pinned)
         with self.cache.before(ending_of(prompt)):
             self._evict(self.policy, self.plan.n_keep)
@@ -101,8 +108,8 @@ class Reader(ABC):
         self._read(prompt.end)
 
     @abstractmethod
-    def _bring_in(self, prompt: Prompt) -> None:
-        """Read all but the generation prompt, until only the last eviction is left."""
+    def _bring_in(self, prompt: Prompt) -> bool:
+        """Read all but the generation prompt, until only the last eviction is left; return whether that was done."""
 
     def _read(self, tokens: list[int]) -> None:
         for start in range(0, len(tokens), CHUNK):
@@ -121,28 +128,33 @@ class Reader(ABC):
 class FullReader(Reader):
     """Reads everything, then evicts: the peak is the full cache."""
 
-    def _bring_in(self, prompt: Prompt) -> None:
+    def _bring_in(self, prompt: Prompt) -> bool:
         self._read(prompt.text)
+        return True
 
 
 class ChunkedReader(Reader):
     """After each chunk, probes and evicts down to the budget."""
 
-    def _bring_in(self, prompt: Prompt) -> None:
+    def _bring_in(self, prompt: Prompt) -> bool:
         tokens, n_resident = prompt.text, self.plan.n_resident
         self.cache.pin(prompt.pinned)
         self._read(tokens[:n_resident])
         for part in split(range(n_resident, len(tokens)), self.plan.n_chunk):
             self._evict(self.policy.while_reading, self.plan.n_most)
             self._read(tokens[part.start : part.stop])
+        return True
 
 
 class SkimReader(Reader):
     """Asks each window of the document for itself, then reads the most relevant place of all."""
 
-    def _bring_in(self, prompt: Prompt) -> None:
+    def _bring_in(self, prompt: Prompt) -> bool:
         self._skim(prompt)
+        if self.skimming.goes_on and not self.skimming.goes_on(self.chunks):
+            return False
         self._read_chosen(prompt)
+        return True
 
     def _skim(self, prompt: Prompt) -> None:
         """Read the documents window by window, and see what the question finds in each, until that is enough."""

@@ -10,7 +10,7 @@ from ..chat.sources import Source, find_coverage, find_sources
 from ..errors import TooLongError, UsageError
 from ..llama import Llama
 from ..llamacpp.openai import at_least, grammar_of
-from ..reading.stats import absent_note, room_warning, skip_note
+from ..reading.stats import absent_note, part_note, room_warning, skip_note
 from .schemas import ChatRequest, CompletionRequest
 from .worker import Task
 
@@ -173,8 +173,14 @@ def _evidence(llama: Llama, quoted: Quoted) -> dict[str, Any]:
     read = llama.engine.last_read
     # what was only appended was not looked for
     absent = absent_note(read.chunks, quoted.request) if read and llama.usage.n_windows[1] else None
+    part = part_note(quoted.request, llama.engine.sequence.n_skipped > 0)
     coverage = find_coverage(llama.engine, quoted.document)
-    return {"coverage": coverage.line if coverage else "", "not_found": absent is not None, "note": absent or ""}
+    return {
+        "coverage": coverage.line if coverage else "",
+        "not_found": absent is not None,
+        "partial": part is not None,
+        "note": "; ".join(note for note in (absent, part) if note),
+    }
 
 
 def _annotation(quoted: Quoted, source: Source) -> dict[str, Any]:

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 
+from .answers import AnswerStore
 from .catalog import Catalog
 from .states import StateStore
 from .windows import WindowStore
 
 
 class Store:
-    """Windows of documents, and conversations.
+    """Windows of documents, what they answered, and conversations.
 
     Args:
         catalog: Keeps them; other models and processes may share it.
@@ -19,10 +20,12 @@ class Store:
     Attributes:
         catalog: Keeps them.
         windows: Of documents.
+        answers: Of windows.
         states: Of conversations.
     """
 
     def __init__(self, catalog: Catalog, identity: Callable[[], str], name: str, store_type: str) -> None:
         self.catalog = catalog
         self.windows = WindowStore(catalog, identity, name, store_type)
+        self.answers = AnswerStore(catalog, identity, name)
         self.states = StateStore(catalog, identity, name)

@@ -17,6 +17,7 @@ def test_json(model, doc):
         "sources",
         "coverage",
         "not_found",
+        "partial",
         "notes",
         "policy",
         "reading",

@@ -24,6 +24,13 @@ def chat(model, lines, *args, **kwargs):
     return dapq_edge("chat", "-m", model, "-n", 8, "--kv-budget", 200, *args, stdin="\n".join(lines).encode(), **kwargs)
 
 
+def test_a_part_says_that_it_is_one(model, doc):
+    note = "this asks for all of the document, and is answered from a part of it"
+    assert chat(model, ["Summarize it."], "--doc", doc).stderr.decode().count(note) == 1
+    assert note not in chat(model, ["What jumps?"], "--doc", doc).stderr.decode()
+    assert note not in chat(model, ["Summarize it."]).stderr.decode()
+
+
 def test_chat_in_a_pipe(model, doc, tmp_path):
     """Questions, commands and a session that goes on."""
     saved = tmp_path / "a.session"

@@ -97,6 +97,16 @@ def test_answers_about_a_text_that_was_pasted_are_cited_too(server):
         assert " ".join(text[cited["document_start"] : cited["document_end"]].split()) == cited["quote"]
 
 
+def test_a_part_says_that_it_is_one(server):
+    text = post(server, ("The first thing is red. " * 80).encode(), "red.txt").json()["text"]
+    first = {"role": "user", "content": f"{text}\n\nSummarize it."}
+    later = [{"role": "assistant", "content": "Red."}, {"role": "user", "content": "Which thing is red?"}]
+    for messages, is_partial in (([first], True), ([first, *later], False)):
+        evidence = server.chat("", messages=messages, max_tokens=2).json()["evidence"]
+        assert evidence["partial"] is is_partial
+        assert ("answered from a part of it" in evidence["note"]) is is_partial
+
+
 def test_answers_about_no_text_say_nothing(server):
     answer = server.chat("Which thing is red?").json()
     assert "evidence" not in answer

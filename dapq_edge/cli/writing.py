@@ -1,0 +1,37 @@
+"""Writes an answer, and measures it."""
+
+import time
+from dataclasses import dataclass
+
+from ..reading.engine import Engine
+
+
+@dataclass(frozen=True)
+class Written:
+    """An answer.
+
+    Attributes:
+        text: All of it.
+        first: When its first token was there, by `time.perf_counter`; when it ended, if it is empty.
+        tps: Tokens in a second behind the first one.
+    """
+
+    text: str
+    first: float
+    tps: float
+
+
+def write_answer(engine: Engine, n_predict: int, temp: float, is_shown: bool) -> Written:
+    """Answer what was read, with `n_predict` tokens at most; print it as it comes, if it `is_shown`."""
+    pieces, times = [], []
+    for piece in engine.stream(n_predict, temp=temp):
+        times.append(time.perf_counter())
+        pieces.append(piece)
+        if is_shown:
+            print(piece, end="", flush=True)
+    if is_shown:
+        print(flush=True)
+    times = times or [time.perf_counter()]
+    seconds = times[-1] - times[0]
+    tps = round((len(times) - 1) / seconds, 2) if seconds else 0.0
+    return Written("".join(pieces).strip(), times[0], tps)

@@ -1,0 +1,173 @@
+"""`dapq-edge ask --whole`: what is printed where, of answers that windows gave."""
+
+import json
+
+import pytest
+from helpers.cli import TEXT, assert_usage, dapq_edge
+
+from dapq_edge.cli import asking
+from dapq_edge.reading import engine
+from dapq_edge.reading.whole import WindowAnswer
+
+LIST, COUNT, SUMMARY = "List all ships.", "How many ships are mentioned?", "Summarize it."
+
+
+@pytest.fixture
+def long_doc(tmp_path):
+    path = tmp_path / "long.md"
+    path.write_text("".join(f"# Part {i}\n\n{TEXT}\n\n" for i in range(1, 7)))
+    return path
+
+
+@pytest.fixture
+def said(monkeypatch):
+    """What windows answer, one after the other; None is Ctrl-C."""
+    texts = ["1. The Ada\n2. The Bee", "none", "- the bee.\n- The Cod"]
+
+    def answer_windows(cache, model, prompt, windows, store, control):
+        for i, text in enumerate(texts):
+            if text is None:
+                raise KeyboardInterrupt
+            yield WindowAnswer(range(i * 200, i * 200 + 200), text, text.endswith("..."), i == 1, 10)
+
+    monkeypatch.setattr(engine, "answer_windows", answer_windows)
+    return texts
+
+
+def whole(model, doc, question, *args, whole="on"):
+    options = "--kv-budget", 200, "--whole", whole, "-n", 4
+    return dapq_edge("ask", "-m", model, "--doc", doc, *options, question, *args)
+
+
+def test_a_list_is_what_was_joined(model, long_doc, said):
+    result = whole(model, long_doc, LIST)
+    assert result.returncode == 0
+    assert [line.split(": ")[-1] for line in result.stdout.decode().splitlines()] == ["The Ada", "The Bee", "The Cod"]
+    assert result.stdout.startswith(b"Part 1")
+    assert b"3 different items" in result.stderr
+    data = json.loads(whole(model, long_doc, LIST, "--json").stdout)
+    assert list(data) == [
+        "answer",
+        "count",
+        "parts",
+        "sources",
+        "coverage",
+        "not_found",
+        "partial",
+        "notes",
+        "policy",
+        "reading",
+        "prompt_tokens",
+        "tokens_evaluated",
+        "windows_read",
+        "windows",
+        "windows_stored",
+        "windows_cut",
+        "whole_s",
+        "ttft_s",
+        "decode_tps",
+        "rss_mib",
+    ]
+    assert data["answer"] == "The Ada\nThe Bee\nThe Cod"
+    assert (data["reading"], data["partial"], data["not_found"], data["count"]) == ("whole", False, False, 3)
+    assert [part["windows"] for part in data["parts"]] == [[1], [1, 3], [3]]
+    assert data["parts"][0]["pages"][0] == {"file": str(long_doc), "page": "Part 1"}
+    assert (data["windows_read"], data["windows_stored"], data["tokens_evaluated"]) == (3, 1, 30)
+
+
+def test_code_counts(model, long_doc, said):
+    result = whole(model, long_doc, COUNT)
+    assert result.stdout == b"3\n"
+    assert "The Ada" in result.stderr.decode()
+    assert json.loads(whole(model, long_doc, COUNT, "--json").stdout)["answer"] == "3"
+
+
+@pytest.mark.parametrize("question", [SUMMARY, "What sails?"])
+def test_anything_else_is_written_over_the_parts(model, long_doc, said, question):
+    result = whole(model, long_doc, question)
+    assert "The Ada" in result.stderr.decode()
+    assert "The Ada" not in result.stdout.decode("utf-8", "replace")
+    data = json.loads(whole(model, long_doc, question, "--json").stdout)
+    assert data["answer"] == result.stdout.decode("utf-8", "replace").strip()
+    assert data["tokens_evaluated"] > 30
+    for source in data["sources"]:
+        assert source["page"].startswith("Part")
+
+
+def test_nothing_is_found(model, long_doc, said):
+    said[:] = ["none", "", "The text does not say it."]
+    for question, stdout in ((LIST, b""), (COUNT, b"0\n"), (SUMMARY, b"")):
+        result = whole(model, long_doc, question)
+        assert result.stdout == stdout
+        assert b"no window of the document has anything about this" in result.stderr
+    assert json.loads(whole(model, long_doc, LIST, "--json").stdout)["not_found"] is True
+
+
+def test_an_answer_that_was_cut_is_said(model, long_doc, said):
+    said[1] = "The Dab\nThe Eel and ..."
+    assert b"windows had more to say than 96 tokens" in whole(model, long_doc, LIST).stderr
+    data = json.loads(whole(model, long_doc, LIST, "--json").stdout)
+    assert (data["partial"], data["windows_cut"]) == (True, 1)
+
+
+def test_parts_that_do_not_fit_are_said(model, long_doc, said):
+    said[:] = ["\n".join(f"The ship {i * 100 + j} left the harbour." for j in range(40)) for i in range(3)]
+    result = whole(model, long_doc, SUMMARY, "--json")
+    assert b"the parts are longer than the budget" in result.stderr
+    assert json.loads(result.stdout)["partial"] is True
+
+
+def test_ctrl_c(model, long_doc, said):
+    said[1] = None
+    result = whole(model, long_doc, LIST)
+    assert result.returncode == 130
+    assert [line.split(": ")[-1] for line in result.stdout.decode().splitlines()] == ["The Ada", "The Bee"]
+    assert b"the same command goes on where it was" in result.stderr
+    result = whole(model, long_doc, SUMMARY, "--json")
+    data = json.loads(result.stdout)
+    assert result.returncode == 130
+    assert (data["partial"], data["answer"], data["windows_read"]) == (True, "", 1)
+    assert data["coverage"]["unseen"]
+
+
+def test_real_windows(model, long_doc):
+    first, again = (json.loads(whole(model, long_doc, LIST, "--json").stdout) for _ in range(2))
+    assert first["windows_read"] == first["windows"] == again["windows_stored"] > 1
+    assert again["tokens_evaluated"] == 0 < first["tokens_evaluated"]
+    assert again["parts"] == first["parts"]
+    assert not first["coverage"]["unseen"] + first["coverage"]["partly"]
+
+
+@pytest.mark.parametrize("is_flat", [True, False])
+def test_auto(model, long_doc, said, monkeypatch, is_flat):
+    """The words of a question and what it finds decide together."""
+    monkeypatch.setattr(asking, "is_flat", lambda chunks: is_flat)
+    result = whole(model, long_doc, LIST, whole="auto")
+    note = "this asks for all of the document: each of its"
+    assert (note in result.stderr.decode()) is is_flat
+    data = json.loads(whole(model, long_doc, LIST, "--json", whole="auto").stdout)
+    assert data["reading"] == ("whole" if is_flat else "skim")
+    assert data["partial"] is not is_flat
+    data = json.loads(whole(model, long_doc, "Who sails?", "--json", whole="auto").stdout)
+    assert (data["reading"], data["partial"]) == ("skim", False)
+
+
+def test_a_part_says_that_it_is_one(model, long_doc):
+    note = b"this asks for all of the document, and is answered from a part of it"
+    assert note in whole(model, long_doc, LIST, whole="off").stderr
+    assert note not in whole(model, long_doc, "Who sails?", whole="off").stderr
+    assert json.loads(whole(model, long_doc, LIST, "--json", whole="off").stdout)["partial"] is True
+
+
+@pytest.mark.parametrize("mode", ["on", "auto"])
+def test_what_fits_is_read_at_once(model, doc, mode):
+    result = dapq_edge("ask", "-m", model, "--doc", doc, "--whole", mode, "-n", 2, "--json", LIST)
+    data = json.loads(result.stdout)
+    assert (data["reading"], data["partial"]) == ("full", False)
+
+
+def test_it_needs_a_question(model, long_doc):
+    result = dapq_edge("ask", "-m", model, "--doc", long_doc, "--whole", "on")
+    assert result.returncode == 2
+    assert b"--whole" in result.stderr
+    assert_usage(dapq_edge("ask", "-m", model, "--doc", long_doc, "--whole", "maybe", LIST), "--whole")
