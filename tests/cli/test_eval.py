@@ -203,4 +203,4 @@ def test_absent(model, data, tmp_path):
     literal = [("the fact's", fact) for fact in ("there", "absent", "another")]
     assert found == [*literal, ("other", "there"), ("other", "absent")]
     # by default with long texts, too, where there are some
-    assert_one_line(dapq_edge(*args[:6], *args[8:]), 1, "too short for 32,768 tokens: give a longer --haystack")
+    assert_one_line(dapq_edge(*args[:8], *args[10:]), 1, "too short for 32,768 tokens: give a longer --haystack")
