@@ -162,10 +162,15 @@ class AbsentOptions(Measurement):
         help="tokens of a text (default: 2048, and with --haystack 32768, too)",
     )
     data: str | None = option(
-        "--data", metavar="FILE", help="questions in other words, JSONL, with *.txt beside it (default: as `relevance`)"
+        "--data",
+        metavar="FILE",
+        help="questions in other words than their facts, JSONL, with *.txt beside it (default: the test half of our "
+        "own, unless there are --needles)",
     )
     needles: str | None = option(
-        "--needles", metavar="FILE", help="facts that are asked for in their own words, JSONL (default: made ones)"
+        "--needles",
+        metavar="FILE",
+        help="facts that are asked for in their own words, JSONL (default: made ones, unless there is --data)",
     )
     haystack: str | None = option("--haystack", metavar="DIR", help="folder with *.txt (default: beside the questions)")
     questions: int = option(
