@@ -31,7 +31,7 @@ def plot_citations(rows: Sequence[Row], path: Path) -> None:
     axis.set_xticks(np.arange(len(fields)) + 0.4 - width / 2, [METRICS[field] for field in fields], fontsize=8)
     axis.set_ylim(0, 1)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(fontsize=8)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8)
     figure.suptitle(title_of(rows[0]), fontsize=10)
     save(figure, path)
 
@@ -52,6 +52,6 @@ def plot_absent(rows: Sequence[Row], path: Path) -> None:
         axis.set_title(f"{length:,} tokens", fontsize=9)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0][0].set_ylabel("share of the question's words in it")
-    axes[0][-1].legend(fontsize=8)
+    figure.legend(*axes[0][-1].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
     figure.suptitle(title_of({**rows[0], "length": None}), fontsize=10)
     save(figure, path)
