@@ -76,23 +76,29 @@ def read_texts(folder: Path) -> dict[str, str]:
 def ask_all(
     model: Model, questions: Sequence[Question], texts: Mapping[str, str], n_tokens: int, seed: int = 0
 ) -> Iterable[Asked]:
+    """Yield the prompts of `hide_all`, and where the facts are. Raises as it does."""
+    for question, prompt in zip(questions, hide_all(model, questions, texts, n_tokens, seed), strict=True):
+        yield Asked(prompt, find_span(model, prompt.body, question.fact.strip()))
+
+
+def hide_all(
+    model: Model, questions: Sequence[Question], texts: Mapping[str, str], n_tokens: int, seed: int = 0
+) -> Iterable[Prompt]:
     """Yield a prompt for each question: a document of about `n_tokens` tokens with the fact at a random place.
 
     A question whose style has no text gets all of them. Raises `DapqError` if a text is too short.
     """
     rng = np.random.default_rng(seed)
     for question in questions:
-        yield _ask(model, question, texts.get(question.style) or "\n\n".join(texts.values()), n_tokens, rng)
+        yield _hide(model, question, texts.get(question.style) or "\n\n".join(texts.values()), n_tokens, rng)
 
 
-def _ask(model: Model, question: Question, text: str, n_tokens: int, rng: np.random.Generator) -> Asked:
+def _hide(model: Model, question: Question, text: str, n_tokens: int, rng: np.random.Generator) -> Prompt:
     # more characters than most tokens have
     start = text.find(" ", int(rng.integers(max(1, len(text) - 6 * n_tokens)))) + 1
     tokens = model.tokenize(text[start : start + 16 * n_tokens])[:n_tokens]
     if len(tokens) < n_tokens // 2:
-        raise DapqError(f"a text is too short for {n_tokens:,} tokens: lower `length`")
+        raise DapqError(f"a text is too short for {n_tokens:,} tokens: give a longer `haystack`")
     text = model.detokenize(tokens).decode("utf-8", "ignore")
     place = text.find(". ", int(len(text) * rng.uniform(0.05, 0.9))) + 1
-    fact = question.fact.strip()
-    prompt = chat_prompt(model, f"{text[:place]} {fact}{text[place:]}".strip(), question.question)
-    return Asked(prompt, find_span(model, prompt.body, fact))
+    return chat_prompt(model, f"{text[:place]} {question.fact.strip()}{text[place:]}".strip(), question.question)

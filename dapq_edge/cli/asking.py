@@ -93,6 +93,10 @@ class Result:
         return "; ".join(parts)
 
 
+def _rounded(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: round(value, 4) if isinstance(value, float) else value for name, value in fields.items()}
+
+
 def answer(options: Options) -> int:
     """Read, evict, answer; returns the exit code."""
     check_budget(options.reading)
@@ -163,7 +167,7 @@ def _answer(options: Options, console: Console) -> int:
         windows=read.n_windows[1],
         windows_stored=read.n_stored,
         head_profile=None if profile is None else str(profile),
-        chunks=[{**asdict(chunk), "relevance": round(chunk.relevance, 4)} for chunk in read.chunks],
+        chunks=[_rounded(asdict(chunk)) for chunk in read.chunks],
         kv_cells_peak=read.cells_peak,
         kv_cells_kept=read.cells_kept,
         unpinned_tokens=read.n_unpinned,

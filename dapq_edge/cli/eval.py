@@ -13,8 +13,8 @@ DEPTHS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
 @dataclass(frozen=True)
-class Measurement:
-    """Options of all tasks that measure a model."""
+class _Lengths:
+    """Options of tasks that make prompts of some lengths."""
 
     lengths: list[int] = option(
         "--lengths",
@@ -24,6 +24,12 @@ class Measurement:
         metavar="N",
         help="tokens of a prompt (default: 2048)",
     )
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Options of all tasks that measure a model."""
+
     heads: str | None = option("--heads", metavar="FILE", help="head profile (default: the one that was calibrated)")
     seed: int = option("--seed", type=positive_or(0), default=0, metavar="N", help="of what is random (default: 0)")
     json: str | None = option(
@@ -34,7 +40,7 @@ class Measurement:
 
 
 @dataclass(frozen=True)
-class Task(Measurement):
+class Task(Measurement, _Lengths):
     """Options of all tasks that evict."""
 
     budgets: list[str] = option(
@@ -111,7 +117,7 @@ class FidelityOptions(_Rows):
 
 
 @dataclass(frozen=True)
-class RelevanceOptions(Measurement):
+class RelevanceOptions(Measurement, _Lengths):
     """Options of `relevance`."""
 
     data: str | None = option(
@@ -122,6 +128,64 @@ class RelevanceOptions(Measurement):
     )
     haystack: str | None = option("--haystack", metavar="DIR", help="folder with *.txt (default: beside the questions)")
     rows: int | None = option("--rows", type=positive_or(), metavar="N", help="questions of each length (default: all)")
+
+
+@dataclass(frozen=True)
+class CitationsOptions(Measurement):
+    """Options of `citations`."""
+
+    haystack: str | None = option(
+        "--haystack", metavar="DIR", help="folder with *.txt (default: our own, which have room for 25 pages)"
+    )
+    pages: int = option(
+        "--pages", type=positive_or(), default=100, metavar="N", help="of the text, with a fact on each (default: 100)"
+    )
+    questions: int = option(
+        "--questions", type=positive_or(), default=40, metavar="N", help="facts that are asked for (default: 40)"
+    )
+    kv_budget: str = option("--kv-budget", default="1024", metavar="N|P%", help="cells to keep (default: 1024)")
+    policy: str = option("--policy", default=DEFAULT_POLICY, metavar="NAME", help=f"default: {DEFAULT_POLICY}")
+    predict: int = option(
+        "-n", "--predict", type=positive_or(), default=40, metavar="N", help="tokens of the answer (default: 40)"
+    )
+
+
+@dataclass(frozen=True)
+class AbsentOptions(Measurement):
+    """Options of `absent`."""
+
+    lengths: list[int] | None = option(
+        "--lengths",
+        type=positive_or(),
+        nargs="+",
+        metavar="N",
+        help="tokens of a text (default: 2048, and with --haystack 32768, too)",
+    )
+    data: str | None = option(
+        "--data",
+        metavar="FILE",
+        help="questions in other words than their facts, JSONL, with *.txt beside it (default: the test half of our "
+        "own, unless there are --needles)",
+    )
+    needles: str | None = option(
+        "--needles",
+        metavar="FILE",
+        help="facts that are asked for in their own words, JSONL (default: made ones, unless there is --data)",
+    )
+    haystack: str | None = option("--haystack", metavar="DIR", help="folder with *.txt (default: beside the questions)")
+    questions: int = option(
+        "--questions",
+        type=positive_or(),
+        default=60,
+        metavar="N",
+        help="of each kind, again at another place if there are fewer (default: 60)",
+    )
+    half: str = option(
+        "--half",
+        choices=["choose", "report", "all"],
+        default="all",
+        help="questions with even numbers, to choose limits, or odd ones, to report them (default: all)",
+    )
 
 
 @dataclass(frozen=True)
@@ -140,6 +204,10 @@ COMMAND = CommandGroup(
         Command("ruler", "tasks of RULER", RulerOptions, "evaluating:run_ruler"),
         Command("fidelity", "KL divergence to the full cache", FidelityOptions, "evaluating:run_fidelity"),
         Command("relevance", "rank of the chunk that answers", RelevanceOptions, "evaluating:run_relevance"),
+        Command(
+            "citations", "right pages and sentences of sources", CitationsOptions, "evaluating_sources:run_citations"
+        ),
+        Command("absent", "facts that are not in the text", AbsentOptions, "evaluating_sources:run_absent"),
         Command("report", "one page of all results in a folder", ReportOptions, "evaluating:run_report"),
     ),
 )

@@ -81,7 +81,7 @@ def run_fidelity(options: FidelityOptions) -> int:
 
 
 def _run(options: Task, make_cases: MakeCases) -> int:
-    _check(options)
+    check(options)
     for budget in options.budgets:
         if parse_budget(budget) == Auto():
             raise UsageError("auto: give numbers of cells, or shares", param="budgets")
@@ -96,16 +96,17 @@ def _run(options: Task, make_cases: MakeCases) -> int:
             raise DapqError("no prompts: the data is empty, or shorter than `lengths`")
         return evaluate(engine, cases, jobs, results, control)
 
-    return _measure(options, rows)
+    return measure(options, rows)
 
 
-def _check(options: Measurement) -> None:
+def check(options: Measurement) -> None:
+    """Raise as `check_model` does, and `DapqError` if a picture is wanted that cannot be drawn."""
     check_model(options.model)
     if options.plot:
         require_matplotlib()
 
 
-def _measure(options: Measurement, make_rows: MakeRows) -> int:
+def measure(options: Measurement, make_rows: MakeRows) -> int:
     """Open the model, measure, and show what was measured."""
     results = Results(Path(options.json) if options.json else None)
     console = Console(stderr=True)
@@ -124,20 +125,21 @@ def _measure(options: Measurement, make_rows: MakeRows) -> int:
 
 def run_relevance(options: RelevanceOptions) -> int:
     """Rank the chunks of documents; returns the exit code."""
-    _check(options)
+    check(options)
     data = Path(options.data) if options.data else BUILT_IN / "test.jsonl"
-    if options.needles:
-        needles = read_needles(Path(options.needles))
-        questions = [Question(needle.needle.strip(), needle.question, needle.answer) for needle in needles]
-    else:
-        questions = read_questions(data)
+    questions = needle_questions(Path(options.needles)) if options.needles else read_questions(data)
     texts = read_texts(Path(options.haystack) if options.haystack else data.parent)
 
     def rows(engine: Engine, results: Results, control: Control) -> list[Row]:
         some = questions[: options.rows]
         return relevance_rows(engine, some, texts, options.lengths, results, seed=options.seed, control=control)
 
-    return _measure(options, rows)
+    return measure(options, rows)
+
+
+def needle_questions(path: Path) -> list[Question]:
+    """Return the needles of a file as questions in the words of their facts. Raises as `read_needles` does."""
+    return [Question(needle.needle.strip(), needle.question, needle.answer) for needle in read_needles(path)]
 
 
 def run_report(options: ReportOptions) -> int:

@@ -7,8 +7,10 @@ import numpy as np
 
 from ..eviction.heads import HeadProfile
 from ..render.pictures import save
+from .estimates import Estimate, mean
 from .results import Row
-from .summary import Estimate, group_by, mean, name_of, of_full, title_of
+from .source_plots import plot_absent, plot_citations
+from .summary import group_by, name_of, of_full, title_of
 
 FULL_COLOR = "#8a8f98"
 
@@ -36,13 +38,9 @@ def plot_heads(profile: HeadProfile, path: Path) -> None:
 
 
 def plot_results(rows: Sequence[Row], path: Path) -> None:
-    """Draw rows of one kind of task: needles as heat maps, ranks as bars, all others as curves over the budget."""
-    if rows[0]["task"] == "needle":
-        _plot_needles(rows, path)
-    elif rows[0]["task"] == "relevance":
-        _plot_ranks(rows, path)
-    else:
-        _plot_curves(rows, path)
+    """Draw rows of one kind of task, each in its own way; of those without one, curves over the budget."""
+    draw = {"needle": _plot_needles, "relevance": _plot_ranks, "citations": plot_citations, "absent": plot_absent}
+    draw.get(rows[0]["task"], _plot_curves)(rows, path)
 
 
 def _plot_needles(rows: Sequence[Row], path: Path) -> None:

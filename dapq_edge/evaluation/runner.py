@@ -98,7 +98,7 @@ def evaluate(
 
     Raises `DapqError` as `Engine.read` and `Policy.check` do.
     """
-    cases, model = list(cases), _model_key(engine)
+    cases, model = list(cases), model_key(engine)
     total = len(cases) * len(jobs)
     for job in jobs:
         job.policy.with_heads(engine.heads).check(engine.cache)
@@ -114,7 +114,8 @@ def evaluate(
     return [row for row in rows if row is not None]
 
 
-def _model_key(engine: Engine) -> dict[str, Any]:
+def model_key(engine: Engine) -> dict[str, Any]:
+    """Return the fields that say by which model a row was measured."""
     path, (type_k, type_v) = engine.model.path, engine.model.cache_types
     return {"model": path.name, "model_hash": model_hash(path)[:12], "type_k": type_k, "type_v": type_v}
 

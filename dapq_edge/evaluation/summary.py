@@ -1,6 +1,5 @@
 """Summaries of results: means over prompts, each with a 95% interval."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,22 +7,24 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from .absent_table import absent_table
+from .estimates import Estimate, mean, share_of, wilson
 from .results import JOB_FIELDS, Row
 
-# standard deviations of a 95% interval
-Z = 1.96
-
 # what the rows of one table have in common
-SETTING = ("task", "model", "model_hash", "type_k", "type_v", "length", "facts", "prefix", "paraphrased")
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean and the bounds of its 95% interval."""
-
-    mean: float
-    low: float
-    high: float
+SETTING = (
+    "task",
+    "model",
+    "model_hash",
+    "type_k",
+    "type_v",
+    "length",
+    "facts",
+    "prefix",
+    "paraphrased",
+    "pages",
+    "asked",
+)
 
 
 def group_by(rows: Sequence[Row], fields: Sequence[str]) -> dict[tuple[Any, ...], list[Row]]:
@@ -43,20 +44,6 @@ def of_full(rows: Sequence[Row], group: Sequence[Row]) -> Estimate | None:
     pairs = [(row["score"], full.get(row.prompt, 0)) for row in group]
     shares = [min(1.0, score / of) for score, of in pairs if of]
     return wilson(float(np.mean(shares)), len(shares)) if shares else None
-
-
-def wilson(share: float, n: int) -> Estimate:
-    """Return a share of n with its interval (Wilson 1927)."""
-    middle = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
-    half = Z / (1 + Z**2 / n) * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
-    return Estimate(share, max(0.0, middle - half), min(1.0, middle + half))
-
-
-def mean(values: Sequence[float]) -> Estimate:
-    """Return the mean of numbers; the interval of a single one is not finite."""
-    average = float(np.mean(values))
-    half = Z * float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.inf
-    return Estimate(average, average - half, average + half)
 
 
 @dataclass(frozen=True)
@@ -97,6 +84,8 @@ def title_of(row: Mapping[str, Any]) -> str:
         f"{row['facts']} facts" if row.get("facts", 1) > 1 else "",
         "without the first words of the answer" if row.get("prefix") is False else "",
         "paraphrased" if row.get("paraphrased") else "",
+        f"{row['pages']} pages" if row.get("pages") else "",
+        f"asked in {row['asked']} words" if row.get("asked") else "",
     ]
     return ", ".join([str(row["task"]), *filter(None, notes)])
 
@@ -111,6 +100,8 @@ def name_of(row: Row) -> str:
 
 
 def _summary(title: str, rows: Sequence[Row]) -> Summary:
+    if rows[0]["task"] == "absent":
+        return Summary(title, *absent_table(rows))
     columns = [name for name in METRICS if any(name in row for row in rows)]
     headings = ["policy", "keeps", "budget", "prompts", *(METRICS[name] for name in columns)]
     if "score" in columns:
@@ -119,7 +110,8 @@ def _summary(title: str, rows: Sequence[Row]) -> Summary:
     for (_, granularity, _, _, budget), group in group_by(rows, JOB_FIELDS).items():
         cells = [_metric(name, [row[name] for row in group if name in row]) for name in columns]
         if "score" in columns:
-            cells.append(_percent(of_full(rows, group)))
+            of_all = of_full(rows, group)
+            cells.append(of_all.percent if of_all else "")
         lines.append([name_of(group[0]), granularity, budget, str(len(group)), *cells])
     # ranks have no budget
     used = [i for i in range(len(headings)) if headings[i] not in ("keeps", "budget") or any(line[i] for line in lines)]
@@ -137,14 +129,27 @@ METRICS = {
     "attention_kept": "attention kept",
     "rouge_l": "ROUGE-L",
     "ttft_s": "s to first token",
+    "is_right": "right answers",
+    "right_page": "of these: page",
+    "right_quote": "sentence",
+    "bm25_page": "BM25's page",
+    "n_invented": "invented",
+    "citing": "citing, of the time",
 }
+
+# what is true or false of a prompt
+SHARES = "first", "among_four", "is_right", "right_page", "right_quote", "bm25_page"
 
 
 def _metric(name: str, values: Sequence[float]) -> str:
     if not values:
         return ""
-    if name in ("first", "among_four"):
-        return _percent(wilson(float(np.mean(values)), len(values)))
+    if name in SHARES:
+        return share_of(values).percent
+    if name == "n_invented":
+        return f"{sum(values)}"
+    if name == "citing":
+        return f"{np.median(values):.1%}"
     if name == "rank":
         return f"{np.mean(values):.2f}"
     if name in ("score", "top1", "oracle_recall", "attention_kept"):
@@ -153,7 +158,3 @@ def _metric(name: str, values: Sequence[float]) -> str:
         estimate = mean(values)
         return f"{estimate.mean:.3f} ± {estimate.high - estimate.mean:.3f}"
     return f"{np.median(values):.1f}" if name == "ttft_s" else f"{np.mean(values):.3f}"
-
-
-def _percent(estimate: Estimate | None) -> str:
-    return f"{estimate.mean:.1%} ({estimate.low:.0%} to {estimate.high:.0%})" if estimate else ""

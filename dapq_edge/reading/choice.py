@@ -27,6 +27,7 @@ class Chunk:
         start: The first one.
         stop: The one behind the last.
         relevance: How much the question finds in them, 0 to 1, see `Evidence`.
+        coverage: The share of its words that stand there, see `Matches`; 0 if words do not count.
         is_skimmed: Whether they were looked at; otherwise what was asked for was found before.
         is_read: Whether any of them was read after skimming.
     """
@@ -34,6 +35,7 @@ class Chunk:
     start: int
     stop: int
     relevance: float = 0.0
+    coverage: float = 0.0
     is_skimmed: bool = False
     is_read: bool = False
 

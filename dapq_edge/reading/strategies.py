@@ -150,14 +150,17 @@ class SkimReader(Reader):
     """Asks each window of the document for itself, then reads the most relevant place of all."""
 
     def _bring_in(self, prompt: Prompt) -> bool:
-        self._skim(prompt)
+        self.skim(prompt)
         if self.skimming.goes_on and not self.skimming.goes_on(self.chunks):
             return False
         self._read_chosen(prompt)
         return True
 
-    def _skim(self, prompt: Prompt) -> None:
-        """Read the documents window by window, and see what the question finds in each, until that is enough."""
+    def skim(self, prompt: Prompt) -> None:
+        """Read the documents window by window, and see what the question finds in each, until that is enough.
+
+        The cache is empty then. Raises as `read` does.
+        """
         body, around = prompt.body, window_of(prompt)
         windows = self._windows = excerpts(list(map(len, prompt.documents)), self.plan.n_window, self.plan.n_chunk)
         chunks = [[Chunk(chunk.start, chunk.stop) for chunk in window.chunks] for window in windows]
@@ -187,8 +190,8 @@ class SkimReader(Reader):
 
     def _count_words(self, matches: Matches) -> None:
         relevance = combined(np.array([chunk.relevance for chunk in self.chunks]), matches)
-        for chunk, value in zip(self.chunks, relevance.tolist(), strict=True):
-            chunk.relevance = value if chunk.is_skimmed else 0.0
+        for chunk, value, coverage in zip(self.chunks, relevance.tolist(), matches.coverage.tolist(), strict=True):
+            chunk.relevance, chunk.coverage = value if chunk.is_skimmed else 0.0, coverage
 
     def _is_enough(self, matches: Matches) -> bool:
         relevance = np.array([chunk.relevance for chunk in self.chunks])

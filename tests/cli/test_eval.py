@@ -147,3 +147,60 @@ def test_relevance(model, data, tmp_path):
     literal = dapq_edge("eval", "relevance", "-m", model, *data, "--lengths", 400)
     assert literal.returncode == 0, literal.stderr.decode()
     assert_one_line(dapq_edge(*args[:-2], 10**6), 1, "too short")
+
+
+def rows_in(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def assert_resumed_and_reported(args, results, first):
+    """A rerun takes all rows from the file, and the page of all results has them."""
+    size = results.stat().st_size
+    again = dapq_edge(*args, "--json", results)
+    assert again.stdout == first.stdout
+    assert results.stat().st_size == size
+    assert dapq_edge("eval", "report", results.parent).returncode == 0
+    (picture,) = results.parent.glob("*.png")
+    assert picture.name in (results.parent / "report.md").read_text()
+
+
+def test_citations(model, data, tmp_path):
+    results, picture = tmp_path / "results" / "a.jsonl", tmp_path / "a.png"
+    results.parent.mkdir()
+    args = ["eval", "citations", "-m", model, *data[:2], "--kv-budget", 200, "-n", 4]
+    few = [*args, "--pages", 3, "--questions", 2]
+    first = dapq_edge(*few, "--json", results, "--plot", picture)
+    assert first.returncode == 0, first.stderr.decode()
+    rows = rows_in(results)
+    assert len(rows) == 2
+    assert all(row["key"]["pages"] == 3 and row["result"]["n_invented"] == 0 for row in rows)
+    assert b"citations" in first.stdout
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert_resumed_and_reported(few, results, first)
+    assert_one_line(dapq_edge(*args), 2, "--pages 100: the text has", "longer --haystack")
+    assert_one_line(dapq_edge(*args, "--pages", 101), 2, "--pages 101: there are 100 facts")
+    assert_one_line(dapq_edge(*args, "--pages", 3), 2, "--questions 40: there are 3 pages")
+    assert_one_line(dapq_edge(*few, "--kv-budget", "auto"), 2, "--kv-budget auto: give a number")
+    assert_one_line(dapq_edge(*few, "--policy", "nonsense"), 2, "choose one of")
+    assert_one_line(dapq_edge(*few, "--haystack", "/nonexistent"), 1, "no *.txt in /nonexistent")
+
+
+def test_absent(model, data, tmp_path):
+    results, picture = tmp_path / "results" / "a.jsonl", tmp_path / "a.png"
+    results.parent.mkdir()
+    args = ["eval", "absent", "-m", model, *data, "--lengths", 400, "--questions", 3]
+    first = dapq_edge(*args, "--json", results, "--plot", picture)
+    assert first.returncode == 0, first.stderr.decode()
+    assert [row["key"]["fact"] for row in rows_in(results)] == ["there"] * 3 + ["absent"] * 3
+    assert b"not there" in first.stdout
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert_resumed_and_reported(args, results, first)
+    # without a file, facts and questions of our own, in both ways to ask
+    ours, own = tmp_path / "own.jsonl", args[:4] + args[8:10]
+    result = dapq_edge(*own, "--questions", 1, "--half", "choose", "--json", ours)
+    assert result.returncode == 0, result.stderr.decode()
+    found = [(row["key"]["asked"], row["key"]["fact"]) for row in rows_in(ours)]
+    literal = [("the fact's", fact) for fact in ("there", "absent", "another")]
+    assert found == [*literal, ("other", "there"), ("other", "absent")]
+    # by default with long texts, too, where there are some
+    assert_one_line(dapq_edge(*args[:8], *args[10:]), 1, "too short for 32,768 tokens: give a longer --haystack")

@@ -8,14 +8,23 @@ import resource
 import numpy as np
 import pytest
 from helpers.limits import limited
+from scipy.stats import mannwhitneyu
 
 from dapq_edge.calibration.calibrate import BUILT_IN
 from dapq_edge.calibration.needles import read_needles
-from dapq_edge.errors import DapqError
+from dapq_edge.calibration.questions import Question
+from dapq_edge.chat.sources import Source
+from dapq_edge.documents.document import Document, Page
+from dapq_edge.errors import DapqError, UsageError
 from dapq_edge.evaluation import ruler
+from dapq_edge.evaluation.absent import Group
+from dapq_edge.evaluation.citations import is_real
+from dapq_edge.evaluation.estimates import auroc, mean, wilson
+from dapq_edge.evaluation.made import THINGS, made_document, made_questions
 from dapq_edge.evaluation.report import write_report
 from dapq_edge.evaluation.results import Results, Row
-from dapq_edge.evaluation.summary import group_by, mean, of_full, summaries, wilson
+from dapq_edge.evaluation.summary import group_by, of_full, summaries
+from dapq_edge.reading.citations import Citation
 
 
 def test_lines_of_data(tmp_path):
@@ -164,3 +173,89 @@ def test_summary_is_a_table():
     assert all(len(line) == len(summary.headings) for line in summary.rows)
     assert len(summary.markdown.splitlines()) == 2 + 3
     assert summary.table.row_count == 3
+
+
+def test_how_well_a_number_tells_apart():
+    assert auroc([3, 2], [1, 2]) == (3 + 0.5) / 4
+    assert auroc([1, 1], [1]) == 0.5
+    assert auroc([True, True], [False]) == 1
+    rng = np.random.default_rng(0)
+    above, below = rng.normal(0.5, 1, 40), rng.normal(0, 1, 30)
+    assert auroc(above, below) == pytest.approx(mannwhitneyu(above, below).statistic / (40 * 30))
+
+
+def cited(i, **result):
+    return Row({"task": "citations", "policy": "fused", "budget": "512", "pages": 9, "question": i}, result)
+
+
+def test_only_right_answers_have_sources_that_can_be_right():
+    """Made up sources are counted for all."""
+    right = {"is_right": True, "right_page": True, "right_quote": False, "bm25_page": True}
+    rows = [cited(0, **right, n_invented=0, citing=0.01), cited(1, is_right=False, n_invented=2, citing=0.03)]
+    (summary,) = summaries(rows)
+    assert summary.title == "citations, 9 pages"
+    (line,) = summary.rows
+    named = dict(zip(summary.headings, line, strict=True))
+    assert named["right answers"].startswith("50.0%")
+    assert named["of these: page"].startswith("100.0%")
+    assert named["sentence"].startswith("0.0%")
+    assert named["BM25's page"].startswith("100.0%")
+    assert (named["invented"], named["citing, of the time"]) == ("2", "2.0%")
+
+
+def absent(fact, i, relevance, coverage, is_said):
+    key = {"task": "absent", "policy": "fused", "budget": "", "asked": "other", "length": 512, "fact": fact}
+    return Row(key | {"question": i}, {"relevance": relevance, "coverage": coverage, "is_said": is_said})
+
+
+def test_what_is_absent_is_compared_with_what_is_there():
+    rows = [absent("there", i, 0.8 + i / 10, 0.2, False) for i in range(2)]
+    rows += [absent("absent", i, 0.1 + 0.8 * i, 0.2, i == 0) for i in range(2)]
+    (summary,) = summaries(rows)
+    assert summary.title == "absent, 512 tokens, asked in other words"
+    there, not_there = summary.rows
+    assert there[:6] == ["there", "2", "0.85 (0.81 to 0.90)", "", "0.20 (0.20 to 0.20)", ""]
+    assert not_there[:2] == ["not there", "2"]
+    assert (not_there[3], not_there[5]) == ("0.625", "0.500")
+    assert there[6].startswith("0.0%")
+    assert not_there[6].startswith("50.0%")
+
+
+def test_a_question_is_of_one_half_wherever_its_fact_stands():
+    group = Group("other", [Question(str(i), "?", "") for i in range(3)], {})
+    halves = [group.half_of(i) for i in range(9)]
+    assert halves == 3 * ["choose", "report", "choose"]
+    chosen, reported = (group.numbers(9, half) for half in ("choose", "report"))
+    assert chosen | reported == group.numbers(9, "all") == set(range(9))
+    assert reported == {1, 4, 7}
+
+
+SENTENCES = "".join(f"The gulls over quay {i} wait for a boat. " for i in range(300))
+
+
+def test_a_made_document_has_a_fact_on_each_page():
+    rng = np.random.default_rng(0)
+    questions = made_questions(rng)
+    assert len({question.fact for question in questions}) == len(questions) == 100
+    for one, other in zip(questions, questions[len(THINGS) :], strict=False):
+        # another town, the same thing
+        assert one.fact.split()[1] == other.fact.split()[1]
+        assert one.fact.split()[3] != other.fact.split()[3]
+    document = made_document(SENTENCES, questions[:5], rng)
+    assert len(document.pages) == 5
+    for page, question in zip(document.pages, questions, strict=False):
+        assert document.text_of(page).count(question.fact) == document.text.count(question.fact) == 1
+        assert question.answer in question.fact
+    with pytest.raises(UsageError, match="pages 100: the text has 12,190 characters, room for 9: give"):
+        made_document(SENTENCES, questions, rng)
+
+
+@pytest.mark.parametrize(
+    ("page", "quote", "is_there"),
+    [(1, "It rains.", True), (0, "It rains.", False), (1, "It snows.", False), (None, "It rains.", False)],
+)
+def test_a_source_is_real_if_its_quote_stands_on_its_page(page, quote, is_there):
+    document = Document.of("a.pdf", [("p. 1", "Sun."), ("p. 2", "Wind. It\nrains.")], "\n\n")
+    pages = {0: document.pages[0], 1: document.pages[1], None: Page("a.pdf", "p. 3", 0, 99)}
+    citation = Citation((0, 1), 0, 1, range(0, 1), 1.0)
+    assert is_real(Source(1, pages[page], quote, citation), document) == is_there

@@ -101,15 +101,17 @@ def test_coverage_in_words(coverage, line):
 
 
 @pytest.mark.parametrize(
-    ("request_text", "relevance", "is_said"),
+    ("request_text", "relevance", "coverage", "is_said"),
     [
-        ("In which year was it opened?", 0.015, True),
-        ("In which year was it opened?", 0.3, False),
-        ("Summarize the text.", 0.015, False),
-        ("", 0.015, False),
+        ("In which year was it opened?", 0.2, 0.3, True),
+        ("In which year was it opened?", 0.3, 0.3, False),
+        # words that the heads do not see
+        ("In which year was it opened?", 0.03, 0.4, False),
+        ("Summarize the text.", 0.015, 0.0, False),
+        ("", 0.015, 0.0, False),
     ],
 )
-def test_what_is_not_there_is_said(request_text, relevance, is_said):
-    chunks = [Chunk(0, 9, 0.01), Chunk(9, 20, relevance)]
+def test_what_is_not_there_is_said(request_text, relevance, coverage, is_said):
+    chunks = [Chunk(0, 9, 0.01, 0.1), Chunk(9, 20, relevance, 0.1), Chunk(20, 30, 0.0, coverage)]
     assert bool(absent_note(chunks, request_text)) == is_said
     assert absent_note([], request_text) is None
