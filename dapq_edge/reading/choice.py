@@ -45,8 +45,9 @@ def choose(
 ) -> npt.NDArray[np.bool_]:
     """Choose relevant chunks, then what is just around them, then a window around the best one: bool [tokens].
 
-    Each as far as it fits, the most relevant first; beside it, what stands around the documents is read. If one of the
-    windows that were skimmed has all that is relevant, with what is just around it, it is that.
+    Each as far as it fits, the most relevant first; the window only if all that is chosen has no more tokens than it
+    may. Beside it, what stands around the documents is read. If one of the windows that were skimmed has all that is
+    relevant, with what is just around it, it is that.
 
     Args:
         prompt: Its documents were skimmed.
@@ -64,23 +65,25 @@ def choose(
         more[body[max(0, start) : stop]] = True
         return prompt.with_headers(more)
 
-    def fits(more: npt.NDArray[np.bool_]) -> bool:
-        return int(more[body].sum()) <= n_body
+    def n_tokens(more: npt.NDArray[np.bool_]) -> int:
+        return int(more[body].sum())
 
     least = max(MIN_RELEVANT, MIN_SHARE * best.relevance)
     relevant = sorted((chunk for chunk in chunks if chunk.relevance >= least), key=lambda chunk: -chunk.relevance)
     found = holding(prompt, windows, relevant or [best])
     if found:
         more = with_tokens(found.start, found.stop)
-        if fits(more):
+        if n_tokens(more) <= n_body:
             return more
     for n_around in (0, N_OVERLAP):
         for chunk in relevant:
             more = with_tokens(chunk.start - n_around, chunk.stop + n_around)
-            if fits(more):
+            if n_tokens(more) <= n_body:
                 is_read = more
+    # what nothing asks for is read only as far as a window goes
+    n_most = min(n_body, max(n_window, n_tokens(is_read)))
     sizes = range(min(n_window, len(body)) + 1)
-    n_widest = bisect.bisect_left(sizes, True, key=lambda size: not fits(with_tokens(*window(best, size, len(body)))))
+    n_widest = bisect.bisect_right(sizes, n_most, key=lambda n: n_tokens(with_tokens(*window(best, n, len(body)))))
     return with_tokens(*window(best, n_widest - 1, len(body)))
 
 
