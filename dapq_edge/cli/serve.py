@@ -41,7 +41,7 @@ class Options:
         type=positive_or(-1),
         default=2048,
         metavar="N",
-        help="tokens of an answer whose request says none at most (default: 2048); -1 for as many as there is room for",
+        help="tokens of an answer at most, if its request does not say (default: 2048); -1 for as many as fit",
     )
     timeout: float = option(
         "-to", "--timeout", type=positive, default=600, metavar="S", help="seconds for a request (default: 600)"
