@@ -18,6 +18,9 @@ from .sources import Coverage
 # labels of an item that are named, at most
 N_LABELS = 8
 
+# an item of a list has this share of its words from its window; a small model lists what it knows, where it finds none
+MIN_THERE = 0.8
+
 
 @dataclass(frozen=True)
 class Item:
@@ -63,26 +66,37 @@ class Joined:
         prompt: What the windows are of.
         document: The same, with pages.
         question: What was asked; an answer that says it again says nothing.
+        is_copied: Whether items are left out whose words do not stand in their window.
 
     Attributes:
         items: Those that were found so far.
+        n_left_out: Those that were left out so far.
         has_files: Whether the document is of several files.
     """
 
-    def __init__(self, model: Model, prompt: Prompt, document: Document, question: str) -> None:
+    def __init__(
+        self, model: Model, prompt: Prompt, document: Document, question: str, *, is_copied: bool = False
+    ) -> None:
         self.items: list[Item] = []
+        self.n_left_out = 0
         self.has_files = len({page.file for page in document.pages}) > 1
         self._document, self._question, self._body = document, question, prompt.body_index
         self._place = find_place(model.pieces(prompt.tokens), document.text)
         self._by_key: dict[str, Item] = {}
+        self._is_copied = is_copied
         # windows that answered, and the character behind the last one
         self._n_answers = self._stop = 0
 
     def add(self, answer: WindowAnswer) -> list[Item]:
         """Add the answer of the next window; return what is new."""
         self._n_answers += 1
-        pages, new = self._pages(answer.tokens), []
+        start, new = self._first_character(answer.tokens), list[Item]()
+        pages = [page for page in self._document.pages if page.start < self._stop and start < page.stop]
+        there = set(words(self._document.text[start : self._stop]))
         for text in items_of(answer.text, self._question):
+            if self._is_copied and self._place and not _is_there(text, there):
+                self.n_left_out += 1
+                continue
             item = self._by_key.get(key_of(text))
             if item is None:
                 item = self._by_key[key_of(text)] = Item(text, [], [])
@@ -110,17 +124,22 @@ class Joined:
             unseen=[page for page in pages if self._stop <= page.start and self._stop < page.stop],
         )
 
-    def _pages(self, tokens: range) -> list[Page]:
-        """Return the pages that tokens of the documents are of."""
+    def _first_character(self, tokens: range) -> int:
+        """Return the first character of tokens of the documents, and note where they end."""
         if self._place is None:
-            return []
+            return self._stop
         first, last = (int(self._body[i]) - self._place.tokens.start for i in (tokens.start, tokens.stop - 1))
         first, last = np.clip([first, last], 0, len(self._place.tokens) - 1).tolist()
-        start, self._stop = int(self._place.starts[first]), int(self._place.stops[last])
-        return [page for page in self._document.pages if page.start < self._stop and start < page.stop]
+        self._stop = int(self._place.stops[last])
+        return int(self._place.starts[first])
 
     def _which(self, text: str, pages: Sequence[Page]) -> Sequence[Page]:
         """Return those pages of a window that have all words of an item; all of them, if none has."""
         said = set(words(text))
         having = [page for page in pages if said <= set(words(self._document.text_of(page)))]
         return having or pages
+
+
+def _is_there(text: str, there: set[str]) -> bool:
+    said = words(text)
+    return sum(word in there for word in said) >= MIN_THERE * len(said)

@@ -35,6 +35,7 @@ class WholeResult:
 
     answer: str
     count: int
+    left_out: int
     parts: list[dict[str, Any]]
     sources: list[dict[str, Any]]
     coverage: dict[str, Any]
@@ -87,7 +88,7 @@ class WholeAnswer:
         asked = asked_of_each(options.question, self.extent)
         self.prompt = chat_prompt(engine.model, document.text, asked)
         self.n_windows = len(windows_of(self.prompt, engine.model.n_ctx_train))
-        self.joined = Joined(engine.model, self.prompt, document, asked)
+        self.joined = Joined(engine.model, self.prompt, document, asked, is_copied=self.extent in JOINED)
         self.answered: list[WindowAnswer] = []
         self.n_evaluated = 0
         self.is_partial = False
@@ -123,8 +124,12 @@ class WholeAnswer:
             if n_cut
             else []
         )
+        n_left_out = self.joined.n_left_out
+        left_out = (
+            [f"{n_left_out:,} items are left out: their words do not stand where they are said to"] if n_left_out else []
+        )
         nothing = [] if self.joined.items else ["no window of the document has anything about this"]
-        say(missing + nothing, self.console)
+        say(missing + left_out + nothing, self.console)
 
     def _ask_windows(self) -> None:
         with progress_bar(self.console) as bar:
@@ -191,6 +196,7 @@ class WholeAnswer:
         return WholeResult(
             answer=written.text,
             count=len(items),
+            left_out=self.joined.n_left_out,
             parts=[item.fields() for item in items],
             sources=sources,
             coverage=self.joined.coverage().fields(),

@@ -196,7 +196,7 @@ def list_all(engine: Engine, haystack: str, kind: str, args: argparse.Namespace)
 
     asked = asked_of_each(question, extent_of(question))
     prompt, start = chat_prompt(engine.model, text, asked), time.perf_counter()
-    joined, n_cut, n_windows = Joined(engine.model, prompt, document, asked), 0, 0
+    joined, n_cut, n_windows = Joined(engine.model, prompt, document, asked, is_copied=True), 0, 0
     for answer in engine.answer_windows(prompt):
         joined.add(answer)
         n_cut, n_windows = n_cut + answer.is_cut, n_windows + 1

@@ -15,7 +15,8 @@ LIST, COUNT, SUMMARY = "List all ships.", "How many ships are mentioned?", "Summ
 @pytest.fixture
 def long_doc(tmp_path):
     path = tmp_path / "long.md"
-    path.write_text("".join(f"# Part {i}\n\n{TEXT}\n\n" for i in range(1, 7)))
+    ships = "The Ada, the Bee, the Cod, the Dab and the Eel sail.\n\n"
+    path.write_text("".join(f"# Part {i}\n\n{(ships + TEXT[:400]) * 3}\n\n" for i in range(1, 9)))
     return path
 
 
@@ -49,6 +50,7 @@ def test_a_list_is_what_was_joined(model, long_doc, said):
     assert list(data) == [
         "answer",
         "count",
+        "left_out",
         "parts",
         "sources",
         "coverage",
@@ -73,6 +75,17 @@ def test_a_list_is_what_was_joined(model, long_doc, said):
     assert [part["windows"] for part in data["parts"]] == [[1], [1, 3], [3]]
     assert data["parts"][0]["pages"][0] == {"file": str(long_doc), "page": "Part 1"}
     assert (data["windows_read"], data["windows_stored"], data["tokens_evaluated"]) == (3, 1, 30)
+
+
+def test_what_is_not_there_is_left_out_of_a_list(model, long_doc, said):
+    """Not of what is no copy of the text."""
+    said[1] = "The Titanic\nThe Cod"
+    for question, n_left_out in ((LIST, 1), (COUNT, 1), (SUMMARY, 0)):
+        result = whole(model, long_doc, question, "--json")
+        data = json.loads(result.stdout)
+        assert (data["left_out"], data["count"]) == (n_left_out, 4 - n_left_out)
+        line = b"1 items are left out: their words do not stand where they are said to"
+        assert (line in result.stderr) == (n_left_out > 0)
 
 
 def test_code_counts(model, long_doc, said):

@@ -20,9 +20,9 @@ class Characters:
         return [chr(token).encode() for token in tokens]
 
 
-def joined(document, question=""):
+def joined(document, question="", **options):
     prompt = Prompt.of(HEAD, [ord(c) for c in document.text], TAIL)
-    return Joined(Characters(), prompt, document, question)
+    return Joined(Characters(), prompt, document, question, **options)
 
 
 def answer(start, stop, text):
@@ -59,6 +59,18 @@ def test_pages_of_a_window(document):
     # between two pages
     found.add(answer(43, 46, "The Bee"))
     assert places(found.items[-1]) == []
+
+
+def test_items_that_are_not_in_their_window_are_left_out():
+    """A model lists what it knows, where a window has nothing that was asked for."""
+    text = "The library of Ashford was opened in 1834. The gulls cry. The library of Marlow was opened in 1901."
+    found = joined(Document.of("a.txt", [("", text)], ""), is_copied=True)
+    said = "Library of Ashford: opened in 1834\nThe library of Marlow was opened in 1901\nThe iPhone 12\nnone"
+    assert [item.text for item in found.add(answer(0, 60, said))] == ["Library of Ashford: opened in 1834"]
+    assert found.n_left_out == 2
+    assert [item.text for item in found.add(answer(60, len(text), said))] == [
+        "The library of Marlow was opened in 1901"
+    ]
 
 
 def test_coverage(document):
