@@ -119,17 +119,12 @@ class WholeAnswer:
         say(self.engine.take_faults(), self.console)
         n_cut = sum(answer.is_cut for answer in self.answered)
         self.is_partial = n_cut > 0
-        missing = (
-            [f"{n_cut:,} of {self.n_windows:,} windows had more to say than {N_PART} tokens, which is missing"]
-            if n_cut
-            else []
-        )
+        missing = f"{n_cut:,} of {self.n_windows:,} windows had more to say than {N_PART} tokens, which is missing"
         n_left_out = self.joined.n_left_out
-        left_out = (
-            [f"{n_left_out:,} items are left out: their words do not stand where they are said to"] if n_left_out else []
-        )
-        nothing = [] if self.joined.items else ["no window of the document has anything about this"]
-        say(missing + left_out + nothing, self.console)
+        left_out = f"{n_left_out:,} items are left out: their words do not stand where they are said to"
+        nothing = "no window of the document has anything about this"
+        lines = (n_cut, missing), (n_left_out, left_out), (not self.joined.items, nothing)
+        say([line for is_so, line in lines if is_so], self.console)
 
     def _ask_windows(self) -> None:
         with progress_bar(self.console) as bar:

@@ -12,6 +12,9 @@ from importlib import import_module
 from ..errors import DapqError
 from .extract import Extract
 
+# OCR takes that many at once
+N_THREADS = 4
+
 
 @dataclass(frozen=True)
 class Task:
@@ -22,6 +25,7 @@ class Task:
         fd: The file.
         kind: What people call it.
         memory: Bytes of address space.
+        seconds: That it takes at most, by the clock.
         charset: What the sender of the file says.
         password: Of the file.
         page: The page that is read by OCR.
@@ -31,6 +35,7 @@ class Task:
     fd: int
     kind: str
     memory: int
+    seconds: int
     charset: str = ""
     password: str = ""
     page: int = 0
@@ -43,7 +48,7 @@ def main() -> None:
     answer, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
-    _limit(task.memory)
+    _limit(task.memory, N_THREADS * task.seconds)
     with open(answer, "wb") as stream:
         stream.write(json.dumps(_result(task), ensure_ascii=False).encode("utf-8", "replace"))
 
@@ -75,11 +80,13 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:200] if str(error) and not is_bug else "it is damaged"
 
 
-def _limit(n_bytes: int) -> None:
-    """Bound the memory of this process, where the system can."""
+def _limit(n_bytes: int, seconds: int) -> None:
+    """Bound memory and time of this process, where the system can."""
     import resource
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # one whose parent was killed goes on for no longer
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     try:
         resource.setrlimit(resource.RLIMIT_AS, (n_bytes, n_bytes))
     except (ValueError, OSError):

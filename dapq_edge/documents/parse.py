@@ -33,17 +33,17 @@ START = "import sys; sys.path[:] = {path!r}; from dapq_edge.documents.child impo
 
 def parse(source: Source, kind: Kind, password: str = "") -> Extract:
     """Return what is in a file. Raises `DapqError` if it is damaged, or takes too much time or memory."""
-    task = Task(MODULES[kind], source.file.fileno(), kind.value, MEMORY, source.charset, password)
-    return _run(task, SECONDS + max(0, source.n_bytes - SMALL) // MIB)
+    seconds = SECONDS + max(0, source.n_bytes - SMALL) // MIB
+    return _run(Task(MODULES[kind], source.file.fileno(), kind.value, MEMORY, seconds, source.charset, password))
 
 
 def parse_picture(source: Source, page: int, password: str = "") -> str:
     """Return the text of a page that is a picture; `page` counts from 0. Raises as `parse` does."""
-    task = Task("ocr", source.file.fileno(), Kind.PDF.value, OCR_MEMORY, password=password, page=page)
-    return "".join(text for _, text in _run(task, OCR_SECONDS).parts)
+    task = Task("ocr", source.file.fileno(), Kind.PDF.value, OCR_MEMORY, OCR_SECONDS, password=password, page=page)
+    return "".join(text for _, text in _run(task).parts)
 
 
-def _run(task: Task, seconds: int) -> Extract:
+def _run(task: Task) -> Extract:
     start = START.format(path=[path for path in sys.path if path])
     process = subprocess.Popen(
         [sys.executable, "-I", "-c", start],
@@ -54,9 +54,9 @@ def _run(task: Task, seconds: int) -> Extract:
         start_new_session=True,
     )
     try:
-        output, _ = process.communicate(json.dumps(asdict(task)).encode(), timeout=seconds)
+        output, _ = process.communicate(json.dumps(asdict(task)).encode(), timeout=task.seconds)
     except subprocess.TimeoutExpired:
-        raise DapqError(f"takes more than {seconds} s to read") from None
+        raise DapqError(f"takes more than {task.seconds} s to read") from None
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

@@ -16,7 +16,7 @@ LIST, COUNT, SUMMARY = "List all ships.", "How many ships are mentioned?", "Summ
 def long_doc(tmp_path):
     path = tmp_path / "long.md"
     ships = "The Ada, the Bee, the Cod, the Dab and the Eel sail.\n\n"
-    path.write_text("".join(f"# Part {i}\n\n{(ships + TEXT[:400]) * 3}\n\n" for i in range(1, 9)))
+    path.write_text("".join(f"# Part {i}\n\n{(ships + TEXT[:45]) * 16}\n\n" for i in range(1, 9)))
     return path
 
 
