@@ -32,7 +32,7 @@ class Chat:
     """A conversation with a `Llama`.
 
     turns: from the oldest that is remembered. documents: those that belong to the next turn. is_cut: whether the last
-    answer ended after `n_predict` tokens.
+    answer ended after `n_predict` tokens. n_forgotten: turns that had no room beside the last one, and were forgotten.
     """
 
     def __init__(self, llama: Llama, *, system: str = "", n_predict: int = 256, **sampling: Any) -> None:
@@ -44,6 +44,7 @@ class Chat:
         self.turns: list[Turn] = []
         self.documents: list[str] = []
         self.is_cut = False
+        self.n_forgotten = 0
 
     def add_document(self, text: str) -> int:
         """Add a document to the next turn; returns its number of tokens."""
@@ -119,10 +120,11 @@ class Chat:
         """Forget the oldest turns of a long conversation; documents move on to the next turn."""
         self._extend()
         counts = [self._n_tokens(turn.user) + self._n_tokens(turn.answer) + 2 * N_TEMPLATE for turn in self.turns]
-        n_needed = self._n_tokens(self.system) + N_TEMPLATE + self.n_predict
+        n_needed, self.n_forgotten = self._n_tokens(self.system) + N_TEMPLATE + self.n_predict, 0
         if n_needed + sum(counts) <= self._n_history:
             return
         while len(counts) > 1 and n_needed + sum(counts) > MAX_LEFT * self._n_history:
             counts.pop(0)
             forgotten = self.turns.pop(0)
             self.turns[0].documents = forgotten.documents + self.turns[0].documents
+            self.n_forgotten += 1

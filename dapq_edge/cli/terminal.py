@@ -161,6 +161,8 @@ class _Terminal:
             self._say("stopped")
         elif self.chat.is_cut:
             self._say(cut_note(self.chat.n_predict))
+        if self.chat.n_forgotten:
+            self._say(f"forgot the oldest turns ({self.chat.n_forgotten:,}), which have no room: raise -c")
         part = part_note(line, self.llama.engine.sequence.n_skipped > 0)
         say([part] if part else [], self.console)
         warn(self.llama.usage, self.console)
