@@ -140,7 +140,8 @@ def _answer(options: Options, console: Console) -> int:
         return WholeAnswer(options, console, engine, policy, document, notes).run()
     absent = absent_note(read.chunks, options.question)
     part = part_note(options.question, read.mode == ReadMode.SKIM)
-    say([note for note in (absent, part) if note and not options.json], console)
+    lines = absent, f"{part}: --whole on asks all" if part else None
+    say([line for line in lines if line and not options.json], console)
     written = write_answer(engine, read.n_predict, sampling.temp, not options.json)
     sources, coverage = find_sources(engine, document), find_coverage(engine, document)
     if not options.json:

@@ -164,7 +164,7 @@ class _Terminal:
         if self.chat.n_forgotten:
             self._say(f"forgot the oldest turns ({self.chat.n_forgotten:,}), which have no room: raise -c")
         part = part_note(line, self.llama.engine.sequence.n_skipped > 0)
-        say([part] if part else [], self.console)
+        say([f"{part}: `dapq-edge ask --whole on` asks all"] if part else [], self.console)
         warn(self.llama.usage, self.console)
         if self.options.verbose:
             self._say(f"{(first or start) - start:.1f} s to first token; {self._figures()}")

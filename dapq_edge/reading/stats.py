@@ -134,7 +134,7 @@ def part_note(request: str, is_partial: bool) -> str | None:
     """Return what to say if a question asks for all of a document, and only a part of it was read for the answer."""
     if not is_partial or extent_of(request) is None:
         return None
-    return "this asks for all of the document, and is answered from a part of it: `dapq-edge ask --whole on` asks all"
+    return "this asks for all of the document, and is answered from a part of it"
 
 
 def guess_note(n_windows: tuple[int, int], heads: HeadProfile | None) -> str | None:
