@@ -256,10 +256,11 @@ def test_a_developer_is_the_system(tiny_model):
 
 def test_prompts_that_are_read_again_are_counted(server):
     """For another question about what was evicted, or because the end of it differs."""
-    # nothing that another test has asked
-    assert server.chat(LONG + "eleven").status_code == 200
+    # no test has asked about this text before
+    text = LONG.replace("abc", "jkl")
+    assert server.chat(text + "one").status_code == 200
     before = metric(server, "dapq_rereads_total")
-    assert server.chat(LONG + "twelve").status_code == 200
+    assert server.chat(text + "two").status_code == 200
     assert metric(server, "dapq_rereads_total") == before + 1
 
 
