@@ -120,8 +120,10 @@ def _answer(options: Options, console: Console) -> int:
     engine = open_to_read(options.model, reading, options.store, console, seed=sampling.seed)
     policy = get_policy(reading.policy, reading.granularity, engine.heads)
     prompt = chat_prompt(engine.model, document.text, options.question, options.answer_prefix)
-    if options.whole == "on" and not _fits(options, engine, prompt, policy):
-        return WholeAnswer(options, console, engine, policy, document, notes).run()
+    if options.whole == "on":
+        if not _fits(options, engine, prompt, policy):
+            return WholeAnswer(options, console, engine, policy, document, notes).run()
+        say(["the document fits the budget, and is read at once"], console)
 
     start = time.perf_counter()
     # what asks for all by its words may still have its answer in one place

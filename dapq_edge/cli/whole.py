@@ -8,7 +8,6 @@ from typing import Any
 import psutil
 from rich.console import Console
 
-from ..chat.sources import find_sources
 from ..chat.whole import Item, Joined
 from ..control import Control
 from ..documents.document import Document
@@ -21,7 +20,6 @@ from ..reading.plan import ReadMode
 from ..reading.stats import store_note
 from ..reading.whole import N_PART, WindowAnswer, asked_of_each, windows_of
 from .ask import Options
-from .citing import say_sources
 from .running import progress_bar, read_prompt, say, warn
 from .writing import Written, write_answer
 
@@ -37,7 +35,6 @@ class WholeResult:
     count: int
     left_out: int
     parts: list[dict[str, Any]]
-    sources: list[dict[str, Any]]
     coverage: dict[str, Any]
     not_found: bool
     partial: bool
@@ -84,7 +81,7 @@ class WholeAnswer:
     ) -> None:
         self.options, self.console, self.engine, self.policy = options, console, engine, policy
         self.document, self.notes = document, notes
-        self.extent = extent_of(options.question)
+        self.extent = extent_of(options.question, asks_for_all=True)
         asked = asked_of_each(options.question, self.extent)
         self.prompt = chat_prompt(engine.model, document.text, asked)
         self.n_windows = len(windows_of(self.prompt, engine.model.n_ctx_train))
@@ -103,16 +100,16 @@ class WholeAnswer:
             self._ask_windows()
             self._say_what_is_missing()
             is_joined = self.extent in JOINED or not self.joined.items
-            written, sources = (self._joined_answer(), []) if is_joined else self._answer_from_parts()
+            written = self._joined_answer() if is_joined else self._answer_from_parts()
         except KeyboardInterrupt:
             # a list is printed already
-            self._print(self._result(self._joined_answer(), [], is_partial=True))
+            self._print(self._result(self._joined_answer(), is_partial=True))
             if self.engine.store:
                 say(["stopped: the same command goes on where it was"], self.console)
             raise
         if self.extent == Extent.COUNT and not self.options.json:
             print(written.text, flush=True)
-        self._print(self._result(written, sources, self.is_partial))
+        self._print(self._result(written, self.is_partial))
         return 0
 
     def _say_what_is_missing(self) -> None:
@@ -123,7 +120,7 @@ class WholeAnswer:
         n_left_out = self.joined.n_left_out
         left_out = f"{n_left_out:,} items are left out: their words do not stand where they are said to"
         nothing = "no window of the document has anything about this"
-        lines = (n_cut, missing), (n_left_out, left_out), (not self.joined.items, nothing)
+        lines = (n_cut, missing), (n_left_out, left_out), (not (self.joined.items or n_left_out or n_cut), nothing)
         say([line for is_so, line in lines if is_so], self.console)
 
     def _ask_windows(self) -> None:
@@ -155,8 +152,8 @@ class WholeAnswer:
         lists = "\n".join(item.text for item in items) if self.extent == Extent.LIST else ""
         return Written(str(len(items)) if self.extent == Extent.COUNT else lists, time.perf_counter(), 0.0)
 
-    def _answer_from_parts(self) -> tuple[Written, list[dict[str, Any]]]:
-        """Have the model write an answer over the items; returns it, and its sources."""
+    def _answer_from_parts(self) -> Written:
+        """Have the model write an answer over the items; it has no sources but them, as they are no quotes."""
         options, sampling = self.options, self.options.sampling
         found = self.joined.document()
         prompt = chat_prompt(self.engine.model, found.text, options.question, options.answer_prefix)
@@ -174,11 +171,7 @@ class WholeAnswer:
         if read.mode == ReadMode.SKIM:
             self.is_partial = True
             say(["the parts are longer than the budget, so that some are not in the answer"], self.console)
-        written = write_answer(self.engine, read.n_predict, sampling.temp, not options.json)
-        sources = find_sources(self.engine, found)
-        if not options.json:
-            say_sources(sources, None, self.console)
-        return written, [source.fields() for source in sources]
+        return write_answer(self.engine, read.n_predict, sampling.temp, not options.json)
 
     def _print(self, result: WholeResult) -> None:
         if self.options.json:
@@ -186,16 +179,15 @@ class WholeAnswer:
         else:
             self.console.print(result.line(), style="dim", highlight=False, soft_wrap=True)
 
-    def _result(self, written: Written, sources: list[dict[str, Any]], is_partial: bool) -> WholeResult:
+    def _result(self, written: Written, is_partial: bool) -> WholeResult:
         answered, items = self.answered, self.joined.items
         return WholeResult(
             answer=written.text,
             count=len(items),
             left_out=self.joined.n_left_out,
             parts=[item.fields() for item in items],
-            sources=sources,
             coverage=self.joined.coverage().fields(),
-            not_found=not items,
+            not_found=not (items or self.joined.n_left_out),
             partial=is_partial,
             notes=self.notes,
             policy=self.policy.name,

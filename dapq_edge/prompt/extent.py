@@ -113,10 +113,19 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 _TABLE = [(extent, _compiled(pattern)) for extent, patterns in _PATTERNS.items() for pattern in patterns]
 
 
-def extent_of(question: str) -> Extent | None:
+# a count, if all of a text is asked; otherwise it may have its answer in one place
+_HOW_MANY = re.compile(r"\b(?:how many|wie viele|combien d|cuánt[oa]s)\b", re.IGNORECASE)
+
+
+def extent_of(question: str, *, asks_for_all: bool = False) -> Extent | None:
     """Return what kind of answer a question asks for, if by its words all of a text is needed for it; None otherwise.
 
     English, German, French and Spanish.
+
+    Args:
+        question: Of any length.
+        asks_for_all: Whether it is known that all of a text is asked.
     """
     text = question.strip()[-N_LOOKED_AT:].replace("’", "'")  # noqa: RUF001
-    return next((extent for extent, pattern in _TABLE if pattern.search(text)), None)
+    found = next((extent for extent, pattern in _TABLE if pattern.search(text)), None)
+    return Extent.COUNT if found is None and asks_for_all and _HOW_MANY.search(text) else found

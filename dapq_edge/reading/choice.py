@@ -18,6 +18,10 @@ MIN_SHARE = 0.3
 # where nothing is more relevant, a window around the best chunk finds more than parts of several
 MIN_RELEVANT = 0.05
 
+# the best chunk of a document with an answer is more relevant; chosen on one half of the questions, see
+# docs/results.md, "What is not there"
+MIN_FOUND = 0.25
+
 
 @dataclass
 class Chunk:
@@ -47,7 +51,7 @@ def choose(
 
     Each as far as it fits, the most relevant first; the window only if all that is chosen has no more tokens than it
     may. Beside it, what stands around the documents is read. If one of the windows that were skimmed has all that is
-    relevant, with what is just around it, it is that.
+    relevant, with what is just around it, it is that; where nothing is, the window is around the best chunk.
 
     Args:
         prompt: Its documents were skimmed.
@@ -70,7 +74,7 @@ def choose(
 
     least = max(MIN_RELEVANT, MIN_SHARE * best.relevance)
     relevant = sorted((chunk for chunk in chunks if chunk.relevance >= least), key=lambda chunk: -chunk.relevance)
-    found = holding(prompt, windows, relevant or [best])
+    found = holding(prompt, windows, relevant)
     if found:
         more = with_tokens(found.start, found.stop)
         if n_tokens(more) <= n_body:
@@ -88,7 +92,9 @@ def choose(
 
 
 def holding(prompt: Prompt, windows: Sequence[Excerpt], chunks: Sequence[Chunk]) -> Excerpt | None:
-    """Return the window that has some chunks and what is just around them, if there is one."""
+    """Return the window that has some chunks and what is just around them, if there is one; none has no chunks."""
+    if not chunks:
+        return None
     borders = {0, *itertools.accumulate(map(len, prompt.documents))}
     start, stop = min(chunk.start for chunk in chunks), max(chunk.stop for chunk in chunks)
     for found in windows:

@@ -39,6 +39,9 @@ from .strategies import GoesOn, Skimming
 from .whole import WindowAnswer, answer_windows, n_cells_of, windows_of
 from .windows import N_OVERLAP, SIZES
 
+# tokens that are read ahead into the cache, at least
+N_AHEAD = 2 * CHUNK
+
 
 class Engine:
     """One sequence of a model, within a budget.
@@ -331,7 +334,9 @@ class Engine:
         if self.scores is not None or len(tokens) > self.n_ctx:
             return Ahead()
         if len(tokens) <= self.budget.n_limit:
-            self.prefill(tokens[:n_known], control)
+            # what is not worth it is read with the question: the answer in the cache can be cited until then
+            if n_known - self.sequence.n_same(tokens[:n_known]) > N_AHEAD:
+                self.prefill(tokens[:n_known], control)
             return Ahead()
         self.cache.mend()
         step = decide(self.sequence, tokens, self._limits)

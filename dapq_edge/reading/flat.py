@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 
-from .choice import Chunk
+from .choice import MIN_FOUND, Chunk
 
 # chunks beside the best one that are compared with it; not all of them, as little of many would be much in a long text
 N_OTHERS = 7
 
 
 def is_flat(chunks: Sequence[Chunk]) -> bool:
-    """Return whether no chunk is more relevant than the next `N_OTHERS` ones together.
+    """Return whether no chunk is clearly relevant, or none more than the next `N_OTHERS` ones together.
 
     Where an answer stands in one place, its chunk is; see docs/results.md, "The whole document".
 
@@ -17,4 +17,4 @@ def is_flat(chunks: Sequence[Chunk]) -> bool:
         chunks: Of a document, all of which was looked at.
     """
     best, *others = sorted((chunk.relevance for chunk in chunks), reverse=True)
-    return best <= sum(others[:N_OTHERS])
+    return best < MIN_FOUND or best <= sum(others[:N_OTHERS])

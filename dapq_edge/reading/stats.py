@@ -15,13 +15,13 @@ from ..eviction.policies import Policy
 from ..prompt import QUESTION, Prompt
 from ..prompt.extent import extent_of
 from ..prompt.paragraphs import level_of
-from .choice import Chunk
+from .choice import MIN_FOUND, Chunk
 from .plan import Plan, ReadMode
 from .strategies import READERS, Skimming
 
-# the best chunk of a document with an answer is more relevant, or has a larger share of the question's words; chosen on
-# one half of the questions, see docs/results.md, "What is not there"
-MIN_FOUND, MIN_WORDS = 0.25, 0.35
+# the best chunk of a document with an answer has a larger share of the question's words, if it is not relevant; chosen
+# on one half of the questions, see docs/results.md, "What is not there"
+MIN_WORDS = 0.35
 
 
 @dataclass(frozen=True)
@@ -122,10 +122,10 @@ def skip_note(n_windows: tuple[int, int]) -> str | None:
 def absent_note(chunks: Sequence[Chunk], request: str) -> str | None:
     """Return what to say if nothing in a document that was skimmed is clearly about a question.
 
-    A request that asks no question ("Summarize it.") is about no place of a document.
+    A request that asks no question ("Summarize it."), or for all of a document, is about no place of it.
     """
     is_found = any(chunk.relevance >= MIN_FOUND or chunk.coverage >= MIN_WORDS for chunk in chunks)
-    if not chunks or is_found or level_of(request) < QUESTION:
+    if not chunks or is_found or level_of(request) < QUESTION or extent_of(request) is not None:
         return None
     return "nothing in the document is clearly about this question: the answer may not be from it"
 

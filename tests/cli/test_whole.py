@@ -52,7 +52,6 @@ def test_a_list_is_what_was_joined(model, long_doc, said):
         "count",
         "left_out",
         "parts",
-        "sources",
         "coverage",
         "not_found",
         "partial",
@@ -88,6 +87,24 @@ def test_what_is_not_there_is_left_out_of_a_list(model, long_doc, said):
         assert (line in result.stderr) == (n_left_out > 0)
 
 
+def test_how_many_is_counted_where_all_is_asked(model, long_doc, said):
+    assert whole(model, long_doc, "How many ships have sails?").stdout == b"3\n"
+
+
+def test_items_that_are_left_out_are_not_nothing(model, long_doc, said):
+    said[:] = ["The Titanic", "none"]
+    result = whole(model, long_doc, LIST, "--json")
+    assert b"no window of the document has anything" not in result.stderr
+    assert json.loads(result.stdout)["not_found"] is False
+
+
+def test_what_fits_is_read_at_once_and_says_so(model, tmp_path):
+    path = tmp_path / "short.txt"
+    path.write_text("The Ada sails.")
+    result = dapq_edge("ask", "-m", model, "--doc", path, "--whole", "on", "-n", 2, LIST)
+    assert b"the document fits the budget, and is read at once" in result.stderr
+
+
 def test_code_counts(model, long_doc, said):
     result = whole(model, long_doc, COUNT)
     assert result.stdout == b"3\n"
@@ -103,8 +120,8 @@ def test_anything_else_is_written_over_the_parts(model, long_doc, said, question
     data = json.loads(whole(model, long_doc, question, "--json").stdout)
     assert data["answer"] == result.stdout.decode("utf-8", "replace").strip()
     assert data["tokens_evaluated"] > 30
-    for source in data["sources"]:
-        assert source["page"].startswith("Part")
+    # what windows answered is no quote of the document
+    assert "sources" not in data
 
 
 def test_nothing_is_found(model, long_doc, said):

@@ -60,6 +60,22 @@ def test_a_chat_survives_its_session(tiny_model, tmp_path):
         assert llama.usage.n_tokens == 0
 
 
+def test_reading_ahead_leaves_the_last_answer_to_be_cited(tiny_model):
+    """The few tokens before the next question are read with it; a document is read ahead."""
+    with opened(tiny_model(SPEC), n_ctx=4096, kv_budget=4096) as llama:
+        chat = Chat(llama, n_predict=16, temperature=0)
+        chat.add_document(words(100, 1))
+        list(chat.ask("Who?"))
+        engine = llama.engine
+        n_prompt, sequence = engine.n_prompt, engine.sequence
+        assert sequence.n_tokens > n_prompt
+        chat.read_ahead()
+        assert (engine.n_prompt, engine.sequence) == (n_prompt, sequence)
+        chat.add_document(words(200, 2))
+        chat.read_ahead()
+        assert engine.sequence.n_tokens > sequence.n_tokens + 512
+
+
 def test_what_fails_is_not_remembered(tiny_model):
     with opened(tiny_model(SPEC), kv_budget="100%", n_ctx=512) as llama:
         chat = Chat(llama, n_predict=16, temperature=0)

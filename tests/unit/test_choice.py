@@ -83,8 +83,6 @@ def windows_of(chunks, n_each):
         # the text begins or ends there
         ((0.9, 0, 0, 0, 0, 0, 0, 0, 0), 0),
         ((0, 0, 0, 0, 0, 0, 0, 0, 0.9), 1200),
-        # weak evidence
-        ((0, 0, 0, 0, 0.04, 0, 0, 0.01, 0), 600),
     ],
 )
 def test_window_that_has_all(relevance, first):
@@ -94,9 +92,11 @@ def test_window_that_has_all(relevance, first):
     assert found == set(range(first, min(first + 3 * SIZE + N_OVERLAP, 9 * SIZE)))
 
 
-@pytest.mark.parametrize("relevance", [(0, 0, 0, 0.9, 0, 0, 0, 0, 0), (0, 0.5, 0, 0, 0.9, 0, 0, 0, 0)])
+@pytest.mark.parametrize(
+    "relevance", [(0, 0, 0, 0.9, 0, 0, 0, 0, 0), (0, 0.5, 0, 0, 0.9, 0, 0, 0, 0), (0, 0, 0, 0, 0.04, 0, 0, 0, 0)]
+)
 def test_no_window_has_all(relevance):
-    """What is just before a chunk stands in the window before, or two chunks stand in two of them."""
+    """What is just before a chunk stands in the window before, two chunks stand in two of them, or none is relevant."""
     chunks = chunks_of(*relevance)
     assert chosen(chunks, 900, windows=windows_of(chunks, 3)) == chosen(chunks, 900)
 

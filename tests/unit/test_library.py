@@ -108,6 +108,7 @@ def test_coverage_in_words(coverage, line):
         # words that the heads do not see
         ("In which year was it opened?", 0.03, 0.4, False),
         ("Summarize the text.", 0.015, 0.0, False),
+        ("How many towns are mentioned?", 0.015, 0.0, False),
         ("", 0.015, 0.0, False),
     ],
 )
