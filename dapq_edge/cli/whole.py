@@ -118,7 +118,7 @@ class WholeAnswer:
         self.is_partial = n_cut > 0
         missing = f"{n_cut:,} of {self.n_windows:,} windows had more to say than {N_PART} tokens, which is missing"
         n_left_out = self.joined.n_left_out
-        left_out = f"{n_left_out:,} items are left out: their words do not stand where they are said to"
+        left_out = f"items that are left out, as their words do not stand where they are said to: {n_left_out:,}"
         nothing = "no window of the document has anything about this"
         lines = (n_cut, missing), (n_left_out, left_out), (not (self.joined.items or n_left_out or n_cut), nothing)
         say([line for is_so, line in lines if is_so], self.console)

@@ -146,7 +146,7 @@ def guess_note(n_windows: tuple[int, int], heads: HeadProfile | None) -> str | N
 
 def store_note(n_stored: int) -> str | None:
     """Return what to say if some of a document was not read again."""
-    return f"took {n_stored:,} windows from the store" if n_stored else None
+    return f"windows from the store: {n_stored:,}" if n_stored else None
 
 
 def read_as_planned(

@@ -31,7 +31,7 @@ def test_a_second_question_takes_what_the_first_one_read(model, long, store):
     assert "windows" in listed
     options = "--store-type", "f16", "-n", 4, "--kv-budget", 200
     line = dapq_edge("ask", "-m", model, "--doc", long, "What jumps?", *options).stderr.decode()
-    assert f"took {second['windows']} windows from the store" in line
+    assert f"windows from the store: {second['windows']}" in line
     checked = dapq_edge("store", "check")
     assert (checked.returncode, "0 were damaged" in checked.stdout.decode()) == (0, True)
     path = sorted(store.glob("*.kv"))[0]

@@ -118,7 +118,7 @@ def test_a_document_is_read_while_its_user_types(tiny_model, tmp_path, store):
             assert time.monotonic() < end
             time.sleep(0.05)
         terminal.send("What jumps?")
-        terminal.wait_for(r"took [0-9]+ windows from the store")
+        terminal.wait_for(r"windows from the store: [0-9]+")
         terminal.wait_for(READY)
         terminal.send("/exit")
         assert terminal.end() == 0

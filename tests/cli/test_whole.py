@@ -83,7 +83,7 @@ def test_what_is_not_there_is_left_out_of_a_list(model, long_doc, said):
         result = whole(model, long_doc, question, "--json")
         data = json.loads(result.stdout)
         assert (data["left_out"], data["count"]) == (n_left_out, 4 - n_left_out)
-        line = b"1 items are left out: their words do not stand where they are said to"
+        line = b"items that are left out, as their words do not stand where they are said to: 1"
         assert (line in result.stderr) == (n_left_out > 0)
 
 
