@@ -120,8 +120,13 @@ class WholeAnswer:
         n_left_out = self.joined.n_left_out
         left_out = f"items that are left out, as their words do not stand where they are said to: {n_left_out:,}"
         nothing = "no window of the document has anything about this"
-        lines = (n_cut, missing), (n_left_out, left_out), (not (self.joined.items or n_left_out or n_cut), nothing)
+        lines = (n_cut, missing), (n_left_out, left_out), (self.has_nothing, nothing)
         say([line for is_so, line in lines if is_so], self.console)
+
+    @property
+    def has_nothing(self) -> bool:
+        """Whether no window said anything, not even what is left out or cut."""
+        return not (self.joined.items or self.joined.n_left_out or any(answer.is_cut for answer in self.answered))
 
     def _ask_windows(self) -> None:
         with progress_bar(self.console) as bar:
@@ -187,7 +192,7 @@ class WholeAnswer:
             left_out=self.joined.n_left_out,
             parts=[item.fields() for item in items],
             coverage=self.joined.coverage().fields(),
-            not_found=not (items or self.joined.n_left_out),
+            not_found=self.has_nothing,
             partial=is_partial,
             notes=self.notes,
             policy=self.policy.name,
