@@ -125,7 +125,7 @@ class WholeAnswer:
 
     @property
     def has_nothing(self) -> bool:
-        """Whether no window said anything, not even what is left out or cut."""
+        """True if no window said anything, not even what is left out or cut."""
         return not (self.joined.items or self.joined.n_left_out or any(answer.is_cut for answer in self.answered))
 
     def _ask_windows(self) -> None:
