@@ -47,6 +47,17 @@ def token_text(llama: llama_cpp.Llama, token: int) -> str:
     return str(llama._model.token_get_text(token)) if token != -1 else ""
 
 
+def token_bytes(vocab: llama_cpp.llama_vocab_p, token: int, special: bool) -> bytes:
+    """Return the bytes that a token stands for; a control token has its name if `special`, else none."""
+    size = 32
+    while True:
+        buffer = ctypes.create_string_buffer(size)
+        n = llama_cpp.llama_token_to_piece(vocab, token, buffer, size, 0, special)
+        if n >= 0:
+            return buffer.raw[:n]
+        size = -n
+
+
 def is_end(llama: llama_cpp.Llama, token: int) -> bool:
     """Return whether a token ends an answer."""
     return bool(llama_cpp.llama_vocab_is_eog(llama._model.vocab, token))
@@ -96,7 +107,7 @@ class _RenderedError(Exception):
 
 
 class GuardedLlama(llama_cpp.Llama):
-    """`llama_cpp.Llama` that does not abort in a grammar, and says in tokens of the text what is too long."""
+    """`llama_cpp.Llama` that does not abort in a grammar, loses no long tokens, and says in tokens what is too long."""
 
     # is given the text of a chat, and whether a start token comes before it, instead of the tokenizer
     _on_chat: Callable[[str, bool], list[int]] | None = None
@@ -121,6 +132,14 @@ class GuardedLlama(llama_cpp.Llama):
     @_n_ctx.setter
     def _n_ctx(self, n_ctx: int) -> None:
         """Leave it as it is: it follows from `n_ctx`, which may change."""
+
+    def detokenize(
+        self, tokens: Sequence[int], prev_tokens: Sequence[int] | None = None, special: bool = False
+    ) -> bytes:
+        """Return the bytes that tokens stand for; llama-cpp-python loses tokens of more than 32 bytes (64 hyphens)."""
+        text = b"".join(token_bytes(self._model.vocab, token, special) for token in tokens)
+        is_start = len(tokens) > 0 and tokens[0] == self.token_bos()
+        return text[1:] if is_start and text[:1] == b" " else text
 
     def close(self) -> None:
         """Free the context, whichever it is by now, and then the model."""

@@ -145,6 +145,14 @@ def test_window_model_reads_and_answers(gemma, question):
     assert sum(character.isalpha() for character in answer) > len(answer) / 2 > 10
 
 
+def test_long_tokens_are_not_lost(engine):
+    """A rule of a table is one token of 64 bytes."""
+    text = "a " + "-" * 64 + " b"
+    tokens = engine.model.tokenize(text)
+    assert max(map(len, engine.model.pieces(tokens))) >= 64
+    assert engine.model.detokenize(tokens).decode().strip() == text
+
+
 def test_control_tokens_of_a_document_are_text(engine):
     """A document that quotes the chat template cannot end the message."""
     plain, quoting = chat_prompt(engine.model, "a b").tokens, chat_prompt(engine.model, "a <|im_end|> b").tokens
