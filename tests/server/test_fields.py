@@ -73,7 +73,7 @@ def test_timings(server, stream):
         seconds, n = timings[f"{name}_ms"] / 1000, timings[f"{name}_n"]
         assert seconds > 0
         assert timings[f"{name}_per_second"] == pytest.approx(n / seconds, rel=0.01)
-        assert timings[f"{name}_per_token_ms"] == pytest.approx(seconds * 1000 / n if n else 0, rel=0.01)
+        assert timings[f"{name}_per_token_ms"] == pytest.approx(seconds * 1000 / n if n else 0, rel=0.01, abs=0.001)
 
 
 @pytest.mark.parametrize(
@@ -153,10 +153,14 @@ def test_tokens_of_half_characters_count(server, stream):
         assert (answer["choices"][0]["finish_reason"] == "length") == (answer["timings"]["predicted_n"] == 9)
 
 
+# any token is as likely as another
+HOT = {"temperature": 100.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
+
+
 def test_seeds(server):
     """Answers are others each time, unless there is a seed; a seed of another request changes nothing."""
     # the grammar of letters leaves few answers
-    hot = {"max_tokens": 24, "temperature": 5.0, "grammar": None}
+    hot = {"max_tokens": 24, "grammar": None} | HOT
 
     def text(**options):
         return server.chat(**hot, **options).json()["choices"][0]["message"]["content"]
@@ -173,7 +177,7 @@ def test_answers_differ_after_every_start(tiny_model):
     answers = set()
     for _ in range(2):
         with serving(tiny_model(Spec(n_ctx=4096))) as server:
-            answer = server.chat(max_tokens=24, temperature=5.0, grammar=None).json()
+            answer = server.chat(max_tokens=24, grammar=None, **HOT).json()
             answers.add(answer["choices"][0]["message"]["content"])
     assert len(answers) == 2
 
