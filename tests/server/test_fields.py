@@ -68,7 +68,7 @@ def test_timings(server, stream):
         n_tokens = answer["usage"]["total_tokens"]
     timings = answer["timings"]
     assert timings["cache_n"] + timings["prompt_n"] + timings["predicted_n"] == n_tokens
-    assert timings["predicted_n"] == 8
+    assert 0 < timings["predicted_n"] <= 8
     for name in ("prompt", "predicted"):
         seconds, n = timings[f"{name}_ms"] / 1000, timings[f"{name}_n"]
         assert seconds > 0
