@@ -44,7 +44,9 @@ def test_usage_of_a_stream(client):
     assert whole.usage.total_tokens == whole.usage.prompt_tokens + 6
     for more in ({}, {"stream_options": {"include_usage": False}}):
         assert all(chunk.usage is None for chunk in client.chat.completions.create(**asked, stream=True, **more))
-    *_, last = client.completions.create(prompt="x y", stream=True, stream_options={"include_usage": True}, **OPTIONS)
+    *_, last = client.completions.create(
+        prompt="x y", temperature=0, stream=True, stream_options={"include_usage": True}, **OPTIONS
+    )
     assert last.usage.completion_tokens == 6
 
 
@@ -132,13 +134,17 @@ def test_completions_refuse_the_same(server):
         assert_error(server.client.post("/v1/completions", json={"prompt": "a", **options}), 400, reason)
 
 
+# no answer ends before its limit
+ENDLESS = "root ::= [a-z]{100}"
+
+
 def test_a_limit_of_answers(tiny_model):
     """Of those that say none, or -1; another one goes beyond it. An answer that is cut says so."""
     with serving(tiny_model(Spec(n_ctx=4096)), "-c", "4096", "-n", "20") as server:
         for limit, n_tokens in ((None, 20), (-1, 20), (0, 20), (10, 10), (30, 30)):
-            answer = server.chat(max_tokens=limit).json()
+            answer = server.chat(max_tokens=limit, grammar=ENDLESS).json()
             assert (answer["usage"]["completion_tokens"], answer["choices"][0]["finish_reason"]) == (n_tokens, "length")
-        body = {"prompt": "a b", "max_tokens": -1, "grammar": LETTERS}
+        body = {"prompt": "a b", "max_tokens": -1, "grammar": ENDLESS}
         assert server.client.post("/v1/completions", json=body).json()["usage"]["completion_tokens"] == 20
         assert server.client.get("/props").json()["default_generation_settings"]["params"]["n_predict"] == 20
 
