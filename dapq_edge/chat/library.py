@@ -10,7 +10,6 @@ from .sources import Source
 # characters of all documents that are remembered
 MAX_CHARACTERS = 50_000_000
 
-
 # characters of a part of a message that is cited, at least
 MIN_PASTED = 2000
 

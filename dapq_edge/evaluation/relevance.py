@@ -114,7 +114,7 @@ def _cosines(engine: Engine, case: Asked) -> npt.NDArray[np.float32]:
     ctx, body = engine.cache.ctx, case.prompt.body
     means = [context.hidden_states(ctx, window_of(case.prompt).asking).mean(axis=0)]
     for window in excerpts([len(body)], N_WINDOW):
-        first = window.chunks[0].start
+        first = window.start
         states = context.hidden_states(ctx, body[first : window.stop])
         means += [states[chunk.start - first : chunk.stop - first].mean(axis=0) for chunk in window.chunks]
     if not np.isfinite(means).all():

@@ -367,10 +367,10 @@ class Engine:
         self._faults = self.take_faults()
         tokens, messages = self._aligned(self.sequence, tokens, messages)
         self.n_prompt = len(tokens)
-        was_read = any(_is_known(known, tokens) for known in [self.sequence, *self._conversations.sequences])
         step = decide(self.sequence, tokens, self._limits)
         if isinstance(step, Reread):
-            self._n_rereads += was_read
+            known = [self.sequence, *self._conversations.sequences]
+            self._n_rereads += any(_is_known(sequence, tokens) for sequence in known)
             self._read_anew(tokens, control, messages)
             return
         self.n_cached = step.n_tokens

@@ -70,7 +70,7 @@ def windows_of(prompt: Prompt, n_ctx_train: int) -> list[Excerpt]:
 
 def n_cells_of(prompt: Prompt, windows: Sequence[Excerpt]) -> int:
     """Return the cells that the largest window needs with its answer."""
-    return max(window.stop - window.chunks[0].start for window in windows) + _n_beside(prompt)
+    return max(window.stop - window.start for window in windows) + _n_beside(prompt)
 
 
 def _n_beside(prompt: Prompt) -> int:
@@ -127,7 +127,7 @@ def answer_windows(
         n_before, (tokens, _) = n_evaluated, window.tokens(prompt, around)
         text, is_cut, is_stored = answer(tokens)
         control.report(window.chunks[-1].stop, len(prompt.body))
-        seen = range(window.chunks[0].start, window.stop)
+        seen = range(window.start, window.stop)
         yield WindowAnswer(seen, text, is_cut, is_stored, n_evaluated - n_before)
 
 

@@ -146,7 +146,7 @@ def found_alone(engine: Engine, text: str, question: str, records: list[Record],
     prompt, found = chat_prompt(engine.model, text, question), set()
     left = list(records)
     for window in windows_of(prompt, engine.model.n_ctx_train):
-        tokens = prompt.body[window.chunks[0].start : window.stop]
+        tokens = prompt.body[window.start : window.stop]
         part = engine.model.detokenize(tokens).decode("utf-8", "replace")
         here = [record for record in left if record.text in part]
         left = [record for record in left if record not in here]
