@@ -4,7 +4,7 @@
 # setup.sh (DAPQ_WHEELS).
 #
 #   wheel.sh [DIR]      into DIR (default: dist)
-#   wheel.sh --source   only make the source that it is built from, and print where: for cibuildwheel
+#   wheel.sh --source   only make the source that it is built from, .build/portable: for cibuildwheel
 #
 #   CMAKE_ARGS   more options of the build: -DGGML_CUDA=on
 
@@ -51,10 +51,7 @@ check_machine
 mkdir -p "$build"
 patch_source
 make_source
-if [ "${1-}" = --source ]; then
-    echo "$portable"
-    exit
-fi
+[ "${1-}" != --source ] || exit 0
 out=${1:-dist}
 make_venv
 pip_wheel "$(key "portable ${CMAKE_ARGS-}")" "$portable" "$build/cmake-portable" "$build/wheel"

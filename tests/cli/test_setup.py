@@ -1,4 +1,4 @@
-"""scripts/setup.sh and the wheels that it takes: in a copy of the clone, where a pip that only writes down is in .venv."""
+"""scripts/setup.sh and the wheels that it takes: in a copy of the clone, whose pip in .venv only writes down."""
 
 import hashlib
 import os
