@@ -68,7 +68,10 @@ fetch_sdist() {
     if ! [ -f "$sdist" ] || [ "$(sha256 "$sdist")" != "$sdist_sha256" ]; then
         say "downloading the llama-cpp-python $sdist_version sdist"
         rm -rf "$build/download"
-        "$python" -m pip download -q --no-deps --no-binary llama-cpp-python -d "$build/download" \
+        # Windows has no .venv/bin, and Debian's Python no pip of its own
+        local pip=("$venv/bin/pip")
+        [ -x "${pip[0]}" ] || pip=("$python" -m pip)
+        "${pip[@]}" download -q --no-deps --no-binary llama-cpp-python -d "$build/download" \
             "llama-cpp-python==$sdist_version" || die "cannot download the sdist: check the network and the package index"
         mv "$build/download/$name.tar.gz" "$sdist"
     fi

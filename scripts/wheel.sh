@@ -49,11 +49,11 @@ repair() {
 
 check_machine
 mkdir -p "$build"
+[ "${1-}" = --source ] || make_venv
 patch_source
 make_source
 [ "${1-}" != --source ] || exit 0
 out=${1:-dist}
-make_venv
 pip_wheel "$(key "portable ${CMAKE_ARGS-}")" "$portable" "$build/cmake-portable" "$build/wheel"
 rm -rf "$build/repaired"
 if [ "$(uname -s)" = Linux ]; then
