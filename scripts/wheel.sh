@@ -63,5 +63,5 @@ else
 fi
 mkdir -p "$out"
 mv "$build/repaired"/*.whl "$out"
-"$python" scripts/wheels.py sums "$out"
+"$venv/bin/python" scripts/wheels.py sums "$out"
 say "$(du -h "$out/$(wheel_stem)"-*.whl | tr '\t' ' ')"
