@@ -5,6 +5,7 @@ set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 EXTRAS="test" ./scripts/setup.sh
+.venv/bin/pip install -q cmake ninja
 source=$(ls -d .build/llama_cpp_python-*/vendor/llama.cpp)
 build=.build/sanitizers
 

@@ -1,10 +1,13 @@
-"""Devices that ggml knows."""
+"""Backends and devices that ggml knows."""
 
 import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
+from pathlib import Path
 from typing import Any
+
+import psutil
 
 from . import compat
 
@@ -16,8 +19,11 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "dev_name": (ctypes.c_char_p, [ctypes.c_void_p]),
     "dev_memory": (None, [ctypes.c_void_p, ctypes.POINTER(ctypes.c_size_t), ctypes.POINTER(ctypes.c_size_t)]),
     "register": (None, [ctypes.c_void_p]),
-    "rpc_add_server": (ctypes.c_void_p, [ctypes.c_char_p]),
-    "rpc_start_server": (None, [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_void_p]),
+    "reg_by_name": (ctypes.c_void_p, [ctypes.c_char_p]),
+    "reg_count": (ctypes.c_size_t, []),
+    "reg_get": (ctypes.c_void_p, [ctypes.c_size_t]),
+    "reg_get_proc_address": (ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_char_p]),
+    "reg_name": (ctypes.c_char_p, [ctypes.c_void_p]),
 }
 
 
@@ -54,6 +60,21 @@ def devices() -> list[Device]:
         Device(handle, backend_function("dev_name")(handle).decode(), DeviceType(backend_function("dev_type")(handle)))
         for handle in handles
     ]
+
+
+def backends() -> list[str]:
+    """Return the names of the backends that are built in or were loaded."""
+    found = [backend_function("reg_get")(i) for i in range(backend_function("reg_count")())]
+    return [backend_function("reg_name")(backend).decode() for backend in found]
+
+
+def cpu_library() -> str | None:
+    """Return the name of the library of the CPU's kernels: of a wheel, the one that suits the processor.
+
+    None where the system does not say which files a process has mapped (macOS).
+    """
+    maps: list[Any] = getattr(psutil.Process(), "memory_maps", list)()
+    return next((Path(file.path).name for file in maps if "ggml-cpu" in file.path), None)
 
 
 def gpus() -> list[Device]:

@@ -6,7 +6,6 @@ patch is missing. They check what the native functions return; these check their
 
 import ctypes
 import functools
-import re
 from collections.abc import Callable, Sequence
 from enum import IntEnum, IntFlag
 from importlib.metadata import version
@@ -108,11 +107,6 @@ def _function(name: str) -> Callable[..., Any]:
 def require() -> None:
     """Raise `StockBuildError` unless the loaded library has our patches."""
     _function("llama_attn_probe")
-
-
-def backends() -> list[str]:
-    """Return the names of the ggml backends that the library has."""
-    return re.findall(r"(\w+) : ", llama_cpp.llama_print_system_info().decode())
 
 
 def _check(code: int, what: str) -> int:

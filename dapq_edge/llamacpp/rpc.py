@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..errors import DapqError, UsageError
-from . import compat
 from .devices import DeviceType, backend_function, devices, gpus
 
 # seconds to wait for a server to answer
@@ -22,16 +21,32 @@ HELLO_ANSWER = struct.Struct("<Q4B24x")
 PROTOCOL = 7, 0
 
 
+# of `ggml_backend_rpc_<name>`
+_SIGNATURES = {
+    "add_server": ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_char_p),
+    "start_server": ctypes.CFUNCTYPE(
+        None, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_void_p
+    ),
+}
+
+
 def has_rpc() -> bool:
     """Return whether llama.cpp was built with RPC."""
-    return hasattr(compat.lib, "ggml_backend_rpc_add_server")
+    return _backend() is not None
+
+
+def _backend() -> int | None:
+    """Return the `ggml_backend_reg_t` of RPC, whether it is built in or was loaded."""
+    backend: int | None = backend_function("reg_by_name")(b"RPC")
+    return backend
 
 
 def _function(name: str) -> Callable[..., Any]:
-    """Return a function, see `backend_function`. Raises `DapqError` if there is none."""
-    if not has_rpc():
+    """Return `ggml_backend_rpc_<name>`. Raises `DapqError` if there is none."""
+    backend = _backend()
+    if backend is None:
         raise DapqError("llama.cpp was built without RPC: build it with -DGGML_RPC=on")
-    return backend_function(name)
+    return _SIGNATURES[name](backend_function("reg_get_proc_address")(backend, f"ggml_backend_rpc_{name}".encode()))
 
 
 def parse_address(text: str) -> tuple[str, int]:
@@ -70,10 +85,10 @@ def add_servers(addresses: Sequence[str]) -> None:
     for address in addresses:
         _greet(address)
     for address in addresses:
-        registry = _function("rpc_add_server")(address.strip().encode())
+        registry = _function("add_server")(address.strip().encode())
         if not registry:
             raise DapqError(f"the RPC server {address} has no devices")
-        _function("register")(registry)
+        backend_function("register")(registry)
 
 
 def serve(host: str, port: int, n_threads: int, names: Sequence[str] = ()) -> None:
@@ -81,7 +96,7 @@ def serve(host: str, port: int, n_threads: int, names: Sequence[str] = ()) -> No
 
     Raises `UsageError` if no device has such a name, and `DapqError` if llama.cpp has no RPC, or stops to serve.
     """
-    start, everything = _function("rpc_start_server"), devices()
+    start, everything = _function("start_server"), devices()
     named = {device.name: device for device in everything}
     if unknown := [name for name in names if name not in named]:
         raise UsageError(f"{unknown[0]}: there is {', '.join(named)}", param="device")

@@ -1,6 +1,7 @@
 """What needs a process of its own: signals, pipes, limits and exit codes."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -27,9 +28,11 @@ def test_completion(model):
 
 def test_version_and_policies():
     lines = process("--version").stdout.decode().splitlines()
-    assert [line.split()[0] for line in lines] == ["dapq-edge", "patch", "llama.cpp", "backends"]
+    assert [line.split()[0] for line in lines] == ["dapq-edge", "patch", "llama.cpp", "wheel", "backends"]
     assert "0c1e57098" in lines[2]
-    assert "CPU" in lines[3]
+    assert re.fullmatch(r"wheel py3-none-\w+, (built on this machine|build \d+_[0-9a-f]{16})", lines[3])
+    assert "CPU" in lines[4]
+    assert ("ggml-cpu" in lines[4]) == (sys.platform == "linux")
     names = [line.split()[0] for line in dapq_edge("policies").stdout.decode().splitlines()]
     assert {"full", "streaming", "dapq", "fused"} <= set(names)
 
