@@ -15,7 +15,7 @@ MIB, GIB = 2**20, 2**30
 def test_most_cells(tiny_model, name):
     shape, options = read_shape(tiny_model(SPECS[name])), ("f16", "q8_0", 512)
     found = []
-    for ram in (80 * MIB, 100 * MIB, 100 * MIB + 1000, 200 * MIB, GIB, 4 * GIB):
+    for ram in (90 * MIB, 100 * MIB, 100 * MIB + 1000, 200 * MIB, GIB, 4 * GIB):
         n_cells = most_cells(shape, ram, *options)
         assert n_cells % 256 == 0
         assert shape.total_bytes(n_cells, *options) <= 0.9 * ram < shape.total_bytes(n_cells + 256, *options)
