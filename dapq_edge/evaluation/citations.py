@@ -37,8 +37,8 @@ def citations_rows(
 ) -> list[Row]:
     """Ask a document, and compare the sources of the answers with the facts, unless `results` has them.
 
-    Of an answer that is right, the first source of the sentence that says so counts. Pages that do not exist and quotes
-    that do not stand on them are counted for all sources of all answers.
+    Of an answer that is right, the sources of the sentence that says so count, and how many it has. Pages that do not
+    exist and quotes that do not stand on them are counted for all sources of all answers.
 
     Args:
         engine: Has a model.
@@ -102,7 +102,8 @@ def _measure(
         "citing": round((stop - answered) / (stop - start), 4),
     }
     if row["is_right"]:
-        cited = [source for source in sources if question.answer in answer[slice(*source.citation.sentence)]][:1]
+        cited = [source for source in sources if question.answer in answer[slice(*source.citation.sentence)]]
+        row["n_cited"] = len(cited)
         row["right_page"] = any(source.page == document.pages[i] for source in cited)
         row["right_quote"] = any(question.fact in source.quote for source in cited)
     return row

@@ -132,6 +132,7 @@ METRICS = {
     "is_right": "right answers",
     "right_page": "of these: page",
     "right_quote": "sentence",
+    "n_cited": "sources of it",
     "bm25_page": "BM25's page",
     "n_invented": "invented",
     "citing": "citing, of the time",
@@ -150,7 +151,7 @@ def _metric(name: str, values: Sequence[float]) -> str:
         return f"{sum(values)}"
     if name == "citing":
         return f"{np.median(values):.1%}"
-    if name == "rank":
+    if name in ("rank", "n_cited"):
         return f"{np.mean(values):.2f}"
     if name in ("score", "top1", "oracle_recall", "attention_kept"):
         return f"{np.mean(values):.0%}"

@@ -15,6 +15,9 @@ from .passages import N_PASSAGE, passages
 # a sentence whose passage is attended to less was written without it; see docs/results.md, "Citations"
 MIN_WEIGHT = 0.1
 
+# a second passage that is attended to as much is a source of the sentence, too: it was put together from both
+MIN_SECOND = 0.3
+
 # tokens that are read together: words around the one that is copied are attended to, too
 N_TOGETHER = 13
 
@@ -47,9 +50,10 @@ def cite(
     document: str,
     pages: Sequence[tuple[int, int]] = (),
 ) -> list[Citation]:
-    """Return the passages that an answer was read from: one for each of its sentences, or none.
+    """Return the passages that an answer was read from: of each of its sentences one, two or none.
 
-    A sentence that was written before the last eviction is not seen any more, and has none.
+    A sentence that was put together from two places has two, the one that was read most first. One that was written
+    before the last eviction is not seen any more, and has none.
 
     Args:
         cache: Holds the prompt and the answer; it is left as it was.
@@ -70,10 +74,15 @@ def cite(
     for start, stop in passages(answer):
         tokens = written.tokens_of(start, stop)
         seen = attention_of(cache, heads, range(n_prompt + tokens.start, n_prompt + tokens.stop))
-        token, weight = strongest(seen[place.tokens.start : place.tokens.stop] * is_cited)
-        if weight >= MIN_WEIGHT:
+        seen = seen[place.tokens.start : place.tokens.stop] * is_cited
+        for least in (MIN_WEIGHT, MIN_SECOND):
+            token, weight = strongest(seen)
+            if weight < least:
+                break
             first, last = _around(document, int(place.starts[token]), pages)
-            found.append(Citation((start, stop), first, last, place.tokens_of(first, last), weight))
+            spelling = place.tokens_of(first, last)
+            found.append(Citation((start, stop), first, last, spelling, weight))
+            seen[spelling.start - place.tokens.start : spelling.stop - place.tokens.start] = 0
     return found
 
 

@@ -9,6 +9,7 @@ from helpers.tokens import random_tokens
 
 from dapq_edge.cache.kv_cache import KVCache
 from dapq_edge.llamacpp.native import ProbeType
+from dapq_edge.reading import citations
 from dapq_edge.reading.citations import N_TOGETHER, cite, strongest
 from dapq_edge.reading.citing import N_CITED, attention_of
 from dapq_edge.reading.relevance import N_BEST
@@ -135,6 +136,33 @@ def test_passages_of_pages(tiny_model):
         quote = document[cited.start : cited.stop]
         assert quote in ("One thing here.", "Another thing there")
         assert b"".join(pieces[cited.tokens.start : cited.tokens.stop]).decode().strip() == quote
+
+
+@pytest.mark.parametrize(
+    ("peaks", "expected"),
+    [
+        # tokens of the prompt: the second one is the first of "One thing here."
+        ({2: 0.6}, ["One thing here."]),
+        ({2: 0.6, 5: 0.29}, ["One thing here."]),
+        ({2: 0.6, 5: 0.31}, ["One thing here.", "Another thing there."]),
+        ({2: 0.35, 6: 0.6}, ["Another thing there.", "One thing here."]),
+        # more of the same passage, and no third one
+        ({2: 0.6, 3: 0.5}, ["One thing here."]),
+        ({2: 0.6, 5: 0.5, 8: 0.4}, ["One thing here.", "Another thing there."]),
+        ({2: 0.09}, []),
+    ],
+)
+def test_a_sentence_that_was_put_together_has_two_passages(monkeypatch, peaks, expected):
+    document = "One thing here. Another thing there. More of it."
+    pieces = [b"<s>", *(f" {word}".encode() for word in document.split()), b"\nWhy?", b" So", b" it", b" is."]
+    seen = np.zeros(len(pieces), dtype=np.float32)
+    seen[list(peaks)] = list(peaks.values())
+    monkeypatch.setattr(citations, "attention_of", lambda cache, heads, written: seen.copy())
+    found = cite(None, None, pieces, len(pieces) - 3, document)
+    assert [document[cited.start : cited.stop] for cited in found] == expected
+    assert {cited.sentence for cited in found} <= {(0, 9)}
+    for cited in found:
+        assert cited.weight == seen[cited.tokens.start : cited.tokens.stop].max()
 
 
 def test_what_a_sliding_window_has_left_is_not_seen(tiny_model):

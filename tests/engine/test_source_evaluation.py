@@ -143,6 +143,7 @@ def test_sources_of_a_right_answer(
     monkeypatch.setattr(citations, "find_sources", lambda engine, document: [source])
     (row,) = cite(engine, document, questions, [1])
     assert row["is_right"]
+    assert row["n_cited"] == (sentence == 0)
     assert (row["right_page"], row["right_quote"], row["n_invented"]) == (right_page, right_quote, n_invented)
     # its words stand on no other page
     assert row["bm25_page"]

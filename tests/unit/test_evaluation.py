@@ -190,7 +190,7 @@ def cited(i, **result):
 
 def test_only_right_answers_have_sources_that_can_be_right():
     """Made up sources are counted for all."""
-    right = {"is_right": True, "right_page": True, "right_quote": False, "bm25_page": True}
+    right = {"is_right": True, "right_page": True, "right_quote": False, "bm25_page": True, "n_cited": 2}
     rows = [cited(0, **right, n_invented=0, citing=0.01), cited(1, is_right=False, n_invented=2, citing=0.03)]
     (summary,) = summaries(rows)
     assert summary.title == "citations, 9 pages"
@@ -200,6 +200,7 @@ def test_only_right_answers_have_sources_that_can_be_right():
     assert named["of these: page"].startswith("100.0%")
     assert named["sentence"].startswith("0.0%")
     assert named["BM25's page"].startswith("100.0%")
+    assert named["sources of it"] == "2.00"
     assert (named["invented"], named["citing, of the time"]) == ("2", "2.0%")
 
 
