@@ -8,7 +8,7 @@ from typing import Any
 import psutil
 from rich.console import Console
 
-from ..chat.whole import Item, Joined
+from ..chat.joined import Item, Joined
 from ..control import Control
 from ..documents.document import Document
 from ..eviction.policies import Policy

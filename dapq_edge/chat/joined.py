@@ -1,6 +1,6 @@
 """Items that the windows of a document answered: equal ones are joined, with the pages that they are from."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,8 @@ from .sources import Coverage
 # labels of an item that are named, at most
 N_LABELS = 8
 
-# an item of a list has this share of its words from its window; a small model lists what it knows, where it finds none
+# an item of a list has this share of its words from its window, where a small model lists what it knows if it finds
+# none; and from the pages that are named for it
 MIN_THERE = 0.8
 
 
@@ -92,6 +93,9 @@ class Joined:
         self._n_answers += 1
         start, new = self._first_character(answer.tokens), list[Item]()
         pages = [page for page in self._document.pages if page.start < self._stop and start < page.stop]
+        # of a page, only what the window has
+        parts = [self._document.text[max(page.start, start) : min(page.stop, self._stop)] for page in pages]
+        texts = [frozenset(words(part)) for part in parts]
         there = set(words(self._document.text[start : self._stop]))
         for text in items_of(answer.text, self._question):
             if self._is_copied and self._place and not _is_there(text, there):
@@ -102,7 +106,8 @@ class Joined:
                 item = self._by_key[key_of(text)] = Item(text, [], [])
                 new.append(item)
             item.windows.append(self._n_answers)
-            item.pages.extend(page for page in self._which(text, pages) if page not in item.pages)
+            which = [pages[i] for i in covering(set(words(text)), texts)]
+            item.pages.extend(page for page in which if page not in item.pages)
         self.items += new
         return new
 
@@ -133,11 +138,27 @@ class Joined:
         self._stop = int(self._place.stops[last])
         return int(self._place.starts[first])
 
-    def _which(self, text: str, pages: Sequence[Page]) -> Sequence[Page]:
-        """Return those pages of a window that have all words of an item; all of them, if none has."""
-        said = set(words(text))
-        having = [page for page in pages if said <= set(words(self._document.text_of(page)))]
-        return having or pages
+
+def covering(said: Set[str], texts: Sequence[Set[str]]) -> list[int]:
+    """Return which texts some words are from, ascending.
+
+    Those that have all of the words that any text has; if none does, few that together have `MIN_THERE` of them, each
+    with more of the missing ones than any other text (greedy set cover); all of them, if none has any.
+
+    Args:
+        said: Words.
+        texts: Words of each text.
+    """
+    known = said & set[str]().union(*texts)
+    if not known:
+        return list(range(len(texts)))
+    having = [i for i, text in enumerate(texts) if known <= text]
+    missing, found = known, set[int]()
+    while not having and len(known) - len(missing) < MIN_THERE * len(known):
+        best = max(range(len(texts)), key=lambda i: len(missing & texts[i]))
+        found.add(best)
+        missing = missing - texts[best]
+    return having or sorted(found)
 
 
 def _is_there(text: str, there: set[str]) -> bool:
