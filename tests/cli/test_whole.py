@@ -64,6 +64,7 @@ def test_a_list_is_what_was_joined(model, long_doc, said):
         "windows",
         "windows_stored",
         "windows_cut",
+        "rounds",
         "whole_s",
         "ttft_s",
         "decode_tps",
