@@ -79,6 +79,18 @@ class Library:
                     return Quoted.of(content, places, None if number == len(contents) else contents[-1])
         return None
 
+    def documents_in(self, contents: Sequence[str]) -> list[Document]:
+        """Return all documents in messages, or else the long parts of them that are no request. Arguments as above."""
+        for find in (self._places, pasted):
+            found = {
+                document.text: document
+                for number, content in enumerate(contents, start=1)
+                for _, document in sorted(find(content, f"message {number}"), key=lambda pair: pair[0])
+            }
+            if found:
+                return list(found.values())
+        return []
+
     def _places(self, content: str, _: str) -> list[tuple[int, Document]]:
         found = [(content.find(text), document) for text, document in list(self._documents.items())]
         return [(place, document) for place, document in found if place >= 0]

@@ -21,7 +21,7 @@ JOINED = Extent.LIST, Extent.COUNT
 
 
 class WholeMode(str, Enum):
-    """When each window of a document that does not fit is asked.
+    """Choice of when each window of a document that does not fit is asked.
 
     auto: if the question asks for all of it, and finds no place that stands out. on: always. off: never.
     """
@@ -126,17 +126,15 @@ class WholeQuestion:
 
     def notes(self) -> list[str]:
         """Return what to say about what is not in the answer, one line each."""
+        n_left_out, n_cut, n_silent = self._joined.n_left_out, self._reduced.n_cut, self._reduced.n_silent
         cut = f"had more to say than {N_PART} tokens, which is missing"
+        left_out = "items that are left out, as their words do not stand where they are said to"
         lines = (
             (self._n_cut, f"{self._n_cut:,} of {self.n_windows:,} windows {cut}"),
-            (
-                self._joined.n_left_out,
-                "items that are left out, as their words do not stand where they are said to: "
-                f"{self._joined.n_left_out:,}",
-            ),
+            (n_left_out, f"{left_out}: {n_left_out:,}"),
             (self.has_nothing, "no window of the document has anything about this"),
-            (self._reduced.n_cut, f"{self._reduced.n_cut:,} groups of parts {cut}"),
-            (self._reduced.n_silent, f"{self._reduced.n_silent:,} groups of parts said nothing, and are missing"),
+            (n_cut, f"groups of parts that {cut}: {n_cut:,}"),
+            (n_silent, f"groups of parts that said nothing, and are missing: {n_silent:,}"),
             (self.is_skimmed, "the parts are longer than the budget, so that some are not in the answer"),
         )
         return [line for is_so, line in lines if is_so]

@@ -24,6 +24,9 @@ from .ask import Options
 from .running import find_budget, progress_bar, read_prompt, say, warn
 from .writing import Written, write_answer
 
+# what to say if all windows are to be asked, and need not be
+FITS = "the document fits the budget, and is read at once"
+
 
 @dataclass(frozen=True)
 class WholeResult:
@@ -57,7 +60,7 @@ class WholeResult:
             f"{self.reading}: {self.prompt_tokens:,} tokens, asked {self.windows_read:,} of {self.windows:,} windows",
             store_note(self.windows_stored),
             f"{self.count:,} different items",
-            f"made shorter in {self.rounds:,} rounds" if self.rounds else None,
+            f"rounds over them: {self.rounds:,}" if self.rounds else None,
             f"{self.tokens_evaluated:,} tokens evaluated",
             f"{self.whole_s:.1f} s",
         ]

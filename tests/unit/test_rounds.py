@@ -16,8 +16,10 @@ class Characters:
     """A model without a chat template, whose tokens are characters."""
 
     chat_template = None
-    start_tokens = [1, 1, 1, 1]
     n_ctx_train = 1024
+
+    def __init__(self):
+        self.start_tokens = [1] * 4
 
     def tokenize(self, text, *, special=False):
         return [ord(c) for c in text]
