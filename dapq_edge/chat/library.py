@@ -80,16 +80,17 @@ class Library:
         return None
 
     def documents_in(self, contents: Sequence[str]) -> list[Document]:
-        """Return all documents in messages, or else the long parts of them that are no request. Arguments as above."""
-        for find in (self._places, pasted):
-            found = {
-                document.text: document
-                for number, content in enumerate(contents, start=1)
-                for _, document in sorted(find(content, f"message {number}"), key=lambda pair: pair[0])
-            }
-            if found:
-                return list(found.values())
-        return []
+        """Return all documents in messages, and of those that have none the long parts that are no request.
+
+        Args:
+            contents: Messages of a user, the oldest first.
+        """
+        found: dict[str, Document] = {}
+        for number, content in enumerate(contents, start=1):
+            name = f"message {number}"
+            places = self._places(content, name) or pasted(content, name)
+            found |= {document.text: document for _, document in sorted(places, key=lambda pair: pair[0])}
+        return list(found.values())
 
     def _places(self, content: str, _: str) -> list[tuple[int, Document]]:
         found = [(content.find(text), document) for text, document in list(self._documents.items())]
