@@ -15,7 +15,7 @@ export function newTurn(question, documents) {
 }
 
 function blank() {
-  return {answer: "", annotations: [], evidence: null, warnings: [], error: "", progress: "", status: "asking"};
+  return {answer: "", annotations: [], parts: [], evidence: null, warnings: [], error: "", progress: "", status: "asking"};
 }
 
 /** Ask, or ask again; `update` is called at each change. An answer comes back if the next one has no word. */
@@ -27,7 +27,7 @@ export async function ask(turn, before, signal, update) {
     const isAgain = old.status === "done" && old.answer;
     await receive(turn, streamChat(bodyOf(turn, before, isAgain), signal), update);
     turn.status = "done";
-    if (!turn.answer) turn.warnings.push("The model gave an empty answer.");
+    if (!turn.answer && !turn.evidence?.not_found) turn.warnings.push("The model gave an empty answer.");
     if (turn.documents.length && !turn.evidence) turn.warnings.push(UNKNOWN);
   } catch (error) {
     const isStopped = signal.aborted;
@@ -76,6 +76,7 @@ function note(turn, chunk) {
   if (content) turn.progress = "";
   turn.answer += content || "";
   if (Array.isArray(annotations)) turn.annotations = annotations;
+  if (chunk.whole) turn.parts = choice.finish_reason ? chunk.whole.parts : [...turn.parts, ...chunk.whole.parts];
   if (chunk.evidence) turn.evidence = {...turn.evidence, ...chunk.evidence};
   turn.warnings.push(...(chunk.warnings || []));
   if (choice.finish_reason === "length") {
