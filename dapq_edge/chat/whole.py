@@ -126,16 +126,18 @@ class WholeQuestion:
 
     def notes(self) -> list[str]:
         """Return what to say about what is not in the answer, one line each."""
-        n_left_out, n_cut, n_silent = self._joined.n_left_out, self._reduced.n_cut, self._reduced.n_silent
+        n_left_out, n_rounds = self._joined.n_left_out, self._reduced.n_rounds
+        n_cut, n_silent = self._reduced.n_cut, self._reduced.n_silent
         cut = f"had more to say than {N_PART} tokens, which is missing"
         left_out = "items that are left out, as their words do not stand where they are said to"
         lines = (
             (self._n_cut, f"{self._n_cut:,} of {self.n_windows:,} windows {cut}"),
             (n_left_out, f"{left_out}: {n_left_out:,}"),
             (self.has_nothing, "no window of the document has anything about this"),
+            (n_rounds, f"the parts are longer than the budget: groups of them answered first (rounds: {n_rounds:,})"),
             (n_cut, f"groups of parts that {cut}: {n_cut:,}"),
             (n_silent, f"groups of parts that said nothing, and are missing: {n_silent:,}"),
-            (self.is_skimmed, "the parts are longer than the budget, so that some are not in the answer"),
+            (self.is_skimmed, "the parts have no room in the budget, so that some are not in the answer"),
         )
         return [line for is_so, line in lines if is_so]
 

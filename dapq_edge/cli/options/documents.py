@@ -43,5 +43,5 @@ def whole_option(noun: str = "a document that does") -> Any:
         choices=["auto", "on", "off"],
         default="auto",
         help=f"ask each window of {noun} not fit the budget, and join the answers: if the question asks "
-        "for all of it and finds no place that stands out, always, or never (default: auto)",
+        "for all and finds no place that stands out, always, or never (default: auto)",
     )
