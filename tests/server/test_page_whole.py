@@ -37,6 +37,26 @@ def test_items_have_their_pages(visit):
     assert copied == "The Ada\nThe Bee\nThe Ada (a.md, p. 1; a.md, p. 3)\nThe Bee"
 
 
+def test_all_is_asked_where_a_part_was_read(visit):
+    visit = visit()
+    visit.add(("a.md", "The Ada and the Bee sail."))
+    visit.stub(chunk("The Ada"), chunk(finish_reason="stop", evidence={**EVIDENCE, "partial": True}))
+    visit.answer("List all ships.")
+    all_of_it = visit.page.get_by_role("button", name="Ask all of it")
+    bodies = visit.stub(
+        chunk("The Bee", whole={"parts": [item("The Bee")]}),
+        chunk(finish_reason="stop", whole={"parts": [item("The Bee")]}, evidence=EVIDENCE),
+    )
+    all_of_it.click()
+    visit.wait()
+    assert visit.text(".answer") == "The Bee"
+    assert [(body["whole"], body["temperature"]) for body in bodies] == [("on", 0)]
+    assert all_of_it.is_hidden()
+    visit.page.get_by_role("button", name="Regenerate").click()
+    visit.wait()
+    assert [(body["whole"], body["temperature"]) for body in bodies[1:]] == [("on", 0.7)]
+
+
 def test_nothing_was_found(visit):
     visit = visit()
     visit.add(("a.md", "The gulls cry."))

@@ -24,7 +24,7 @@ export async function ask(turn, before, signal, update) {
   Object.assign(turn, blank());
   update();
   try {
-    const isAgain = old.status === "done" && old.answer;
+    const isAgain = old.status === "done" && old.answer && (!turn.isWhole || old.parts?.length);
     await receive(turn, streamChat(bodyOf(turn, before, isAgain), signal), update);
     turn.status = "done";
     if (!turn.answer && !turn.evidence?.not_found) turn.warnings.push("The model gave an empty answer.");
@@ -42,7 +42,7 @@ export async function ask(turn, before, signal, update) {
 function bodyOf(turn, before, isAgain) {
   const body = {messages: messagesOf(turn, before), max_tokens: MAX_TOKENS, temperature: isAgain ? 0.7 : 0};
   const [budget, policy] = [$("budget").value.trim(), $("policy").value.trim()];
-  return {...body, ...(budget && {kv_budget: budget}), ...(policy && {policy})};
+  return {...body, ...(turn.isWhole && {whole: "on"}), ...(budget && {kv_budget: budget}), ...(policy && {policy})};
 }
 
 /** A question about documents stands alone: only a message that begins with them finds what was read already. */

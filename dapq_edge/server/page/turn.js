@@ -16,9 +16,14 @@ export function viewOf(turn, regenerate) {
     coverage: part("p", "small coverage"), notes: part("ul", "notes"), tools: part("div", "tools"),
   };
   const again = button("", regenerate, {className: "plain again"});
+  const askAll = () => {
+    turn.isWhole = true;
+    regenerate();
+  };
+  const all = button("Ask all of it", askAll, {className: "plain again"});
   const copied = make("span", {role: "status", className: "small"});
   const copy = button("Copy", () => copyAnswer(turn, copied), {className: "plain"});
-  parts.tools.append(copy, again, copied);
+  parts.tools.append(copy, again, all, copied);
   const title = make("h3", {dir: "auto"}, turn.question);
   const article = make("article", {"aria-label": "Question and answer"}, title, ...Object.values(parts));
   const update = () => {
@@ -28,6 +33,8 @@ export function viewOf(turn, regenerate) {
     showParts(turn, parts);
     parts.tools.hidden = isAsking;
     copy.hidden = !turn.answer;
+    // only a part was read for the answer
+    all.hidden = !turn.evidence?.partial || Boolean(turn.parts?.length);
     again.textContent = turn.status === "done" ? "Regenerate" : "Ask again";
     article.setAttribute("aria-busy", isAsking);
   };
