@@ -33,6 +33,10 @@ class Found:
     text: str = ""
 
 
+# what `ask_all` begins with
+NOTHING_YET = Found(())
+
+
 def choose(
     llama: Llama,
     mode: WholeMode,
@@ -74,7 +78,7 @@ def ask_all(
 ) -> Iterator[Found | T]:
     """Yield what is new in the answer of each window, and then the answer over all of that, if it is no list or count.
 
-    The first thing that is found is nothing: the windows are asked now. `llama.control` watches and stops; what was
+    It begins with `NOTHING_YET`: the windows are asked now. `llama.control` watches and stops; what was
     stopped goes on where it was, if there is a store.
 
     Args:
@@ -88,7 +92,7 @@ def ask_all(
     """
     engine, system = llama.engine, [message for message in messages if message["role"] in SYSTEM]
     llama.timings = timings = Timings(len(whole.prompt))
-    yield Found([])
+    yield NOTHING_YET
     for new in whole.ask(engine, llama.control):
         if new:
             yield Found(new, _added(whole, new))
@@ -101,7 +105,7 @@ def ask_all(
     timings.note_prompt()
     timings.n_predicted = len(engine.model.tokenize(whole.joined))
     if whole.extent == Extent.COUNT:
-        yield Found([], whole.joined)
+        yield Found((), whole.joined)
 
 
 def _added(whole: WholeQuestion, new: Sequence[Item]) -> str:

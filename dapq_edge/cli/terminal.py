@@ -11,7 +11,7 @@ from pathlib import Path
 from platformdirs import user_state_path
 from rich.console import Console
 
-from ..chat.asking import Found
+from ..chat.asking import NOTHING_YET, Found
 from ..chat.conversation import Chat
 from ..chat.idle import Idle
 from ..chat.library import Library
@@ -188,7 +188,8 @@ class _Terminal:
                 lambda done, total: bar.update(task, completed=done, total=total), lambda: self.is_stopped
             )
             for piece in self.chat.ask(line, mode, document):
-                first = first or time.perf_counter()
+                if first is None and piece != NOTHING_YET:
+                    first = time.perf_counter()
                 # what is printed would go into the bar
                 bar.stop()
                 if isinstance(piece, Found):
@@ -209,8 +210,9 @@ class _Terminal:
         for item in found.items:
             show_item(item, whole, self.console)
         if found.text and not found.items:
+            # a count
             print(found.text, flush=True)
-        if not found.text and not found.items and mode == WholeMode.AUTO:
+        if found == NOTHING_YET and mode == WholeMode.AUTO:
             say([auto_note(whole)], self.console)
 
     def _say_stopped(self) -> None:
