@@ -83,7 +83,7 @@ class WholeQuestion:
 
     @property
     def joined(self) -> str:
-        """What code makes of the items; empty if a model is wanted."""
+        """Answer that code makes of the items; empty if a model is wanted."""
         if self.extent == Extent.COUNT:
             return str(len(self.items))
         return "\n".join(item.text for item in self.items) if self.extent == Extent.LIST else ""

@@ -144,7 +144,7 @@ class ChatRequest(_Request, CreateChatCompletionRequest):
 
     @property
     def whole_mode(self) -> WholeMode:
-        """When each window is asked: a client that streams sees how far it is, and another one has to want it."""
+        """Choice of when windows are asked: a client that streams sees how far it is, another one has to want it."""
         return WholeMode(self.whole or ("auto" if self.stream and not self._has_form else "off"))
 
     @property
