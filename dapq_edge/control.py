@@ -1,7 +1,7 @@
 """Control of long work: somebody to tell how far it is, and to ask whether to stop."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .errors import AbortedError
 
@@ -38,6 +38,10 @@ class Control:
         """Tell how far the work is. Raises as `check` does."""
         self.check()
         self.progress(done, total)
+
+    def of_part(self, before: int, total: int) -> "Control":
+        """Return the control of a part of the work, behind `before` of `total`."""
+        return replace(self, progress=lambda done, _: self.progress(before + done, total))
 
 
 # for callers that neither watch nor stop

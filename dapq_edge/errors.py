@@ -53,5 +53,9 @@ class AbortedError(DapqError):
     """The caller asked to stop."""
 
 
+class NotReadError(DapqError):
+    """A document was only looked at, as the caller wanted."""
+
+
 class TooLongError(DapqError, ValueError):
     """A prompt is longer than the context, or than what the model was trained for."""

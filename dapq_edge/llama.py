@@ -35,6 +35,7 @@ from .reading.open_store import STORE_SIZE, open_store
 from .reading.plan import SkimMode, skim_mode
 from .reading.relevance import Serves, serves
 from .reading.stats import Usage
+from .reading.strategies import GoesOn
 from .reading.timings import Timings
 from .store.types import STORE_TYPES
 
@@ -74,12 +75,15 @@ class Llama(GuardedLlama):
 
     Attributes:
         control: Watches and stops what is called next.
+        goes_on: Told all chunks of a document that does not fit the budget, says whether the most relevant ones are
+            read; if not, `NotReadError` is raised. None to read them.
         timings: Tokens and seconds of the last answer, or of the one that is written.
 
     Raises `ModelError` if the file is no model that llama.cpp can load, `UnsupportedModelError` if the model cannot be
     evicted, `UsageError` if an argument is wrong, and `DapqError` if there can be no store.
     """
 
+    goes_on: GoesOn | None = None
     _engine: Engine | None = None
     _chat: ChatPrompt | None = None
     _ids_of: Ledger | None = None
@@ -218,7 +222,7 @@ class Llama(GuardedLlama):
             # a grammar is refused before a prompt is read
             self.check_grammar(options.get("grammar"))
             messages = self._chat.messages if self._chat and self._chat.tokens == tokens else None
-            self._engine.prefill(tokens, self.control, messages)
+            self._engine.prefill(tokens, self.control, messages, self.goes_on)
             self.timings.n_cached = min(self._engine.n_cached, len(tokens))
             tokens, reset = [], False
         yield from self._timed(super().generate(tokens, *args, reset=reset, **options))
@@ -277,6 +281,13 @@ class Llama(GuardedLlama):
             chats.append(chat_tokens(self.engine.model, self.render_chat, asked))
         n_known = Ledger().append(chats[0].tokens).n_same(chats[1].tokens)
         return self.engine.prefill_ahead(chats[0].tokens, n_known, self.control, chats[0].messages)
+
+    def fits(self, messages: list[dict[str, Any]]) -> bool:
+        """Return whether a chat is read at once, so that its answer is from all of it."""
+        if not self._engine or not self.has_chat_template:
+            return True
+        chat = chat_tokens(self.engine.model, self.render_chat, messages)
+        return self.engine.fits_configured(chat.tokens, chat.messages)
 
     def save_state(self) -> llama_cpp.LlamaState:
         """Return a state as `llama_cpp.Llama.save_state` does, with what was evicted."""

@@ -79,6 +79,19 @@ class Library:
                     return Quoted.of(content, places, None if number == len(contents) else contents[-1])
         return None
 
+    def documents_in(self, contents: Sequence[str]) -> list[Document]:
+        """Return all documents in messages, and of those that have none the long parts that are no request.
+
+        Args:
+            contents: Messages of a user, the oldest first.
+        """
+        found: dict[str, Document] = {}
+        for number, content in enumerate(contents, start=1):
+            name = f"message {number}"
+            places = self._places(content, name) or pasted(content, name)
+            found |= {document.text: document for _, document in sorted(places, key=lambda pair: pair[0])}
+        return list(found.values())
+
     def _places(self, content: str, _: str) -> list[tuple[int, Document]]:
         found = [(content.find(text), document) for text, document in list(self._documents.items())]
         return [(place, document) for place, document in found if place >= 0]

@@ -1,145 +1,155 @@
-"""Items that the windows of a document answered: equal ones are joined, with the pages that they are from."""
+"""Questions about all of a document: each window answers, and what they say is joined."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Callable, Iterator
+from enum import Enum
 from typing import Any
 
-import numpy as np
-
-from ..documents.document import Document, Page
+from ..control import UNCONTROLLED, Control
+from ..documents.document import Document
 from ..llamacpp.model import Model
-from ..prompt import Prompt
-from ..prompt.places import find_place
-from ..reading.items import items_of, key_of
-from ..reading.lexical import words
-from ..reading.whole import WindowAnswer
+from ..prompt.chat_template import chat_prompt
+from ..prompt.extent import Extent, extent_of
+from ..reading.engine import Engine
+from ..reading.whole import N_PART, WindowAnswer, asked_of_each, windows_of
+from .joined import Item, Joined
+from .rounds import Reduced, reduce
 from .sources import Coverage
 
-# labels of an item that are named, at most
-N_LABELS = 8
-
-# an item of a list has this share of its words from its window; a small model lists what it knows, where it finds none
-MIN_THERE = 0.8
+# a list is what was joined, and code counts better than a model
+JOINED = Extent.LIST, Extent.COUNT
 
 
-@dataclass(frozen=True)
-class Item:
-    """Something that windows of a document answered.
+class WholeMode(str, Enum):
+    """Choice of when each window of a document that does not fit is asked.
 
-    Attributes:
-        text: As the first of them said it.
-        pages: Where it was read, ascending.
-        windows: Those that said it, counted from 1.
+    auto: if the question asks for all of it, and finds no place that stands out. on: always. off: never.
     """
 
-    text: str
-    pages: list[Page]
-    windows: list[int]
-
-    @property
-    def file(self) -> str:
-        """Names of the files that it is from."""
-        return ", ".join(dict.fromkeys(page.file for page in self.pages))
-
-    @property
-    def label(self) -> str:
-        """Labels of its pages, in one line."""
-        labels = list(dict.fromkeys(page.label for page in self.pages if page.label))
-        return ", ".join([*labels[:N_LABELS], *["..."] * (len(labels) > N_LABELS)])
-
-    def line(self, with_file: bool) -> str:
-        """Return it for people, behind where it is from."""
-        where = ", ".join(part for part in (self.file if with_file else "", self.label) if part)
-        return f"{where}: {self.text}" if where else self.text
-
-    def fields(self) -> dict[str, Any]:
-        """Return it for JSON."""
-        pages = [{"file": page.file, "page": page.label} for page in self.pages]
-        return {"text": self.text, "pages": pages, "windows": self.windows}
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
 
 
-class Joined:
-    """Items of the windows of a document, in its order.
+class WholeQuestion:
+    """A question about all of a document, and what is answered so far.
 
     Args:
-        model: For its vocabulary.
-        prompt: What the windows are of.
-        document: The same, with pages.
-        question: What was asked; an answer that says it again says nothing.
-        is_copied: Whether items are left out whose words do not stand in their window.
+        model: Of the engine that will be asked.
+        document: It.
+        question: It.
 
     Attributes:
-        items: Those that were found so far.
-        n_left_out: Those that were left out so far.
+        extent: What kind of an answer it asks for.
+        prompt: The document, and what each window is asked.
+        n_windows: Windows of it.
+        items: What they said so far.
         has_files: Whether the document is of several files.
+        is_skimmed: Whether what was said is more than the last answer has room for; set by who writes it.
     """
 
-    def __init__(
-        self, model: Model, prompt: Prompt, document: Document, question: str, *, is_copied: bool = False
-    ) -> None:
-        self.items: list[Item] = []
-        self.n_left_out = 0
-        self.has_files = len({page.file for page in document.pages}) > 1
-        self._document, self._question, self._body = document, question, prompt.body_index
-        self._place = find_place(model.pieces(prompt.tokens), document.text)
-        self._by_key: dict[str, Item] = {}
-        self._is_copied = is_copied
-        # windows that answered, and the character behind the last one
-        self._n_answers = self._stop = 0
+    def __init__(self, model: Model, document: Document, question: str) -> None:
+        self.extent = extent_of(question, asks_for_all=True)
+        self._asked = asked_of_each(question, self.extent)
+        self.prompt = chat_prompt(model, document.text, self._asked)
+        self.n_windows = len(windows_of(self.prompt, model.n_ctx_train))
+        self.is_skimmed = False
+        self._joined = Joined(model, self.prompt, document, self._asked, is_copied=self.extent in JOINED)
+        self._answered: list[WindowAnswer] = []
+        self._reduced = Reduced([])
 
-    def add(self, answer: WindowAnswer) -> list[Item]:
-        """Add the answer of the next window; return what is new."""
-        self._n_answers += 1
-        start, new = self._first_character(answer.tokens), list[Item]()
-        pages = [page for page in self._document.pages if page.start < self._stop and start < page.stop]
-        there = set(words(self._document.text[start : self._stop]))
-        for text in items_of(answer.text, self._question):
-            if self._is_copied and self._place and not _is_there(text, there):
-                self.n_left_out += 1
-                continue
-            item = self._by_key.get(key_of(text))
-            if item is None:
-                item = self._by_key[key_of(text)] = Item(text, [], [])
-                new.append(item)
-            item.windows.append(self._n_answers)
-            item.pages.extend(page for page in self._which(text, pages) if page not in item.pages)
-        self.items += new
-        return new
+    @property
+    def items(self) -> list[Item]:
+        return self._joined.items
 
-    def document(self) -> Document:
-        """Return the items as a text, each a page that says where it is from."""
-        pages, place = [], 0
-        for item in self.items:
-            pages.append(Page(item.file, item.label, place, place + len(item.text)))
-            place += len(item.text) + 1
-        return Document(self._document.name, "\n".join(item.text for item in self.items), tuple(pages))
+    @property
+    def has_files(self) -> bool:
+        return self._joined.has_files
+
+    def ask(self, engine: Engine, control: Control = UNCONTROLLED) -> Iterator[list[Item]]:
+        """Ask each window, and yield what is new in its answer. What is in the store is not asked again.
+
+        Raises what `control` raises, and `DapqError` if llama.cpp fails.
+        """
+        with contextlib.closing(engine.answer_windows(self.prompt, control=control)) as answers:
+            for answer in answers:
+                self._answered.append(answer)
+                yield self._joined.add(answer)
+
+    @property
+    def is_joined(self) -> bool:
+        """True if code makes the answer of the items; otherwise, a model writes it over them."""
+        return self.extent in JOINED or not self.items
+
+    @property
+    def joined(self) -> str:
+        """Answer that code makes of the items; empty if a model is wanted."""
+        if self.extent == Extent.COUNT:
+            return str(len(self.items))
+        return "\n".join(item.text for item in self.items) if self.extent == Extent.LIST else ""
+
+    def parts(self, engine: Engine, fits: Callable[[str], bool], control: Control = UNCONTROLLED) -> str:
+        """Return what the last answer is written over: the items, or what is made of them in rounds, see `reduce`.
+
+        Args:
+            engine: It answers.
+            fits: Says whether an answer is written over all of a text.
+            control: Watches and stops.
+
+        Raises as `reduce` does.
+        """
+        self._reduced = reduce(engine, [item.text for item in self.items], self._asked, fits, control)
+        return "\n".join(self._reduced.texts)
+
+    @property
+    def has_nothing(self) -> bool:
+        """True if no window said anything, not even what is left out or cut."""
+        return not (self.items or self._joined.n_left_out or self._n_cut)
+
+    @property
+    def is_partial(self) -> bool:
+        """True if something that was said is not in the answer."""
+        return self._n_cut + self._reduced.n_cut + self._reduced.n_silent > 0 or self.is_skimmed
+
+    @property
+    def n_evaluated(self) -> int:
+        """Tokens that were evaluated for the windows, and for the rounds over what they said."""
+        return sum(answer.n_evaluated for answer in self._answered) + self._reduced.n_evaluated
+
+    @property
+    def _n_cut(self) -> int:
+        return sum(answer.is_cut for answer in self._answered)
 
     def coverage(self) -> Coverage:
         """Return the pages that were asked so far."""
-        pages = self._document.pages
-        return Coverage(
-            read=[page for page in pages if page.stop <= self._stop],
-            partly=[page for page in pages if page.start < self._stop < page.stop],
-            skimmed=[],
-            unseen=[page for page in pages if self._stop <= page.start and self._stop < page.stop],
+        return self._joined.coverage()
+
+    def notes(self) -> list[str]:
+        """Return what to say about what is not in the answer, one line each."""
+        n_left_out, n_rounds = self._joined.n_left_out, self._reduced.n_rounds
+        n_cut, n_silent = self._reduced.n_cut, self._reduced.n_silent
+        cut = f"had more to say than {N_PART} tokens, which is missing"
+        left_out = "items that are left out, as their words do not stand where they are said to"
+        lines = (
+            (self._n_cut, f"{self._n_cut:,} of {self.n_windows:,} windows {cut}"),
+            (n_left_out, f"{left_out}: {n_left_out:,}"),
+            (self.has_nothing, "no window of the document has anything about this"),
+            (n_rounds, f"the parts are longer than the budget: groups of them answered first (rounds: {n_rounds:,})"),
+            (n_cut, f"groups of parts that {cut}: {n_cut:,}"),
+            (n_silent, f"groups of parts that said nothing, and are missing: {n_silent:,}"),
+            (self.is_skimmed, "the parts have no room in the budget, so that some are not in the answer"),
         )
+        return [line for is_so, line in lines if is_so]
 
-    def _first_character(self, tokens: range) -> int:
-        """Return the first character of tokens of the documents, and note where they end."""
-        if self._place is None:
-            return self._stop
-        first, last = (int(self._body[i]) - self._place.tokens.start for i in (tokens.start, tokens.stop - 1))
-        first, last = np.clip([first, last], 0, len(self._place.tokens) - 1).tolist()
-        self._stop = int(self._place.stops[last])
-        return int(self._place.starts[first])
-
-    def _which(self, text: str, pages: Sequence[Page]) -> Sequence[Page]:
-        """Return those pages of a window that have all words of an item; all of them, if none has."""
-        said = set(words(text))
-        having = [page for page in pages if said <= set(words(self._document.text_of(page)))]
-        return having or pages
-
-
-def _is_there(text: str, there: set[str]) -> bool:
-    said = words(text)
-    return sum(word in there for word in said) >= MIN_THERE * len(said)
+    def fields(self) -> dict[str, Any]:
+        """Return what was found, for JSON."""
+        return {
+            "count": len(self.items),
+            "left_out": self._joined.n_left_out,
+            "parts": [item.fields() for item in self.items],
+            "windows_read": len(self._answered),
+            "windows": self.n_windows,
+            "windows_stored": sum(answer.is_stored for answer in self._answered),
+            "windows_cut": self._n_cut,
+            "rounds": self._reduced.n_rounds,
+        }

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from .command import Command
-from .options import Documents, Reading, Sampling, SizedModel, Store, group, option
+from .options import Documents, Reading, Sampling, SizedModel, Store, group, option, whole_option
 from .options.eviction import OF_DOCUMENT
 
 
@@ -23,13 +23,7 @@ CELLS = {"help": "cells of the KV cache (default: as many as needed)"}
 class Options(Question):
     """Options of the command."""
 
-    whole: str = option(
-        "--whole",
-        choices=["auto", "on", "off"],
-        default="auto",
-        help="ask each window of a document that does not fit the budget, and join the answers: if the question asks "
-        "for all of it and finds no place that stands out, always, or never (default: auto)",
-    )
+    whole: str = whole_option()
     json: bool = option("--json", action="store_true", help="print one JSON object instead of text")
     model: SizedModel = group("model", ctx_size=CELLS)
     reading: Reading = group("eviction", **OF_DOCUMENT)

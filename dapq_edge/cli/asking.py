@@ -34,7 +34,7 @@ from .running import (
     say,
     warn,
 )
-from .whole import WholeAnswer
+from .whole import FITS, WholeAnswer
 from .writing import write_answer
 
 
@@ -123,7 +123,7 @@ def _answer(options: Options, console: Console) -> int:
     if options.whole == "on":
         if not _fits(options, engine, prompt, policy):
             return WholeAnswer(options, console, engine, policy, document, notes).run()
-        say(["the document fits the budget, and is read at once"], console)
+        say([FITS], console)
 
     start = time.perf_counter()
     # what asks for all by its words may still have its answer in one place

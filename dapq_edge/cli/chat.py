@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from .command import Command
-from .options import ConversationStore, Documents, Eviction, Sampling, SizedModel, group, option
+from .options import ConversationStore, Documents, Eviction, Sampling, SizedModel, group, option, whole_option
 
 
 @dataclass(frozen=True)
@@ -14,6 +14,7 @@ class Options:
         "--session", metavar="FILE", help="go on with this conversation, and save it after each turn"
     )
     system_prompt: str = option("-sys", "--system-prompt", default="", metavar="TEXT", help="system message")
+    whole: str = whole_option("documents that do")
     verbose: bool = option("-v", "--verbose", action="store_true", help="say after each answer what it took")
     documents: Documents = group("documents")
     model: SizedModel = group(

@@ -11,13 +11,15 @@ from pathlib import Path
 from platformdirs import user_state_path
 from rich.console import Console
 
+from ..chat.asking import NOTHING_YET, Found
 from ..chat.conversation import Chat
 from ..chat.idle import Idle
 from ..chat.library import Library
 from ..chat.session import load_session, save_session
 from ..chat.sources import find_coverage, find_sources
-from ..control import UNCONTROLLED, Control, Progress
-from ..documents.document import Document
+from ..chat.whole import WholeMode, WholeQuestion
+from ..control import UNCONTROLLED, Control
+from ..documents.document import Document, join
 from ..errors import AbortedError, DapqError, UsageError
 from ..eviction.heads import HeadProfile
 from ..llamacpp.log import captured_log
@@ -29,12 +31,14 @@ from .citing import say_sources
 from .messages import PipedLines, Terminal, is_terminal
 from .names import message_of
 from .running import check_budget, check_model, cut_note, open_llama, progress_bar, read_all, say, warn
+from .whole import FITS, auto_note, show_item
 
 HELP = """\
 /doc FILE    add a document to the next question, or all of a folder or a pattern
 /save FILE   save the conversation
 /load FILE   go on with a saved one
 /stats       what it takes, and what was done
+/whole TEXT  ask this of each window of the documents, and join the answers
 /sources     where the answer stands in the documents, and what was read of them
 /kept        the text, shaded by how many heads keep each token
 /reset       forget everything
@@ -140,36 +144,80 @@ class _Terminal:
     def _say(self, text: str) -> None:
         self.console.print(text, style="dim", highlight=False, soft_wrap=True, markup=False)
 
-    def _answer(self, line: str) -> None:
+    def _answer(self, line: str, mode: WholeMode | None = None) -> None:
+        """Answer a message; `mode` is that of --whole, if there is none."""
         if not line:
             return
-        start, first = time.perf_counter(), None
-        with self._stopped_by_ctrl_c(), contextlib.ExitStack() as bar:
-            self.llama.control = Control(self._progress(bar), lambda: self.is_stopped)
-            try:
-                for piece in self.chat.ask(line):
-                    first = first or time.perf_counter()
-                    bar.close()
-                    print(piece, end="", flush=True)
-                    if self.is_stopped:
-                        break
-            except AbortedError:
-                self._say("stopped")
-                return
-        print(flush=True)
+        mode, start = mode or WholeMode(self.options.whole), time.perf_counter()
+        documents = self._documents(line)
+        try:
+            first = self._show_answer(line, mode, join(documents) if documents else None)
+        except AbortedError:
+            self._say_stopped()
+            return
+        whole = self.chat.whole
         if self.is_stopped:
-            self._say("stopped")
+            self._say_stopped()
         elif self.chat.is_cut:
             self._say(cut_note(self.chat.n_predict))
         if self.chat.n_forgotten:
             self._say(f"forgot the oldest turns ({self.chat.n_forgotten:,}), which have no room: raise -c")
-        part = part_note(line, self.llama.engine.sequence.n_skipped > 0)
-        say([f"{part}: `dapq-edge ask --whole on` asks all"] if part else [], self.console)
+        if whole:
+            say([*self.llama.engine.take_faults(), *whole.notes()], self.console)
+        else:
+            part = part_note(line, self.llama.engine.sequence.n_skipped > 0)
+            say([f"{part}: /whole asks all"] if part else [], self.console)
+            say([FITS] if mode == WholeMode.ON and documents else [], self.console)
         warn(self.llama.usage, self.console)
         if self.options.verbose:
             self._say(f"{(first or start) - start:.1f} s to first token; {self._figures()}")
         if self.session:
             self._save(str(self.session))
+
+    def _documents(self, line: str) -> list[Document]:
+        """Return the documents that the conversation has with a new message."""
+        contents = [turn.message for turn in self.chat.turns]
+        return self.library.documents_in([*contents, "\n\n".join([*self.chat.documents, line])])
+
+    def _show_answer(self, line: str, mode: WholeMode, document: Document | None) -> float | None:
+        """Print an answer as it comes; return when it began. Raises `AbortedError` if it was stopped before that."""
+        first, is_text = None, True
+        with self._stopped_by_ctrl_c(), progress_bar(self.console) as bar:
+            task = bar.add_task("reading")
+            self.llama.control = Control(
+                lambda done, total: bar.update(task, completed=done, total=total), lambda: self.is_stopped
+            )
+            for piece in self.chat.ask(line, mode, document):
+                if first is None and piece != NOTHING_YET:
+                    first = time.perf_counter()
+                # what is printed would go into the bar
+                bar.stop()
+                if isinstance(piece, Found):
+                    self._show_found(piece, mode)
+                    bar.start()
+                else:
+                    print(piece, end="", flush=True)
+                is_text = isinstance(piece, str)
+                if self.is_stopped:
+                    break
+        if is_text:
+            print(flush=True)
+        return first
+
+    def _show_found(self, found: Found, mode: WholeMode) -> None:
+        whole = self.chat.whole
+        assert whole is not None
+        for item in found.items:
+            show_item(item, whole, self.console)
+        if found.text and not found.items:
+            # a count
+            print(found.text, flush=True)
+        if found == NOTHING_YET and mode == WholeMode.AUTO:
+            say([auto_note(whole)], self.console)
+
+    def _say_stopped(self) -> None:
+        goes_on = self.chat.whole is not None and self.llama.engine.store
+        self._say("stopped: ask it again, and it goes on where it was" if goes_on else "stopped")
 
     @contextlib.contextmanager
     def _stopped_by_ctrl_c(self) -> Iterator[None]:
@@ -186,12 +234,6 @@ class _Terminal:
             signal.signal(signal.SIGINT, before)
             self.llama.control = UNCONTROLLED
 
-    def _progress(self, stack: contextlib.ExitStack) -> Progress:
-        """Show a bar until `stack` is closed."""
-        bar = stack.enter_context(progress_bar(self.console))
-        task = bar.add_task("reading")
-        return lambda done, total: bar.update(task, completed=done, total=total)
-
     @property
     def _commands(self) -> dict[str, Callable[[str], None]]:
         return {
@@ -199,6 +241,7 @@ class _Terminal:
             "/doc": self._add_document,
             "/save": self._save_as,
             "/load": self._load,
+            "/whole": self._ask_whole,
             "/stats": lambda _: self._say(self._figures()),
             "/sources": lambda _: self._show_sources(),
             "/kept": lambda _: Console().print(to_terminal(self.llama.kept()), highlight=False),
@@ -220,7 +263,17 @@ class _Terminal:
             n_tokens = self.chat.add_document(document.text)
             self._say(f"{document.name}: {n_tokens:,} tokens, read while you type and with the next question")
 
+    def _ask_whole(self, question: str) -> None:
+        if not question:
+            raise UsageError("/whole needs a question")
+        if not self._documents(question):
+            raise UsageError("/whole asks all of the documents, and there are none: /doc adds one")
+        self._answer(question, WholeMode.ON)
+
     def _show_sources(self) -> None:
+        if self.chat.whole:
+            self._show_parts(self.chat.whole)
+            return
         quoted = self.library.quoted([turn.message for turn in self.chat.turns])
         if quoted is None or not self.chat.turns[-1].answer:
             raise UsageError("no answer about a document was given yet")
@@ -229,6 +282,12 @@ class _Terminal:
         say_sources(sources, find_coverage(engine, quoted.document), self.console)
         if not sources:
             self._say("the answer was not read from a passage of the documents, or that cannot be seen any more")
+
+    def _show_parts(self, whole: WholeQuestion) -> None:
+        """Show what the windows of the documents said; it is no quote."""
+        for item in whole.items:
+            self.console.print(item.line(whole.has_files), highlight=False, soft_wrap=True, markup=False)
+        say([whole.coverage().line], self.console)
 
     def _save(self, path: str) -> None:
         save_session(self.llama, Path(path), self.chat.state())

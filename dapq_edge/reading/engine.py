@@ -1,6 +1,7 @@
 """The engine: brings prompts into a cache, within a budget, and goes on from there."""
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Generator, Iterator
 from collections.abc import Sequence as Tokens
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,7 @@ from ..cache.kv_cache import KVCache
 from ..cache.sequence import Sequence
 from ..cells import CHUNK, pad
 from ..control import UNCONTROLLED, Control
-from ..errors import AbortedError, DapqError, TooLongError
+from ..errors import AbortedError, DapqError, NotReadError, TooLongError
 from ..eviction.budget import Auto, Budget
 from ..eviction.heads import HeadProfile
 from ..eviction.policies import Full, Policy
@@ -206,11 +207,32 @@ class Engine:
     def open(self, n_cells: int) -> None:
         """Open a new, empty context of at least `n_cells` cells. Raises `DapqError` if there is not enough memory."""
         self._conversations.forget()
+        self._open(n_cells)
+
+    def _open(self, n_cells: int) -> None:
         try:
             self.cache = KVCache(self.model.open_context(n_cells))
         except DapqError:
-            self.cache = KVCache(self.model.context)
+            self.cache, self.wanted = KVCache(self.model.context), None
             raise
+
+    @contextlib.contextmanager
+    def _aside(self, n_cells: int) -> Iterator[None]:
+        """Lend an empty context of at least `n_cells` cells; behind it, conversations can go on where they were."""
+        n_before, wanted = self.cache.allocated[0], self.wanted
+        if wanted is None:
+            # what `read` brought in is of one prompt
+            self.open(n_cells)
+            yield
+            return
+        if self.scores is None:
+            self._conversations.keep(self.cache)
+        try:
+            self._open(n_cells)
+            yield
+        finally:
+            self._open(n_before)
+            self.wanted = wanted
 
     def extend(self, n_ctx: int) -> None:
         """Make room for a text of `n_ctx` tokens. What cannot be evicted is lost: it needs another context."""
@@ -284,7 +306,11 @@ class Engine:
     # prompts
 
     def prefill(
-        self, tokens: Tokens[int], control: Control = UNCONTROLLED, messages: Tokens[Message] | None = None
+        self,
+        tokens: Tokens[int],
+        control: Control = UNCONTROLLED,
+        messages: Tokens[Message] | None = None,
+        goes_on: GoesOn | None = None,
     ) -> None:
         """Bring a prompt into the cache, so that its last token has logits. What it shares with the last one is reused.
 
@@ -292,9 +318,10 @@ class Engine:
             tokens: Token ids.
             control: Watches and stops.
             messages: Where its messages are; without that, they begin with control tokens.
+            goes_on: Told all chunks of a document that does not fit, says whether the most relevant ones are read.
 
-        Raises `TooLongError`, what `control` raises, and `DapqError` if llama.cpp fails. The sequence is empty then,
-        but a prompt that fits whole and was stopped goes on where it was.
+        Raises `TooLongError`, `NotReadError` if `goes_on` says no, what `control` raises, and `DapqError` if llama.cpp
+        fails. The sequence is empty then, but a prompt that fits whole and was stopped goes on where it was.
         """
         tokens = list(tokens)
         try:
@@ -302,7 +329,7 @@ class Engine:
             self._is_answering = False
             if self.scores is None:
                 self._conversations.exchange(self.cache, lambda sequence: self._aligned(sequence, tokens, messages)[0])
-            self._prefill(tokens, control, messages)
+            self._prefill(tokens, control, messages, goes_on)
             self._is_answering = True
         except BaseException as error:
             is_stopped = isinstance(error, (AbortedError, KeyboardInterrupt))
@@ -360,7 +387,9 @@ class Engine:
             return align(self.model, sequence, tokens, messages)
         return tokens, messages
 
-    def _prefill(self, tokens: list[int], control: Control, messages: Tokens[Message] | None) -> None:
+    def _prefill(
+        self, tokens: list[int], control: Control, messages: Tokens[Message] | None, goes_on: GoesOn | None
+    ) -> None:
         if len(tokens) > self.n_ctx:
             raise TooLongError(f"{len(tokens):,} tokens exceed the context of {self.n_ctx:,}")
         self._n_unpinned, self._n_windows, self._n_stored = 0, (0, 0), 0
@@ -368,10 +397,12 @@ class Engine:
         tokens, messages = self._aligned(self.sequence, tokens, messages)
         self.n_prompt = len(tokens)
         step = decide(self.sequence, tokens, self._limits)
-        if isinstance(step, Reread):
+        # what was chosen for another question says nothing about this one
+        is_chosen = goes_on is not None and self.sequence.n_skipped > 0
+        if isinstance(step, Reread) or is_chosen:
             known = [self.sequence, *self._conversations.sequences]
             self._n_rereads += any(_is_known(sequence, tokens) for sequence in known)
-            self._read_anew(tokens, control, messages)
+            self._read_anew(tokens, control, messages, goes_on)
             return
         self.n_cached = step.n_tokens
         if step.n_tokens == 0:
@@ -379,12 +410,17 @@ class Engine:
         else:
             self.truncate(step.n_tokens)
         if isinstance(step, Append):
-            self._append_prompt(tokens, step, control, messages)
+            self._append_prompt(tokens, step, control, messages, goes_on)
         elif not self.cache.has_logits and self.sequence.logits_at_eviction is not None:
             self.cache.put_logits(self.sequence.logits_at_eviction)
 
     def _append_prompt(
-        self, tokens: list[int], step: Append, control: Control, messages: Tokens[Message] | None
+        self,
+        tokens: list[int],
+        step: Append,
+        control: Control,
+        messages: Tokens[Message] | None,
+        goes_on: GoesOn | None,
     ) -> None:
         n_limit = self.budget.n_limit + (N_ANSWER if step.may_reread else 0)
         n_cells = self.sequence.n_cells + len(tokens) - step.n_tokens
@@ -405,7 +441,7 @@ class Engine:
             self.append(tokens[n_text:], control)
         else:
             self._n_rereads += 1
-            self._read_anew(tokens, control, messages, prompt)
+            self._read_anew(tokens, control, messages, goes_on, prompt)
 
     def _make_room(self) -> None:
         """Evict before an eviction looks ahead, if there are too few cells for what comes before the answer."""
@@ -445,7 +481,12 @@ class Engine:
         return self._serves(self.cache, prompt.tokens[start:n_text], self.heads, self.policy.n_probe)
 
     def _read_anew(
-        self, tokens: list[int], control: Control, messages: Tokens[Message] | None, prompt: Prompt | None = None
+        self,
+        tokens: list[int],
+        control: Control,
+        messages: Tokens[Message] | None,
+        goes_on: GoesOn | None,
+        prompt: Prompt | None = None,
     ) -> None:
         """Read the whole prompt; `prompt` is what `_fit` made of it, if that is known."""
         self.n_cached = 0
@@ -457,7 +498,9 @@ class Engine:
             return
         prompt = prompt or self._fit(tokens, messages)
         self._n_unpinned = prompt.n_unpinned
-        self.last_read = self._read_planned(prompt, self.policy, self._plan(prompt), control)
+        self.last_read = self._read_planned(prompt, self.policy, self._plan(prompt), control, goes_on)
+        if not self.last_read.cells_kept:
+            raise NotReadError("the document was looked at, but no part of it was read")
         self._n_evictions += 1
         self._n_windows, self._n_stored = self.last_read.n_windows, self.last_read.n_stored
         self._faults += self.last_read.faults
@@ -545,6 +588,15 @@ class Engine:
             return False
         return plan.mode == ReadMode.FULL
 
+    def fits_configured(self, tokens: Tokens[int], messages: Tokens[Message] | None = None) -> bool:
+        """Return whether `prefill` reads all of a prompt at once. Arguments as there."""
+        if self.scores is not None:
+            return True
+        try:
+            return self._plan(self._fit(list(tokens), messages)).mode == ReadMode.FULL
+        except TooLongError:
+            return False
+
     def _planned(self, prompt: Prompt, policy: Policy, budget: Budget, **options: Any) -> tuple[Prompt, Plan]:
         """Return a prompt with what is pinned, and how it is read; `options` are those of `make_plan`."""
         if budget == Auto():
@@ -559,11 +611,15 @@ class Engine:
         self.open(N_SKIM + CHUNK + len(window_of(prompt).head))
         return store_windows(self.cache, prompt, self._skimming, SIZES[0] + N_OVERLAP, control)
 
-    def answer_windows(self, prompt: Prompt, control: Control = UNCONTROLLED) -> Iterator[WindowAnswer]:
-        """Have each window of a document answer, in a context of its own, see `whole.answer_windows`."""
-        windows = windows_of(prompt, self.model.n_ctx_train)
-        self.open(n_cells_of(prompt, windows))
-        yield from answer_windows(self.cache, self.model, prompt, windows, self.store, control)
+    def answer_windows(self, *prompts: Prompt, control: Control = UNCONTROLLED) -> Generator[WindowAnswer, None, None]:
+        """Have each window of documents answer, in a context of its own, see `whole.answer_windows`."""
+        windows = [windows_of(prompt, self.model.n_ctx_train) for prompt in prompts]
+        n_done, n_all = 0, sum(len(prompt.body) for prompt in prompts)
+        with self._aside(max(map(n_cells_of, prompts, windows))):
+            for prompt, those in zip(prompts, windows, strict=True):
+                part = control.of_part(n_done, n_all)
+                yield from answer_windows(self.cache, self.model, prompt, those, self.store, part)
+                n_done += len(prompt.body)
 
     def stream(self, n_predict: int, *, temp: float = 0.0) -> Iterator[str]:
         """Answer what was read: pieces of text, until the end of turn or for `n_predict` tokens.

@@ -57,15 +57,21 @@ def asked_of_each(question: str, extent: Extent | None) -> str:
 
 
 def windows_of(prompt: Prompt, n_ctx_train: int) -> list[Excerpt]:
-    """Return the windows of the documents of a prompt that answer one by one.
+    """Return the windows of the documents of a prompt that answer one by one. Raises as `window_size` does."""
+    return excerpts([len(part) for part in prompt.documents], window_size(prompt, n_ctx_train) + N_OVERLAP)
+
+
+def window_size(prompt: Prompt, n_ctx_train: int) -> int:
+    """Return the tokens of a window of the documents of a prompt, at most, without those behind it.
 
     Raises `UsageError` if the question leaves no room for any in a model of `n_ctx_train` tokens.
     """
     n_beside = _n_beside(prompt)
-    n_window = min(SIZES[0] + N_OVERLAP, n_ctx_train - n_beside)
-    if n_window < SIZES[-1] + N_OVERLAP:
+    n_free = n_ctx_train - n_beside - N_OVERLAP
+    size = next((size for size in SIZES if size <= n_free), None)
+    if size is None:
         raise UsageError(f"the question has {n_beside:,} tokens with its answer, the model sees {n_ctx_train:,}")
-    return excerpts([len(part) for part in prompt.documents], n_window)
+    return size
 
 
 def n_cells_of(prompt: Prompt, windows: Sequence[Excerpt]) -> int:

@@ -49,20 +49,24 @@ async def answer(worker: Worker, request: Request, task: Task, is_stream: bool) 
 async def _events(
     worker: Worker, first: "asyncio.Future[Any]", results: AsyncGenerator[Any, None], start: float
 ) -> AsyncIterator[dict[str, str]]:
+    chunk = first
     async with contextlib.aclosing(results):
         try:
-            # comments, so that no client times out while a long document is read
-            while not (await asyncio.wait({first}, timeout=PATIENCE))[0]:
-                yield {"comment": _progress(worker)}
-            chunk = first.result()
-            worker.metrics.first_token.observe(time.monotonic() - start)
-            while chunk is not None:
-                yield {"data": json.dumps(chunk)}
-                chunk = await anext(results, None)
+            while True:
+                # comments, so that no client times out while a long document is read
+                while not (await asyncio.wait({chunk}, timeout=PATIENCE))[0]:
+                    yield {"comment": _progress(worker)}
+                made = chunk.result()
+                if chunk is first:
+                    worker.metrics.first_token.observe(time.monotonic() - start)
+                if made is None:
+                    break
+                yield {"data": json.dumps(made)}
+                chunk = asyncio.ensure_future(anext(results, None))
         except Exception as error:
             yield {"data": json.dumps(describe(error)[1])}
         finally:
-            await _cancel(first)
+            await _cancel(chunk)
         yield {"data": "[DONE]"}
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, field_validator, model_validator
 
+from ..chat.whole import WholeMode
 from ..llamacpp.openai import CreateChatCompletionRequest, CreateCompletionRequest, has_grammar
 
 # a schema becomes a grammar with so many copies of a part, at most
@@ -127,6 +128,11 @@ class Message(BaseModel, extra="allow"):
 class ChatRequest(_Request, CreateChatCompletionRequest):
     """`POST /v1/chat/completions`; the content of a message is text."""
 
+    whole: Literal["auto", "on", "off"] | None = Field(
+        default=None,
+        description="Ask each window of documents that do not fit, and join the answers: auto if the question asks for "
+        "all of them, on always, off never. By default auto for a stream, off otherwise.",
+    )
     messages: Annotated[list[Message], Field(min_length=1)]
     tools: list[dict[str, Any]] | None = None
     functions: list[dict[str, Any]] | None = None
@@ -135,6 +141,22 @@ class ChatRequest(_Request, CreateChatCompletionRequest):
     response_format: dict[str, Any] | None = None
     max_completion_tokens: Limit | None = None
     logprobs: Annotated[Literal[False] | None, _only(None, False, because=NO_LOGPROBS)] = None
+
+    @property
+    def whole_mode(self) -> WholeMode:
+        """Choice of when windows are asked: a client that streams sees how far it is, another one has to want it."""
+        return WholeMode(self.whole or ("auto" if self.stream and not self._has_form else "off"))
+
+    @property
+    def _has_form(self) -> bool:
+        """True if the answer has to have a form, which what windows answer has not."""
+        return bool(self.tools or self.functions or self.response_format or self.grammar)
+
+    @model_validator(mode="after")
+    def _whole_is_text(self) -> "ChatRequest":
+        if self.whole in ("auto", "on") and self._has_form:
+            raise ValueError("whole: windows answer in text, without tools, response_format or grammar")
+        return self
 
     @field_validator("response_format")
     @classmethod

@@ -5,13 +5,17 @@ import secrets
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
+from ..chat.asking import Messages, choose
 from ..chat.library import Library, Quoted
 from ..chat.sources import Source, find_coverage, find_sources
+from ..chat.whole import WholeQuestion
+from ..documents.document import join
 from ..errors import TooLongError, UsageError
 from ..llama import Llama
 from ..llamacpp.openai import at_least, grammar_of
 from ..reading.stats import absent_note, part_note, room_warning, skip_note
 from .schemas import ChatRequest, CompletionRequest
+from .whole import results_of_all
 from .worker import Task
 
 # what is not for llama.cpp
@@ -25,6 +29,7 @@ OURS = {
     "stream_options",
     "kv_budget",
     "policy",
+    "whole",
 }
 
 # what all chunks of a stream have
@@ -54,13 +59,32 @@ def chat_task(body: ChatRequest, model: str, library: Library, n_predict: int) -
     """Return a task for a chat completion, or for chunks of it, see above; what is in the library is cited."""
 
     def task(llama: Llama) -> Generator[Any, None, None]:
-        options = _options(llama, body, n_predict, body.max_completion_tokens)
+        options = _options(llama, body, n_predict, body.max_completion_tokens) | {"model": model}
         texts = [str(message.content) for message in body.messages]
         # templates write the tools into the prompt
         check_length(llama, "".join([*texts, json.dumps(body.tools or ""), json.dumps(body.functions or "")]))
-        quoted = library.quoted([str(message.content) for message in body.messages if message.role == "user"])
-        results = _results(llama, llama.create_chat_completion(**options | {"model": model}), body.stream)
-        yield from _counted(llama, _with_evidence(llama, results, quoted) if quoted else results, body)
+        contents = [str(message.content) for message in body.messages if message.role == "user"]
+        quoted = library.quoted(contents)
+
+        def written(messages: Messages) -> Iterator[Any]:
+            return _results(llama, llama.create_chat_completion(**options | {"messages": messages}), body.stream)
+
+        if quoted is None:
+            yield from _counted(llama, written(options["messages"]), body)
+            return
+
+        def ordinary() -> Iterator[Any]:
+            yield from _with_evidence(llama, written(options["messages"]), quoted)
+
+        def of_all() -> Iterator[Any]:
+            if not quoted.request:
+                raise UsageError("asks each window a question, and there is none", param="whole")
+            whole = WholeQuestion(llama.engine.model, join(library.documents_in(contents)), quoted.request)
+            asked = options["messages"]
+            return results_of_all(llama, whole, quoted.request, asked, written, model=model, is_stream=body.stream)
+
+        answer = choose(llama, body.whole_mode, options["messages"], quoted.request, ordinary, of_all)
+        yield from _counted(llama, answer, body)
 
     return task
 

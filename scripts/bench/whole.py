@@ -21,7 +21,7 @@ import numpy as np
 
 from dapq_edge import Cells, Share, find_model, get_policy, open_model
 from dapq_edge.calibration.needles import read_haystack
-from dapq_edge.chat.whole import Joined
+from dapq_edge.chat.joined import Joined
 from dapq_edge.documents.document import Document
 from dapq_edge.llamacpp.log import captured_log
 from dapq_edge.prompt.chat_template import chat_prompt

@@ -26,8 +26,9 @@ def chat(model, lines, *args, **kwargs):
 
 def test_a_part_says_that_it_is_one(model, doc):
     note = "this asks for all of the document, and is answered from a part of it"
-    assert chat(model, ["Summarize it."], "--doc", doc).stderr.decode().count(note) == 1
-    assert note not in chat(model, ["What jumps?"], "--doc", doc).stderr.decode()
+    off = "--doc", doc, "--whole", "off"
+    assert chat(model, ["Summarize it."], *off).stderr.decode().count(f"{note}: /whole asks all") == 1
+    assert note not in chat(model, ["What jumps?"], *off).stderr.decode()
     assert note not in chat(model, ["Summarize it."]).stderr.decode()
 
 

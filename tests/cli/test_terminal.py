@@ -126,6 +126,36 @@ def test_a_document_is_read_while_its_user_types(tiny_model, tmp_path, store):
         terminal.close()
 
 
+def test_ctrl_c_stops_a_question_about_all(start, tmp_path, store):
+    """What windows answered is kept, and the program goes on."""
+    document = tmp_path / "long.txt"
+    document.write_text(" ".join(f"The quick brown fox {i} jumps over the lazy dog {i}." for i in range(700)))
+    terminal = start("--doc", document)
+    terminal.wait_for(READY)
+    before = answers_in(store)
+    terminal.send("/whole List all animals.")
+    end = time.monotonic() + 300
+    while len(answers_in(store) - before) < 2:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    terminal.interrupt()
+    terminal.wait_for("stopped: ask it again, and it goes on where it was")
+    stopped = answers_in(store)
+    terminal.wait_for(READY)
+    terminal.send("/whole List all animals.")
+    terminal.wait_for(READY)
+    terminal.send("/sources")
+    terminal.wait_for("read all of the text")
+    assert stopped < answers_in(store)
+    terminal.wait_for(READY)
+    leave(terminal)
+
+
+def answers_in(store):
+    """Files of answers: they are small."""
+    return {path.name for path in store.glob("*.kv") if path.stat().st_size < 2000}
+
+
 def leave(terminal):
     terminal.send("/exit")
     assert terminal.end() == 0

@@ -64,6 +64,7 @@ def test_a_list_is_what_was_joined(model, long_doc, said):
         "windows",
         "windows_stored",
         "windows_cut",
+        "rounds",
         "whole_s",
         "ttft_s",
         "decode_tps",
@@ -140,11 +141,36 @@ def test_an_answer_that_was_cut_is_said(model, long_doc, said):
     assert (data["partial"], data["windows_cut"]) == (True, 1)
 
 
-def test_parts_that_do_not_fit_are_said(model, long_doc, said):
+def test_parts_that_do_not_fit_are_joined_in_rounds(model, long_doc, monkeypatch):
+    """Each part is asked again, in one group of them."""
+    asked = []
+
+    def answer_windows(cache, model, prompt, windows, store, control):
+        text = model.detokenize(prompt.body).decode().replace("▁", " ")
+        if "Part 8" in text:
+            said = "\n".join(f"The ship {i} left the harbour." for i in range(90))
+        else:
+            asked.append(text)
+            said = f"They left in round {len(asked)}."
+        yield WindowAnswer(range(0, 200), said, False, False, 10)
+
+    monkeypatch.setattr(engine, "answer_windows", answer_windows)
+    result = whole(model, long_doc, SUMMARY, "--json")
+    data = json.loads(result.stdout)
+    assert (data["partial"], data["rounds"], data["count"]) == (False, 1, 90)
+    assert b"the parts are longer than the budget: groups of them answered first (rounds: 1)" in result.stderr
+    assert len(asked) > 1
+    assert all(f"The ship {i} left" in " ".join(asked) for i in range(90))
+    assert data["tokens_evaluated"] > 10 * (1 + len(asked))
+    assert b"rounds over them: 1" in whole(model, long_doc, SUMMARY).stderr
+
+
+def test_parts_that_get_no_shorter_are_said(model, long_doc, said):
     said[:] = ["\n".join(f"The ship {i * 100 + j} left the harbour." for j in range(40)) for i in range(3)]
     result = whole(model, long_doc, SUMMARY, "--json")
-    assert b"the parts are longer than the budget" in result.stderr
-    assert json.loads(result.stdout)["partial"] is True
+    assert b"the parts have no room in the budget" in result.stderr
+    data = json.loads(result.stdout)
+    assert (data["partial"], data["rounds"]) == (True, 0)
 
 
 def test_ctrl_c(model, long_doc, said):

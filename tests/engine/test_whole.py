@@ -1,13 +1,18 @@
 """All windows of a document answer one by one; what was done once is not done again."""
 
 from dataclasses import replace
+from itertools import islice
 
 import pytest
+from helpers import templates
+from helpers.llamas import Evaluated, opened
+from helpers.llamas import answer as answer_of
 from helpers.profiles import random_profile
 from helpers.tiny import Spec
 
-from dapq_edge.control import Control
-from dapq_edge.errors import UsageError
+from dapq_edge.chat.rounds import reduce
+from dapq_edge.control import UNCONTROLLED, Control
+from dapq_edge.errors import NotReadError, UsageError
 from dapq_edge.eviction.budget import Cells, Share
 from dapq_edge.eviction.heads import QueryHead
 from dapq_edge.eviction.policies import get_policy
@@ -174,3 +179,75 @@ def test_what_fits_is_read_at_once(engine_of):
         assert (engine.read(prompt, get_policy("fused"), Cells(budget), n_predict=1).mode == ReadMode.FULL) is fits
     # more than the model sees
     assert not engine.fits(asked(engine, text=TEXT * 4), get_policy("full"), Share(100))
+
+
+def test_rounds_that_were_stopped_go_on(engine_of, monkeypatch):
+    texts, asks = TEXT.split("\n\n"), whole.asked_of_each(SECOND, None)
+    monkeypatch.setattr(whole, "N_PART", 12)
+
+    def rounds(engine, control=UNCONTROLLED):
+        return reduce(engine, texts, asks, lambda text: len(text) < 100, control)
+
+    fresh = rounds(engine_of(store=None))
+    assert fresh.n_rounds > 0
+    assert fresh.n_evaluated > 1000
+    n_done = []
+
+    def stop():
+        if len(n_done) > 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        rounds(engine_of(), Control(lambda done, total: n_done.append((done, total)), stop))
+    assert n_done == sorted(n_done)
+    assert len({total for _, total in n_done}) == 1
+    again = rounds(engine_of())
+    assert 0 < again.n_evaluated < fresh.n_evaluated
+    assert replace(again, n_evaluated=0) == replace(fresh, n_evaluated=0)
+    assert rounds(engine_of()).n_evaluated == 0
+
+
+def test_a_conversation_goes_on_behind_the_windows(tiny_model, monkeypatch):
+    """Its cells, its settings and its context are as before, even if the reading was stopped."""
+    with opened(tiny_model(SPEC)) as llama:
+        prompt = llama.engine.model.tokenize(TEXT[:1500])
+        first = answer_of(llama, prompt)
+        n_cells, wanted = llama.usage.n_cells, llama.engine.wanted
+        for n_windows in (1, 100):
+            found = llama.engine.answer_windows(asked(llama.engine))
+            assert len(list(islice(found, n_windows))) > 0
+            found.close()
+            assert (llama.usage.n_cells, llama.usage.n_tokens, llama.engine.wanted) == (n_cells, 0, wanted)
+            evaluated = Evaluated(monkeypatch)
+            assert answer_of(llama, prompt) == first
+            assert evaluated.take() < 100
+
+
+def test_a_prompt_is_only_looked_at(tiny_model):
+    """Also if what was chosen of it for another question is in the cache."""
+    heads = replace(random_profile(SPEC), query=(QueryHead(1, 2, 2.0, 0, 1),))
+    with opened(tiny_model(replace(SPEC, template=templates.CHATML)), heads=heads) as llama:
+
+        def ask(question):
+            messages = [{"role": "user", "content": f"{TEXT}\n\n{question}"}]
+            assert not llama.fits(messages)
+            return llama.create_chat_completion(messages, max_tokens=2)
+
+        told = []
+
+        def look(chunks):
+            told.append(all(chunk.is_skimmed for chunk in chunks))
+            return len(told) > 2
+
+        assert llama.fits([{"role": "user", "content": SECOND}])
+        ask("Which-crate-7-did-the-clerk-count?")
+        llama.goes_on = look
+        for question in (FIRST, "Which-crate-7-did-the-clerk-count?"):
+            with pytest.raises(NotReadError):
+                ask(question)
+            assert llama.usage.n_tokens == 0
+        assert ask(SECOND)["choices"]
+        assert llama.usage.n_tokens > 0
+        # what fits is not asked about
+        llama.create_chat_completion([{"role": "user", "content": SECOND}], max_tokens=2)
+        assert told == [True, True, True]

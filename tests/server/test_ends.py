@@ -65,7 +65,7 @@ def test_a_model_that_stops_late_ends_its_stream_with_an_error(monkeypatch):
 
         async def results(self, task):
             yield {"choices": [{"text": "a", "finish_reason": None}]}
-            await asyncio.sleep(1)
+            await asyncio.sleep(0.5)
             raise StoppedError("the server is stopping")
 
     async def lines():
@@ -122,6 +122,32 @@ def test_a_stream_says_how_far_it_has_read(monkeypatch, error):
     assert 2 <= len(comments) <= 6
     assert set(comments) == {": reading 3,000 of 32,000 tokens"}
     assert ("stopping" in last) == (error is not None)
+    assert done == "data: [DONE]"
+
+
+def test_a_stream_says_how_far_it_has_read_between_two_chunks(monkeypatch):
+    monkeypatch.setattr("dapq_edge.server.answering.PATIENCE", 0.05)
+
+    class SlowWorker:
+        metrics = Metrics()
+        reading = 3000, 32_000
+
+        async def results(self, task):
+            yield {"choices": [{"text": "a", "finish_reason": None}]}
+            await asyncio.sleep(0.3)
+            yield {"choices": [{"text": "b", "finish_reason": None}]}
+
+    async def lines():
+        transport = httpx.ASGITransport(create_app(SlowWorker(), model="tiny"))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            response = await client.post("/v1/completions", json={"prompt": "a", "stream": True})
+        return [line for line in response.text.splitlines() if line]
+
+    first, *comments, last, done = asyncio.run(lines())
+    assert '"a"' in first
+    assert 2 <= len(comments) <= 6
+    assert set(comments) == {": reading 3,000 of 32,000 tokens"}
+    assert '"b"' in last
     assert done == "data: [DONE]"
 
 

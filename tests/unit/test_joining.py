@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from dapq_edge.chat.whole import Joined
+from dapq_edge.chat.joined import Joined, covering
 from dapq_edge.documents.document import Document, Page, join
 from dapq_edge.prompt import Prompt
 from dapq_edge.reading.whole import WindowAnswer
@@ -52,13 +52,50 @@ def test_equal_items_are_one(document):
 
 
 def test_pages_of_a_window(document):
-    """A page that has all words of an item is its page; otherwise, it may be from any of the window."""
+    """A page that has all words of an item is its page; if none has any, it may be from any of the window."""
     found = joined(document)
     found.add(answer(10, 60, "Page2\nThe Ada"))
     assert [places(item) for item in found.items] == [["p. 2"], ["p. 1", "p. 2", "p. 3"]]
     # between two pages
     found.add(answer(43, 46, "The Bee"))
     assert places(found.items[-1]) == []
+
+
+@pytest.mark.parametrize(
+    ("said", "texts", "expected"),
+    [
+        # each that has all of it
+        ("the ada sails", ["the ada sails", "the bee", "ada the sails"], [0, 2]),
+        # "ship" stands nowhere, and counts for nothing
+        ("the ship ada", ["the ada", "the bee"], [0]),
+        # two pages, of which the first has no more than the second
+        ("the ada sails east", ["the ada", "the bee", "ada sails east"], [0, 2]),
+        # four of five words are most of them
+        ("the ada sails far east", ["the", "the ada sails far", "east"], [1]),
+        # three of four are not
+        ("the ada sails east", ["the bee", "the ada sails", "east"], [1, 2]),
+        # the fewest, not the first ones
+        ("a b c d e f", ["a b", "b c", "a b c", "d e", "d e f"], [2, 4]),
+        ("the ship", ["a", "b"], [0, 1]),
+        ("", ["a", "b"], [0, 1]),
+        ("the ship", [], []),
+    ],
+)
+def test_the_fewest_pages_that_have_the_words(said, texts, expected):
+    assert covering(set(said.split()), [set(text.split()) for text in texts]) == expected
+
+
+def test_an_item_that_goes_over_a_border_has_the_pages_of_its_words():
+    pages = ["The gulls cry. The library of", "Ashford was opened in 1834.", "The clerk counted crates."]
+    document = Document.of("log.pdf", [(f"p. {i}", text) for i, text in enumerate(pages, start=1)], "\n")
+    found = joined(document)
+    found.add(answer(0, len(document.text), "Library of Ashford, opened in 1834\nThe clerk"))
+    assert [places(item) for item in found.items] == [["p. 1", "p. 2"], ["p. 3"]]
+    # of a page that goes on, only what the window has is looked at
+    found = joined(document)
+    found.add(answer(0, 15, "The library"))
+    found.add(answer(15, 70, "gulls, clerk"))
+    assert [places(item) for item in found.items] == [["p. 1"], ["p. 3"]]
 
 
 def test_items_that_are_not_in_their_window_are_left_out():

@@ -57,6 +57,14 @@ def test_the_oldest_are_forgotten(both, monkeypatch):
 LONG = "\n\n".join(f"The clerk counted crate {i}, and the gulls." for i in range(60))
 
 
+def test_all_documents_of_a_conversation(both):
+    contents = [f"{TWO.text}\n\n{ONE.text}\n\nWhy?", "Thanks!", f"{LONG}\n\nWho counted?", f"{ONE.text}\n\nAnd now?"]
+    two, one, long = both.documents_in(contents)
+    assert (two, one) == (TWO, ONE)
+    assert (long.name, long.text) == ("message 3", LONG)
+    assert both.documents_in(["Why?", ""]) == []
+
+
 @pytest.mark.parametrize("content", [f"{LONG}\n\nWho counted?", f"Who counted?\n\n{LONG}"])
 def test_a_long_text_that_was_pasted_is_a_document(both, content):
     """Whoever sends it: other programs upload nothing here."""

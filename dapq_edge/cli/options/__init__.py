@@ -1,7 +1,7 @@
 """Options of the command line, named as in llama.cpp where it has them: frozen dataclasses that declare themselves."""
 
 from .arguments import add_options, group, option, read_options
-from .documents import Documents, Files
+from .documents import Documents, Files, whole_option
 from .eviction import Eviction, Reading
 from .model import Model, PlannedModel, RunningModel, SizedModel, Source
 from .sampling import Sampling
@@ -25,4 +25,5 @@ __all__ = [
     "group",
     "option",
     "read_options",
+    "whole_option",
 ]

@@ -1,6 +1,7 @@
 """Options of the documents that are read."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from ...documents.read import Reading as FileReading
 from .arguments import option
@@ -32,4 +33,15 @@ class Documents(Files):
         default=[],
         metavar="FILE",
         help=f"{KINDS}; a folder, a pattern, or - for stdin; can be given again",
+    )
+
+
+def whole_option(noun: str = "a document that does") -> Any:
+    """Declare the field of --whole. noun: what does not fit, in its help."""
+    return option(
+        "--whole",
+        choices=["auto", "on", "off"],
+        default="auto",
+        help=f"ask each window of {noun} not fit the budget, and join the answers: if the question asks "
+        "for all and finds no place that stands out, always, or never (default: auto)",
     )

@@ -15,7 +15,7 @@ export function newTurn(question, documents) {
 }
 
 function blank() {
-  return {answer: "", annotations: [], evidence: null, warnings: [], error: "", progress: "", status: "asking"};
+  return {answer: "", annotations: [], parts: [], evidence: null, warnings: [], error: "", progress: "", status: "asking"};
 }
 
 /** Ask, or ask again; `update` is called at each change. An answer comes back if the next one has no word. */
@@ -24,10 +24,10 @@ export async function ask(turn, before, signal, update) {
   Object.assign(turn, blank());
   update();
   try {
-    const isAgain = old.status === "done" && old.answer;
+    const isAgain = old.status === "done" && old.answer && (!turn.isWhole || old.parts?.length);
     await receive(turn, streamChat(bodyOf(turn, before, isAgain), signal), update);
     turn.status = "done";
-    if (!turn.answer) turn.warnings.push("The model gave an empty answer.");
+    if (!turn.answer && !turn.evidence?.not_found) turn.warnings.push("The model gave an empty answer.");
     if (turn.documents.length && !turn.evidence) turn.warnings.push(UNKNOWN);
   } catch (error) {
     const isStopped = signal.aborted;
@@ -42,7 +42,7 @@ export async function ask(turn, before, signal, update) {
 function bodyOf(turn, before, isAgain) {
   const body = {messages: messagesOf(turn, before), max_tokens: MAX_TOKENS, temperature: isAgain ? 0.7 : 0};
   const [budget, policy] = [$("budget").value.trim(), $("policy").value.trim()];
-  return {...body, ...(budget && {kv_budget: budget}), ...(policy && {policy})};
+  return {...body, ...(turn.isWhole && {whole: "on"}), ...(budget && {kv_budget: budget}), ...(policy && {policy})};
 }
 
 /** A question about documents stands alone: only a message that begins with them finds what was read already. */
@@ -76,6 +76,7 @@ function note(turn, chunk) {
   if (content) turn.progress = "";
   turn.answer += content || "";
   if (Array.isArray(annotations)) turn.annotations = annotations;
+  if (chunk.whole) turn.parts = choice.finish_reason ? chunk.whole.parts : [...turn.parts, ...chunk.whole.parts];
   if (chunk.evidence) turn.evidence = {...turn.evidence, ...chunk.evidence};
   turn.warnings.push(...(chunk.warnings || []));
   if (choice.finish_reason === "length") {

@@ -12,20 +12,29 @@ export function viewOf(turn, regenerate) {
   const parts = {
     about: part("p", "small about"), absent: part("p", "notfound"), answer: part("div", "answer"),
     error: part("p", "error", {role: "alert"}), progress: part("p", "small progress"), sources: part("ol", "sources"),
+    parts: part("details", "parts"),
     coverage: part("p", "small coverage"), notes: part("ul", "notes"), tools: part("div", "tools"),
   };
   const again = button("", regenerate, {className: "plain again"});
+  const askAll = () => {
+    turn.isWhole = true;
+    regenerate();
+  };
+  const all = button("Ask all of it", askAll, {className: "plain again"});
   const copied = make("span", {role: "status", className: "small"});
   const copy = button("Copy", () => copyAnswer(turn, copied), {className: "plain"});
-  parts.tools.append(copy, again, copied);
+  parts.tools.append(copy, again, all, copied);
   const title = make("h3", {dir: "auto"}, turn.question);
   const article = make("article", {"aria-label": "Question and answer"}, title, ...Object.values(parts));
   const update = () => {
     const isAsking = turn.status === "asking";
     showTexts(turn, parts);
     showSources(turn, parts);
+    showParts(turn, parts);
     parts.tools.hidden = isAsking;
     copy.hidden = !turn.answer;
+    // only a part was read for the answer
+    all.hidden = !turn.evidence?.partial || Boolean(turn.parts?.length);
     again.textContent = turn.status === "done" ? "Regenerate" : "Ask again";
     article.setAttribute("aria-busy", isAsking);
   };
@@ -56,6 +65,24 @@ function showSources(turn, {answer, sources, error}) {
   sources.replaceChildren(...found.map(source => make("li", {}, sourceButton(source, open))));
 }
 
+/** What windows of the documents answered, with the pages that it is from. */
+function showParts(turn, {parts}) {
+  const lines = linesOf(turn);
+  parts.hidden = !lines.length;
+  // a title that is made again loses the keyboard focus
+  if (parts.querySelectorAll("li").length === lines.length && turn.status === "asking") return;
+  const title = make("summary", {}, lines.length + (lines.length === 1 ? " part" : " parts") + " of the documents");
+  parts.replaceChildren(title, make("ul", {}, ...lines.map(line => make("li", {dir: "auto"}, line))));
+}
+
+function linesOf(turn) {
+  // an older turn has none
+  return (turn.parts || []).map(({text, pages}) => {
+    const places = [...new Set(pages.map(({file, page}) => titleOf({filename: file, page})))];
+    return places.length ? text + " (" + places.join("; ") + ")" : text;
+  });
+}
+
 /** What stands for the sources at places of the answer, ascending. */
 function marksOf(sources, toNode) {
   const marks = sources.flatMap(source => [...source.ends].map(place => ({place, node: toNode(source)})));
@@ -82,7 +109,7 @@ function textOf(turn) {
     text = text.slice(0, place) + node + text.slice(place);
   }
   const lineOf = one => "[" + one.number + "] " + titleOf(one) + (one.quote ? ': "' + one.quote + '"' : "");
-  return [text.trim(), ...found.map(lineOf)].join("\n");
+  return [text.trim(), ...found.map(lineOf), ...linesOf(turn)].join("\n");
 }
 
 async function copyAnswer(turn, said) {
