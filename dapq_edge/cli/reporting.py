@@ -10,7 +10,6 @@ from rich.table import Table
 
 from ..cells import CHUNK, N_CTX_PAD, pad
 from ..eviction.heads import find_profile
-from ..llamacpp.context import MIN_BATCH
 from ..planning.gguf_shape import ModelShape, read_shape
 from ..planning.planner import Choice, choose, usable
 from ..planning.ram import MIB, for_conversations, parse_bytes
@@ -75,7 +74,7 @@ def plan(options: Options) -> int:
     path = find(model, Console(stderr=True))
     types = model.cache_type_k, model.cache_type_v
     kept = for_conversations(options.cache_ram, ram)
-    report = _report(path, ram, kept, model.ctx_size, (*types, max(model.batch_size, MIN_BATCH)))
+    report = _report(path, ram, kept, model.ctx_size, (*types, model.batch_size))
     if options.json:
         print(json.dumps(asdict(report)))
     else:

@@ -31,9 +31,6 @@ FLASH_ATTN = {
     "off": llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED,
 }
 
-# the queries of a probe are one batch
-MIN_BATCH = 64
-
 _INT8_P = ctypes.POINTER(ctypes.c_int8)
 _INT32_P = ctypes.POINTER(ctypes.c_int32)
 _UINT8_P = ctypes.POINTER(ctypes.c_uint8)
