@@ -20,7 +20,7 @@ from ..eviction.heads import HeadProfile, find_profile_file, load_profile, profi
 from ..llamacpp.log import captured_log
 from ..render.pictures import require_matplotlib
 from .heads import CalibrateOptions, ShowOptions
-from .running import check_model, find, open_engine, progress_bar
+from .running import check_model, find, open_engine, progress_bar, shown_in
 
 # tokens of a document in which the fact of a question is
 N_DOCUMENT = 2048
@@ -42,8 +42,7 @@ def calibrate(options: CalibrateOptions) -> int:
     with captured_log():
         engine = open_engine(options.model, console, find_heads=False)
         with progress_bar(console) as bar:
-            task = bar.add_task("calibrating")
-            control = Control(lambda done, total: bar.update(task, completed=done, total=total))
+            control = Control(shown_in(bar, "calibrating"))
             asked = list(ask_all(engine.model, questions, texts, N_DOCUMENT))
             profile = measure(engine, haystacks, needles, options.length, asked, control)
     path = profile_path(engine.model.path)

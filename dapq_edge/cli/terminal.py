@@ -17,6 +17,7 @@ from ..chat.library import Library
 from ..chat.session import load_session, save_session
 from ..chat.sources import find_coverage, find_sources
 from ..control import UNCONTROLLED, Control, Progress
+from ..counts import count
 from ..documents.document import Document
 from ..errors import AbortedError, DapqError, UsageError
 from ..eviction.heads import HeadProfile
@@ -24,11 +25,12 @@ from ..llamacpp.log import captured_log
 from ..planning.ram import MIB
 from ..reading.stats import Usage, guess_note, part_note, skip_note, store_note
 from ..render.shading import to_terminal
+from . import exits
 from .chat import Options
 from .citing import say_sources
 from .messages import PipedLines, Terminal, is_terminal
 from .names import message_of
-from .running import check_budget, check_model, cut_note, open_llama, progress_bar, read_all, say, warn
+from .running import check_budget, check_model, cut_note, open_llama, progress_bar, read_all, say, shown_in, warn
 
 HELP = """\
 /doc FILE    add a document to the next question, or all of a folder or a pattern
@@ -91,28 +93,32 @@ class _Terminal:
                 self.chat.add_document(document.text)
 
     def run(self) -> int:
-        messages = self._messages()
+        """Answer until the end; returns the exit code: that of the first error, if messages come from a pipe."""
+        messages, code = self._messages(), 0
         if self.is_terminal:
             self._say("/help lists the commands")
         while not self.is_left:
-            self.idle.start(self.chat.read_ahead)
             try:
-                text = messages.read()
+                self._take(self._next(messages))
             except EOFError:
                 break
             except KeyboardInterrupt:
-                self._say("\n/exit or Ctrl-D leaves")
-                continue
-            finally:
-                ahead = self.idle.stop()
-            say(ahead.faults if ahead else [], self.console)
-            try:
-                self._take(text)
-            except DapqError as error:
                 if not self.is_terminal:
                     raise
-                self._say(f"dapq-edge: {message_of(error)}")
-        return 0
+                self._say("\n/exit or Ctrl-D leaves")
+            except DapqError as error:
+                code = code or exits.code_of(error)
+                say([message_of(error)], self.console)
+        return 0 if self.is_terminal else code
+
+    def _next(self, messages: PipedLines | Terminal) -> str:
+        """Return the next message; until it is there, documents are read."""
+        self.idle.start(self.chat.read_ahead)
+        try:
+            return messages.read()
+        finally:
+            ahead = self.idle.stop()
+            say(ahead.faults if ahead else [], self.console)
 
     def close(self) -> None:
         self.llama.close()
@@ -153,7 +159,12 @@ class _Terminal:
                     print(piece, end="", flush=True)
                     if self.is_stopped:
                         break
-            except AbortedError:
+            except DapqError as error:
+                if first is not None:
+                    # what is said next does not belong to the answer
+                    print(flush=True)
+                if not isinstance(error, AbortedError):
+                    raise
                 self._say("stopped")
                 return
         print(flush=True)
@@ -188,9 +199,9 @@ class _Terminal:
 
     def _progress(self, stack: contextlib.ExitStack) -> Progress:
         """Show a bar until `stack` is closed."""
-        bar = stack.enter_context(progress_bar(self.console))
-        task = bar.add_task("reading")
-        return lambda done, total: bar.update(task, completed=done, total=total)
+        show = shown_in(stack.enter_context(progress_bar(self.console)), "reading")
+        # a token of an answer is no text that is read
+        return lambda done, total: show(done, total) if total > 1 else None
 
     @property
     def _commands(self) -> dict[str, Callable[[str], None]]:
@@ -217,8 +228,8 @@ class _Terminal:
     def _add_document(self, path: str) -> None:
         for document in read_all([path], self.options.documents, self.console):
             self.library.add(document)
-            n_tokens = self.chat.add_document(document.text)
-            self._say(f"{document.name}: {n_tokens:,} tokens, read while you type and with the next question")
+            size = count(self.chat.add_document(document.text), "token")
+            self._say(f"{document.name}: {size}, read while you type and with the next question")
 
     def _show_sources(self) -> None:
         quoted = self.library.quoted([turn.message for turn in self.chat.turns])
@@ -235,7 +246,7 @@ class _Terminal:
 
     def _save_as(self, path: str) -> None:
         self._save(path)
-        self._say(f"{path}: {_count(len(self.chat.turns), 'turn')} saved")
+        self._say(f"{path}: {self._contents()} saved{self._unread_note()}")
 
     def _load(self, path: str) -> None:
         start = time.perf_counter()
@@ -243,18 +254,30 @@ class _Terminal:
         for text in (text for turn in self.chat.turns for text in turn.documents):
             # a session knows no pages
             self.library.add(Document.of("document", [("", text)], ""))
-        turns, seconds = _count(len(self.chat.turns), "turn"), time.perf_counter() - start
-        self._say(f"{path}: {turns}, {self.llama.n_tokens:,} tokens, {seconds:.1f} s")
+        self._say(f"{path}: {self._contents()}, {time.perf_counter() - start:.1f} s{self._unread_note()}")
         if self.options.system_prompt not in ("", self.chat.system):
             held = textwrap.shorten(self.chat.system, N_SHOWN, placeholder="...")
             self._say(f"its system message holds, not that of -sys: {held or 'none'}")
 
+    def _contents(self) -> str:
+        """Return what a session has."""
+        n_documents = len(self.chat.documents)
+        parts = [count(len(self.chat.turns), "turn"), count(self.llama.n_tokens, "token")]
+        if n_documents:
+            parts.insert(1, f"{count(n_documents, 'document')} for the next question")
+        return ", ".join(parts)
+
+    def _unread_note(self) -> str:
+        """Return what to say of a conversation that is not in the cache, as its reading was stopped."""
+        is_unread = not self.llama.n_tokens and (self.chat.turns or self.chat.documents)
+        return "; what was not read to its end is read with the next question" if is_unread else ""
+
     def _figures(self) -> str:
         usage = self.llama.usage
         parts = [
-            f"{usage.n_tokens:,} tokens in {usage.n_cells_used:,} of {usage.n_cells:,} cells",
+            f"{count(usage.n_tokens, 'token')} in {usage.n_cells_used:,} of {count(usage.n_cells, 'cell')}",
             f"KV {usage.bytes_used / MIB:.1f} of {usage.bytes_allocated / MIB:.1f} MiB",
-            f"{_count(usage.n_evictions, 'eviction')}, {_count(usage.n_rereads, 're-read')}",
+            f"{count(usage.n_evictions, 'eviction')}, {count(usage.n_rereads, 're-read')}",
         ]
         parts += [note for note in _notes(usage, self.llama.heads) if note]
         if usage.attention_kept is not None:
@@ -264,7 +287,3 @@ class _Terminal:
 
 def _notes(usage: Usage, heads: HeadProfile | None) -> tuple[str | None, ...]:
     return skip_note(usage.n_windows), store_note(usage.n_stored), guess_note(usage.n_windows, heads)
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"

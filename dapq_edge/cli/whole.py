@@ -20,7 +20,7 @@ from ..reading.plan import ReadMode
 from ..reading.stats import store_note
 from ..reading.whole import N_PART, WindowAnswer, asked_of_each, windows_of
 from .ask import Options
-from .running import progress_bar, read_prompt, say, warn
+from .running import progress_bar, read_prompt, say, shown_in, warn
 from .writing import Written, write_answer
 
 # a list is what was joined, and code counts better than a model
@@ -130,8 +130,7 @@ class WholeAnswer:
 
     def _ask_windows(self) -> None:
         with progress_bar(self.console) as bar:
-            task = bar.add_task("reading", total=len(self.prompt.body))
-            control = Control(lambda done, total: bar.update(task, completed=done, total=total))
+            control = Control(shown_in(bar, "reading"))
             for answer in self.engine.answer_windows(self.prompt, control):
                 self.answered.append(answer)
                 self.n_evaluated += answer.n_evaluated
