@@ -236,8 +236,13 @@ def read_prompt(
 
 def warn(read: ReadStats | Usage, console: Console) -> None:
     """Say if some of the request may be evicted, and what went wrong with the store."""
+    say(warnings_of(read), console)
+
+
+def warnings_of(read: ReadStats | Usage) -> list[str]:
+    """Return what `warn` says, one line each."""
     warning = room_warning(read.n_unpinned)
-    say([*([message_of(warning)] if warning else []), *read.faults], console)
+    return [*([message_of(warning)] if warning else []), *read.faults]
 
 
 def cut_note(n_predict: int) -> str:
