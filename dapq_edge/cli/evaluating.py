@@ -24,6 +24,7 @@ from ..llamacpp.model import Model
 from ..reading.engine import Engine
 from ..render.pictures import require_matplotlib
 from .eval import FidelityOptions, Measurement, NeedleOptions, RelevanceOptions, ReportOptions, RulerOptions, Task
+from .printing import show
 from .running import check_model, open_engine, progress_bar, shown_in
 
 MakeCases = Callable[[Model], Iterable[Case]]
@@ -116,7 +117,7 @@ def measure(options: Measurement, make_rows: MakeRows) -> int:
             control = Control(shown_in(bar, "evaluating"))
             rows = make_rows(engine, results, control)
     for summary in summaries(rows):
-        Console().print(summary.table)
+        show(summary.table)
     if options.plot:
         plot_results(rows, Path(options.plot))
     return 0

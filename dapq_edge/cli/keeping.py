@@ -12,6 +12,7 @@ from ..llamacpp.log import captured_log
 from ..prompt.chat_template import chat_prompt
 from ..render.pictures import require_matplotlib
 from ..render.shading import to_html, to_picture, to_terminal
+from . import printing
 from .kept import Options
 from .running import check_budget, check_model, open_to_read, read_one, read_prompt, warn
 
@@ -51,6 +52,6 @@ def _show(options: Options) -> int:
         shares = np.stack([engine.sequence.coverage(i) for i in range(len(layers))])
         to_picture(shares, layers, summary, Path(options.plot))
     if not options.html and not options.plot:
-        Console().print(to_terminal(pieces), highlight=False)
+        printing.show(to_terminal(pieces))
     console.print(summary, style="dim", highlight=False, soft_wrap=True)
     return 0

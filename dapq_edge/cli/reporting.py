@@ -18,6 +18,7 @@ from ..reading.open_model import memory_before_loading
 from ..reading.windows import N_OVERLAP, SIZES
 from ..store.types import STORE_TYPES
 from .plan import Options
+from .printing import show
 from .running import check_model, find
 
 # types whose cells are compared
@@ -125,10 +126,9 @@ def _rows(shape: ModelShape, ram: int, n_ctx: int, options: tuple[str, str, int]
 
 
 def _print(report: _Plan) -> None:
-    console = Console()
-    console.print(_needs(report))
-    console.print(_budgets(report))
-    console.print(_line(report), highlight=False, soft_wrap=True)
+    show(_needs(report))
+    show(_budgets(report))
+    print(_line(report))
 
 
 def _needs(report: _Plan) -> Table:

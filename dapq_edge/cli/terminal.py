@@ -30,6 +30,7 @@ from .chat import Options
 from .citing import say_sources
 from .messages import PipedLines, Terminal, is_terminal
 from .names import message_of
+from .printing import show
 from .running import check_budget, check_model, cut_note, open_llama, progress_bar, read_all, say, shown_in, warn
 
 HELP = """\
@@ -199,9 +200,9 @@ class _Terminal:
 
     def _progress(self, stack: contextlib.ExitStack) -> Progress:
         """Show a bar until `stack` is closed."""
-        show = shown_in(stack.enter_context(progress_bar(self.console)), "reading")
+        report = shown_in(stack.enter_context(progress_bar(self.console)), "reading")
         # a token of an answer is no text that is read
-        return lambda done, total: show(done, total) if total > 1 else None
+        return lambda done, total: report(done, total) if total > 1 else None
 
     @property
     def _commands(self) -> dict[str, Callable[[str], None]]:
@@ -212,7 +213,7 @@ class _Terminal:
             "/load": self._load,
             "/stats": lambda _: self._say(self._figures()),
             "/sources": lambda _: self._show_sources(),
-            "/kept": lambda _: Console().print(to_terminal(self.llama.kept()), highlight=False),
+            "/kept": lambda _: show(to_terminal(self.llama.kept())),
             "/reset": lambda _: self.chat.reset(),
             "/exit": lambda _: self._leave(),
         }
