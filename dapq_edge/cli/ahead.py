@@ -5,6 +5,7 @@ import time
 from rich.console import Console
 
 from ..control import Control
+from ..counts import count
 from ..documents.document import Document
 from ..errors import DapqError, UsageError
 from ..llamacpp.log import captured_log
@@ -40,7 +41,7 @@ def _read(engine: Engine, document: Document, console: Console) -> None:
         ahead = engine.read_ahead(prompt, control)
     say(ahead.faults, console)
     print(
-        f"{document.name}: {len(prompt.body):,} tokens, {ahead.n_windows:,} windows, "
+        f"{document.name}: {count(len(prompt.body), 'token')}, {count(ahead.n_windows, 'window')}, "
         f"{ahead.n_stored:,} of them read before, {time.perf_counter() - start:.1f} s",
         flush=True,
     )

@@ -35,7 +35,7 @@ def run_citations(options: CitationsOptions) -> int:
     if options.pages > len(facts):
         raise UsageError(f"{options.pages}: there are {len(facts)} facts, one for each page", param="pages")
     if options.questions > options.pages:
-        raise UsageError(f"{options.questions}: there are {options.pages} pages with a fact", param="questions")
+        raise UsageError(f"{options.questions}: give more `pages`, each has one fact", param="questions")
     document = made_document(haystack, facts[: options.pages], rng)
     asked = rng.choice(options.pages, options.questions, replace=False).tolist()
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
+from ..counts import count
 from ..errors import UsageError
 from ..eviction.policies import get_policy
 from ..files import write_atomically
@@ -42,7 +43,7 @@ def _show(options: Options) -> int:
     stats = read_prompt(engine, prompt, policy, reading, console, n_predict=1, ctx_size=options.model.ctx_size)
     warn(stats, console)
     pieces = engine.kept(None if options.layer is None else layers.index(options.layer))
-    summary = f"{policy.name} keeps {stats.cells_kept:,} of {len(prompt):,} tokens in each head"
+    summary = f"{policy.name} keeps {stats.cells_kept:,} of {count(len(prompt), 'token')} in each head"
     if options.layer is not None:
         summary += f"; layer {options.layer}"
     if options.html:

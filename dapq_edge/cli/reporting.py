@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..cells import CHUNK, N_CTX_PAD, pad
+from ..counts import count
 from ..eviction.heads import find_profile
 from ..planning.gguf_shape import ModelShape, read_shape
 from ..planning.planner import Choice, choose, usable
@@ -146,7 +147,7 @@ def _needs(report: _Plan) -> Table:
             size = f"{_mib(n_bytes * N_DOCUMENT)} MiB"
             table.add_row(f"a document of {N_DOCUMENT:,} tokens on disk, --store-type {name}", size)
     types = f"{report.cache_type_k}, {report.cache_type_v}"
-    table.add_row(f"KV of {report.n_ctx:,} tokens ({types})", f"{_mib(report.full_kv_bytes)} MiB")
+    table.add_row(f"KV of {count(report.n_ctx, 'token')} ({types})", f"{_mib(report.full_kv_bytes)} MiB")
     return table
 
 
@@ -165,7 +166,7 @@ def _line(report: _Plan) -> str:
     if not choice:
         return f"{Path(report.model).name} cannot be evicted: {report.obstacle}: use --policy full"
     if choice.is_full:
-        return f"--kv-budget auto: keeps all, as the full cache of {report.n_ctx:,} tokens fits"
+        return f"--kv-budget auto: keeps all, as the full cache of {count(report.n_ctx, 'token')} fits"
     return (
         f"--kv-budget auto: keeps prompts of up to {choice.n_most:,} tokens, as many cells as fit beside a chunk; "
         f"longer ones from {choice.n_keep:,} cells on, and more where eviction would hurt"

@@ -22,7 +22,7 @@ from .store import ListOptions, Options
 
 @dataclass(frozen=True)
 class Group:
-    """What is kept of one kind; an object of what `--json` prints. used_last: by the local clock, ISO 8601."""
+    """Files of one kind; an object of what `--json` prints. used_last: by the local clock, ISO 8601."""
 
     of: str
     kind: str

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from ..chat.whole import Item, Joined
 from ..control import Control
+from ..counts import count
 from ..documents.document import Document
 from ..eviction.policies import Policy
 from ..planning.ram import MIB
@@ -54,11 +55,12 @@ class WholeResult:
 
     def line(self) -> str:
         """Return it for people."""
+        asked = f"asked {self.windows_read:,} of {count(self.windows, 'window')}"
         parts = [
-            f"{self.reading}: {self.prompt_tokens:,} tokens, asked {self.windows_read:,} of {self.windows:,} windows",
+            f"{self.reading}: {count(self.prompt_tokens, 'token')}, {asked}",
             store_note(self.windows_stored),
-            f"{self.count:,} different items",
-            f"{self.tokens_evaluated:,} tokens evaluated",
+            count(self.count, "different item"),
+            f"{count(self.tokens_evaluated, 'token')} evaluated",
             f"{self.whole_s:.1f} s",
         ]
         return "; ".join(part for part in parts if part)
@@ -94,8 +96,8 @@ class WholeAnswer:
     def run(self) -> int:
         """Ask all windows, and answer from what they said; returns the exit code."""
         if self.options.whole == "auto":
-            what = f"each of its {self.n_windows:,} windows is asked; --whole off answers from what is most relevant"
-            say([f"this asks for all of the document: {what}"], self.console)
+            what = f"this asks for all of the document: each of its {count(self.n_windows, 'window')} is asked"
+            say([f"{what}; --whole off answers from what is most relevant"], self.console)
         try:
             self._ask_windows()
             self._say_what_is_missing()
@@ -116,7 +118,9 @@ class WholeAnswer:
         say(self.engine.take_faults(), self.console)
         n_cut = sum(answer.is_cut for answer in self.answered)
         self.is_partial = n_cut > 0
-        missing = f"{n_cut:,} of {self.n_windows:,} windows had more to say than {N_PART} tokens, which is missing"
+        missing = (
+            f"{n_cut:,} of {count(self.n_windows, 'window')} had more to say than {N_PART} tokens, which is missing"
+        )
         n_left_out = self.joined.n_left_out
         left_out = f"items that are left out, as their words do not stand where they are said to: {n_left_out:,}"
         nothing = "no window of the document has anything about this"

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ..control import UNCONTROLLED, Control
+from ..counts import count
 from ..errors import AbortedError, DapqError
 from ..llama import Llama
 from .metrics import Metrics
@@ -84,7 +85,7 @@ class Worker:
         if self._is_stopped.is_set():
             raise StoppedError("the server is stopping")
         if self._n_tasks > self._n_waiting:
-            raise BusyError(f"{self._n_waiting} requests wait already: try again later")
+            raise BusyError(f"{count(self._n_waiting, 'request')} already waiting: try again later")
         run = _Run(self, task, asyncio.get_running_loop(), time.monotonic() + self._timeout)
         self._count(1)
         future = self._thread.submit(run)

@@ -119,7 +119,7 @@ def test_bad_documents(tmp_path, model):
         path.write_bytes(data)
         assert_one_line(ask(model, path), 1, word)
     assert_one_line(ask(model, tmp_path / "missing.txt"), 1, "No such file")
-    assert_one_line(ask(model, tmp_path), 1, "none of 1 files can be read")
+    assert_one_line(ask(model, tmp_path), 1, "none of 1 file can be read")
     assert_one_line(ask(model, "-"), 1, "stdin has no text")
 
 

@@ -90,7 +90,7 @@ def test_eval_of_generated_ruler(model):
         (["--depths", "2"], 2, ["--depths"]),
         (["--lengths", "100000"], 1, ["too short"]),
         (["--paraphrased"], 1, ["paraphrase"]),
-        (["--lengths", "20"], 1, ["20 tokens have no room"]),
+        (["--lengths", "20"], 1, ["no room for what is asked in 20 tokens"]),
         (["--offsets", "99"], 1, ["too short for 99 parts"]),
         (["--policies", "streaming", "pyramid", "--granularity", "cell"], 2, ["other numbers of cells"]),
         (["--policies", "streaming", "compresskv"], 2, ["dapq-edge heads calibrate"]),

@@ -21,7 +21,7 @@ def test_text_pages_and_notes(server):
         {"label": "p. 2", "start": 4, "stop": 4},
         {"label": "p. 3", "start": 5, "stop": 10},
     ]
-    assert found["notes"] == ["a.pdf: 1 of 3 pages have no text (2)"]
+    assert found["notes"] == ["a.pdf: 1 of 3 pages has no text (2)"]
     assert found["n_tokens"] > 1
 
 

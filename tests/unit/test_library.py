@@ -86,7 +86,7 @@ def pages(*labels):
             "read 2 of 6 pages (3, 17); a part of 1 (90); 2 skimmed; 1 not looked at",
         ),
         (Coverage([], [], pages("Intro", "End"), []), "read 0 of 2 pages; 2 skimmed"),
-        (Coverage(pages("Intro", ""), [], [], pages("")), "read 2 of 3 pages (Intro); 1 not looked at"),
+        (Coverage(pages("Intro", ""), [], [], pages("")), "read 2 of 3 pages (Intro, a.pdf); 1 not looked at"),
         (Coverage(pages("p. 1", "p. 2"), [], [], []), "read all of 2 pages"),
         (Coverage(pages(""), [], [], []), "read all of the text"),
         (Coverage([], pages(""), [], []), "read a part of the text"),

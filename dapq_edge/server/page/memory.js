@@ -22,7 +22,7 @@ function figuresOf(usage) {
   const mib = bytes => (bytes / 2 ** 20).toFixed(1);
   const [seen, windows] = usage.n_windows;
   return [
-    number(usage.n_tokens) + " tokens in " + number(usage.n_cells_used) + " of " + number(usage.n_cells) + " cells, " +
+    count(usage.n_tokens, "token") + " in " + number(usage.n_cells_used) + " of " + count(usage.n_cells, "cell") + ", " +
       mib(usage.bytes_used) + " of " + mib(usage.bytes_allocated) + " MiB",
     count(usage.n_evictions, "eviction") + ", " + count(usage.n_rereads, "re-read"),
     seen < windows &&
