@@ -13,8 +13,8 @@ class Page:
 
     Attributes:
         file: Name of the file.
-        label: "p. 12", "slide 3", "sheet Prices, rows 2-51", a heading or a title, or else "part 1"; of a file that is one
-            part, it may be empty.
+        label: "p. 12", "slide 3", "sheet Prices, rows 2-51", a heading, a title, or else "part 1"; it may be empty if
+            the file is one part.
         start: First character in `Document.text`.
         stop: Character behind the last one; a page without text has `start == stop`.
     """
