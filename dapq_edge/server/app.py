@@ -162,7 +162,8 @@ def _add_page(app: FastAPI, worker: Worker, library: Library) -> None:
     @app.get("/api/usage", responses=ERRORS)
     async def usage() -> dict[str, Any]:
         done, total = worker.reading
-        return asdict(worker.usage) | {"reading_done": done, "reading_total": total}
+        documents = {"reading_document": worker.reading_document, "unread_documents": worker.unread}
+        return asdict(worker.usage) | {"reading_done": done, "reading_total": total} | documents
 
     @app.get("/api/kept", responses=ERRORS)
     async def kept(request: Request) -> Kept:
@@ -180,7 +181,7 @@ def _add_page(app: FastAPI, worker: Worker, library: Library) -> None:
             found = await asyncio.to_thread(_read, data, name, charset, Reading(password, ocr))
         n_tokens = await one_result(worker, request, count_task(found.text))
         library.add(found)
-        worker.when_idle(ahead_work(found.text, n_tokens, worker.say))
+        worker.when_idle(ahead_work(name, found.text, n_tokens, worker.say))
         pages = [Page(label=page.label, start=page.start, stop=page.stop) for page in found.pages]
         return Document(text=found.text, pages=pages, notes=list(found.notes), n_tokens=n_tokens)
 
