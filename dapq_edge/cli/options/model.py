@@ -19,7 +19,7 @@ def threads_option() -> Any:
         type=whole(1, MAX_THREADS, others=[-1]),
         default=-1,
         metavar="N",
-        help="CPU threads (default: physical cores)",
+        help="CPU threads, no more than cores are free (default: physical cores)",
     )
 
 
