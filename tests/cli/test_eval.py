@@ -180,7 +180,7 @@ def test_citations(model, data, tmp_path):
     assert_resumed_and_reported(few, results, first)
     assert_one_line(dapq_edge(*args), 2, "--pages 100: the text has", "longer --haystack")
     assert_one_line(dapq_edge(*args, "--pages", 101), 2, "--pages 101: there are 100 facts")
-    assert_one_line(dapq_edge(*args, "--pages", 3), 2, "--questions 40: there are 3 pages")
+    assert_one_line(dapq_edge(*args, "--pages", 3), 2, "--questions 40: no more than 3 pages with a fact")
     assert_one_line(dapq_edge(*few, "--kv-budget", "auto"), 2, "--kv-budget auto: give a number")
     assert_one_line(dapq_edge(*few, "--policy", "nonsense"), 2, "choose one of")
     assert_one_line(dapq_edge(*few, "--haystack", "/nonexistent"), 1, "no *.txt in /nonexistent")
