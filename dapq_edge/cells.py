@@ -12,6 +12,9 @@ CHUNK = 512
 # sequences of a context: the one that is read, and a branch of it
 N_SEQ, BRANCH = 2, 1
 
+# tokens that are read at once, at least: the queries of a probe are one batch
+MIN_BATCH = 64
+
 # the KV cache of llama.cpp is padded to this many cells
 N_CTX_PAD = 256
 

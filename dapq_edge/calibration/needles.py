@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..counts import count
 from ..errors import DapqError
 from ..files import read_jsonl, read_text
 from ..llamacpp.model import Model
@@ -92,7 +93,7 @@ def longest(prompt: Callable[[int], Prompt], low: int, high: int, n_tokens: int)
     Raises `DapqError` if the shortest does not fit.
     """
     if len(prompt(low)) > n_tokens:
-        raise DapqError(f"{n_tokens} tokens have no room for what is asked: raise `lengths`")
+        raise DapqError(f"there is no room for what is asked in {count(n_tokens, 'token')}: raise `lengths`")
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if len(prompt(middle)) <= n_tokens else (low, middle)

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from ..documents.document import Document
 from ..prompt.paragraphs import split_text
+from ..store.documents import DocumentStore
 from .sources import Source
 
-# characters of all documents that are remembered
+# characters of all documents that are remembered, bytes of those that come from a store
 MAX_CHARACTERS = 50_000_000
 
 # characters of a part of a message that is cited, at least
@@ -54,17 +55,27 @@ class Quoted:
 
 
 class Library:
-    """The newest documents, in memory."""
+    """The newest documents, in memory.
 
-    def __init__(self) -> None:
-        self._documents: dict[str, Document] = {}
+    Args:
+        store: Keeps them on disk, too, and gives back what it has; None for this process only.
+    """
+
+    def __init__(self, store: DocumentStore | None = None) -> None:
+        self._store = store
+        kept = store.load(MAX_CHARACTERS) if store else []
+        self._documents = {document.text: document for document in kept}
 
     def add(self, document: Document) -> None:
         """Remember a document; the oldest ones are forgotten."""
-        self._documents.pop(document.text, None)
-        self._documents[document.text] = document
-        while len(self._documents) > 1 and sum(map(len, self._documents)) > MAX_CHARACTERS:
-            del self._documents[next(iter(self._documents))]
+        documents = {text: one for text, one in self._documents.items() if text != document.text}
+        documents[document.text] = document
+        while len(documents) > 1 and sum(map(len, documents)) > MAX_CHARACTERS:
+            del documents[next(iter(documents))]
+        # another thread may look at the old ones
+        self._documents = documents
+        if self._store:
+            self._store.save(document)
 
     def quoted(self, contents: Sequence[str]) -> Quoted | None:
         """Return the newest message that holds documents, or else the newest long one; None if there is none.
@@ -92,9 +103,13 @@ class Library:
             found |= {document.text: document for _, document in sorted(places, key=lambda pair: pair[0])}
         return list(found.values())
 
-    def _places(self, content: str, _: str) -> list[tuple[int, Document]]:
+    def _places(self, content: str, _name: str) -> list[tuple[int, Document]]:
         found = [(content.find(text), document) for text, document in list(self._documents.items())]
-        return [(place, document) for place, document in found if place >= 0]
+        places = [(place, document) for place, document in found if place >= 0]
+        if self._store:
+            for _, document in places:
+                self._store.use(document)
+        return places
 
 
 def pasted(content: str, name: str) -> list[tuple[int, Document]]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from .._version import PATCH_VERSION
 from ..cache.state import SequenceState
+from ..counts import count
 from ..errors import DapqError
 from ..eviction.heads import model_hash
 from ..llama import Llama
@@ -42,7 +43,7 @@ def load_session(llama: Llama, path: Path) -> Any:
         raise DapqError(f"{path} was saved with `type_k={type_k}` `type_v={type_v}`")
     llama.extend(state.sequence.n_tokens + 1)
     if state.sequence.n_cells > llama.usage.n_cells:
-        raise DapqError(f"{path} has {state.sequence.n_cells:,} cells: raise `kv_budget` or `n_ctx`")
+        raise DapqError(f"{path} has {count(state.sequence.n_cells, 'cell')}: raise `kv_budget` or `n_ctx`")
     try:
         llama.kv_cache.restore(state)
     except DapqError as error:

@@ -127,8 +127,8 @@ class Coverage:
 
 
 def _named(pages: Sequence[Page]) -> str:
-    """Return the labels of pages, in brackets: numbers alone where all have some."""
-    labels = [page.label for page in pages if page.label]
+    """Return the labels of pages in brackets, or names of files that are one: numbers alone where all have some."""
+    labels = [name for page in pages if (name := page.label or page.file)]
     if not labels:
         return ""
     is_numbered = all(label.startswith("p. ") for label in labels)

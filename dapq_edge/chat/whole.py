@@ -6,6 +6,7 @@ from enum import Enum
 from typing import Any
 
 from ..control import UNCONTROLLED, Control
+from ..counts import count
 from ..documents.document import Document
 from ..llamacpp.model import Model
 from ..prompt.chat_template import chat_prompt
@@ -131,7 +132,7 @@ class WholeQuestion:
         cut = f"had more to say than {N_PART} tokens, which is missing"
         left_out = "items that are left out, as their words do not stand where they are said to"
         lines = (
-            (self._n_cut, f"{self._n_cut:,} of {self.n_windows:,} windows {cut}"),
+            (self._n_cut, f"{self._n_cut:,} of {count(self.n_windows, 'window')} {cut}"),
             (n_left_out, f"{left_out}: {n_left_out:,}"),
             (self.has_nothing, "no window of the document has anything about this"),
             (n_rounds, f"the parts are longer than the budget: groups of them answered first (rounds: {n_rounds:,})"),

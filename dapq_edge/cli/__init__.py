@@ -7,13 +7,10 @@ import sys
 import threading
 from collections.abc import Sequence
 
-from ..errors import DapqError, UsageError
+from ..errors import DapqError
+from . import exits
 from .names import message_of
 from .parser import build_parser
-
-EXIT_ERROR = 1
-EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,18 +27,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = int(args.run(args))
         sys.stdout.flush()
         return code
-    except UsageError as error:
-        return _fail(message_of(error), EXIT_USAGE)
     except DapqError as error:
-        return _fail(message_of(error), EXIT_ERROR)
+        return _fail(message_of(error), exits.code_of(error))
     except MemoryError:
-        return _fail("not enough memory: lower --kv-budget, -c or -b", EXIT_ERROR)
+        return _fail("not enough memory: lower --kv-budget, -c or -b", exits.ERROR)
     except KeyboardInterrupt:
-        return _fail("interrupted", EXIT_INTERRUPTED)
+        return _fail("interrupted", exits.INTERRUPTED)
     except OSError as error:
         # the reader of our output is gone, or its disk full; keep Python from failing again when it flushes at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_ERROR if isinstance(error, BrokenPipeError) else _fail(error, EXIT_ERROR)
+        return exits.ERROR if isinstance(error, BrokenPipeError) else _fail(error, exits.ERROR)
 
 
 def _repeat_interrupt(unraisable: "sys.UnraisableHookArgs") -> None:

@@ -5,13 +5,14 @@ import time
 from rich.console import Console
 
 from ..control import Control
+from ..counts import count
 from ..documents.document import Document
 from ..errors import DapqError, UsageError
 from ..llamacpp.log import captured_log
 from ..prompt.chat_template import chat_prompt
 from ..reading.engine import Engine
 from .read import Options
-from .running import check_model, open_engine, progress_bar, read_all, say
+from .running import check_model, open_engine, progress_bar, read_all, say, shown_in
 
 # any will do: what a window is read for does not depend on it
 QUESTION = "What does it say?"
@@ -36,12 +37,11 @@ def read(options: Options) -> int:
 def _read(engine: Engine, document: Document, console: Console) -> None:
     start, prompt = time.perf_counter(), chat_prompt(engine.model, document.text, QUESTION)
     with progress_bar(console) as bar:
-        task = bar.add_task("reading", total=len(prompt.body))
-        control = Control(lambda done, total: bar.update(task, completed=done, total=total))
+        control = Control(shown_in(bar, "reading"))
         ahead = engine.read_ahead(prompt, control)
     say(ahead.faults, console)
     print(
-        f"{document.name}: {len(prompt.body):,} tokens, {ahead.n_windows:,} windows, "
+        f"{document.name}: {count(len(prompt.body), 'token')}, {count(ahead.n_windows, 'window')}, "
         f"{ahead.n_stored:,} of them read before, {time.perf_counter() - start:.1f} s",
         flush=True,
     )

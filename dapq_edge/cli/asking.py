@@ -9,6 +9,7 @@ import psutil
 from rich.console import Console
 
 from ..chat.sources import find_coverage, find_sources
+from ..counts import count
 from ..errors import UsageError
 from ..eviction.heads import find_profile_file
 from ..eviction.policies import Policy, get_policy
@@ -73,7 +74,7 @@ class Result:
     def line(self) -> str:
         """Return it for people."""
         parts = [
-            f"{self.policy}: {self.prompt_tokens:,} tokens read in {self.kv_cells_peak:,} cells",
+            f"{self.policy}: {count(self.prompt_tokens, 'token')} read in {count(self.kv_cells_peak, 'cell')}",
             f"kept {self.kv_cells_kept:,}",
             f"KV {self.kv_bytes_peak / MIB:.1f} -> {self.kv_bytes_kept / MIB:.1f} MiB",
             f"{self.ttft_s:.1f} s to first token",
@@ -81,7 +82,7 @@ class Result:
         ]
         if self.chunks:
             read = [str(i) for i, chunk in enumerate(self.chunks, start=1) if chunk["is_read"]]
-            parts.insert(1, f"re-read {', '.join(read)} of {len(self.chunks)} chunks")
+            parts.insert(1, f"re-read {', '.join(read)} of {count(len(self.chunks), 'chunk')}")
         skipped, stored = skip_note((self.windows_read, self.windows)), store_note(self.windows_stored)
         parts += [stored] if stored else []
         if skipped:

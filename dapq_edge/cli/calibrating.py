@@ -19,8 +19,9 @@ from ..evaluation.plots import plot_heads
 from ..eviction.heads import HeadProfile, find_profile_file, load_profile, profile_path
 from ..llamacpp.log import captured_log
 from ..render.pictures import require_matplotlib
+from . import printing
 from .heads import CalibrateOptions, ShowOptions
-from .running import check_model, find, open_engine, progress_bar
+from .running import check_model, find, open_engine, progress_bar, shown_in
 
 # tokens of a document in which the fact of a question is
 N_DOCUMENT = 2048
@@ -42,8 +43,7 @@ def calibrate(options: CalibrateOptions) -> int:
     with captured_log():
         engine = open_engine(options.model, console, find_heads=False)
         with progress_bar(console) as bar:
-            task = bar.add_task("calibrating")
-            control = Control(lambda done, total: bar.update(task, completed=done, total=total))
+            control = Control(shown_in(bar, "calibrating"))
             asked = list(ask_all(engine.model, questions, texts, N_DOCUMENT))
             profile = measure(engine, haystacks, needles, options.length, asked, control)
     path = profile_path(engine.model.path)
@@ -90,11 +90,11 @@ def _print(profile: HeadProfile) -> None:
         table.add_column(heading, justify="right")
     for share, layer, head in sorted(heads, reverse=True)[:N_SHOWN]:
         table.add_row(str(layer), str(head), f"{share:.2f}", f"{profile.errors[layer]:.2f}")
-    Console().print(table)
+    printing.show(table)
     table = Table(title="the query heads that tell best which chunk of a text answers a question")
     for heading in ("layer", "head", "standard deviations above other chunks"):
         table.add_column(heading, justify="right")
     for query in profile.query:
         table.add_row(str(query.layer), str(query.head), f"{query.score:.2f}")
     if profile.query:
-        Console().print(table)
+        printing.show(table)

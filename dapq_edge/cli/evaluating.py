@@ -24,7 +24,8 @@ from ..llamacpp.model import Model
 from ..reading.engine import Engine
 from ..render.pictures import require_matplotlib
 from .eval import FidelityOptions, Measurement, NeedleOptions, RelevanceOptions, ReportOptions, RulerOptions, Task
-from .running import check_model, open_engine, progress_bar
+from .printing import show
+from .running import check_model, open_engine, progress_bar, shown_in
 
 MakeCases = Callable[[Model], Iterable[Case]]
 MakeRows = Callable[[Engine, Results, Control], list[Row]]
@@ -113,11 +114,10 @@ def measure(options: Measurement, make_rows: MakeRows) -> int:
     with captured_log():
         engine = open_engine(options.model, console, heads=options.heads, seed=options.seed)
         with progress_bar(console) as bar:
-            task = bar.add_task("evaluating")
-            control = Control(lambda done, total: bar.update(task, completed=done, total=total))
+            control = Control(shown_in(bar, "evaluating"))
             rows = make_rows(engine, results, control)
     for summary in summaries(rows):
-        Console().print(summary.table)
+        show(summary.table)
     if options.plot:
         plot_results(rows, Path(options.plot))
     return 0

@@ -9,6 +9,7 @@ from ..calibration.calibrate import BUILT_IN
 from ..calibration.questions import BUILT_IN as OUR_QUESTIONS
 from ..calibration.questions import read_questions, read_texts
 from ..control import Control
+from ..counts import count
 from ..errors import UsageError
 from ..evaluation.absent import Group, absent_rows
 from ..evaluation.citations import citations_rows
@@ -35,7 +36,9 @@ def run_citations(options: CitationsOptions) -> int:
     if options.pages > len(facts):
         raise UsageError(f"{options.pages}: there are {len(facts)} facts, one for each page", param="pages")
     if options.questions > options.pages:
-        raise UsageError(f"{options.questions}: there are {options.pages} pages with a fact", param="questions")
+        raise UsageError(
+            f"{options.questions}: no more than {count(options.pages, 'page')} with a fact", param="questions"
+        )
     document = made_document(haystack, facts[: options.pages], rng)
     asked = rng.choice(options.pages, options.questions, replace=False).tolist()
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
+from ..counts import count
 from ..errors import UsageError
 from ..eviction.policies import get_policy
 from ..files import write_atomically
@@ -12,6 +13,7 @@ from ..llamacpp.log import captured_log
 from ..prompt.chat_template import chat_prompt
 from ..render.pictures import require_matplotlib
 from ..render.shading import to_html, to_picture, to_terminal
+from . import printing
 from .kept import Options
 from .running import check_budget, check_model, open_to_read, read_one, read_prompt, warn
 
@@ -41,7 +43,7 @@ def _show(options: Options) -> int:
     stats = read_prompt(engine, prompt, policy, reading, console, n_predict=1, ctx_size=options.model.ctx_size)
     warn(stats, console)
     pieces = engine.kept(None if options.layer is None else layers.index(options.layer))
-    summary = f"{policy.name} keeps {stats.cells_kept:,} of {len(prompt):,} tokens in each head"
+    summary = f"{policy.name} keeps {stats.cells_kept:,} of {count(len(prompt), 'token')} in each head"
     if options.layer is not None:
         summary += f"; layer {options.layer}"
     if options.html:
@@ -51,6 +53,6 @@ def _show(options: Options) -> int:
         shares = np.stack([engine.sequence.coverage(i) for i in range(len(layers))])
         to_picture(shares, layers, summary, Path(options.plot))
     if not options.html and not options.plot:
-        Console().print(to_terminal(pieces), highlight=False)
+        printing.show(to_terminal(pieces))
     console.print(summary, style="dim", highlight=False, soft_wrap=True)
     return 0

@@ -1,6 +1,5 @@
 """Sockets that listen."""
 
-import os
 import socket
 
 from ..errors import DapqError
@@ -18,9 +17,8 @@ def listen(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
         listener.listen(BACKLOG)
-    except (OSError, OverflowError) as error:
+    except (OSError, UnicodeError) as error:
         listener.close()
-        errno = getattr(error, "errno", None) or 0
-        reason = os.strerror(errno) if errno > 0 else error
+        reason = getattr(error, "strerror", None) or error
         raise DapqError(f"cannot listen on {host}:{port}: {reason}") from error
     return listener

@@ -9,6 +9,7 @@ import llm
 from rich.console import Console
 
 from ..chat.conversation import N_TEMPLATE
+from ..counts import count
 from ..documents.find import read_documents
 from ..documents.kinds import HEAD, Kind, kind_of
 from ..errors import DapqError
@@ -18,7 +19,7 @@ from ..planning.weights import ALIASES, cache_folder
 from . import chat
 from .options import read_options
 from .parser import build_parser
-from .running import check_model, open_llama, say, warn
+from .running import check_model, open_llama, say, warnings_of
 
 PREFIX = "dapq-edge"
 
@@ -60,9 +61,12 @@ class Model(llm.Model):  # type: ignore[misc]
                 is_cut = choice["finish_reason"] == "length"
                 yield choice["delta"].get("content") or ""
         response.set_usage(input=llama.timings.n_prompt, output=llama.timings.n_predicted)
-        warn(llama.usage, console)
-        if is_cut:
-            say([f"the answer was cut after {options.max_tokens:,} tokens: raise -o max_tokens"], console)
+        cut = f"the answer was cut after {count(options.max_tokens, 'token')}: raise -o max_tokens"
+        lines = [*warnings_of(llama.usage), *([cut] if is_cut else [])]
+        if lines:
+            # the line of the answer ends when it is printed, which is later
+            console.print()
+        say(lines, console)
 
 
 def _opened(name: str, console: Console) -> Llama:

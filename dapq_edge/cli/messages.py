@@ -1,5 +1,6 @@
 """Messages that a user types: in a terminal with history, completion and pasted texts; or the lines of a pipe."""
 
+import contextlib
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -37,11 +38,23 @@ class PipedLines:
     """Messages from a pipe, one a line; a line that ends with a backslash goes on in the next one."""
 
     def read(self) -> str:
-        """Return the next message. Raises EOFError at the end."""
-        text = input()
-        while text.endswith(MORE):
-            text = text[: -len(MORE)] + "\n" + input()
-        return text
+        """Return the next message. Raises EOFError at the end, and `UsageError` if it is no text."""
+        lines = [_line()]
+        with contextlib.suppress(EOFError):
+            while lines[-1].endswith(MORE):
+                lines[-1] = lines[-1][: -len(MORE)]
+                lines.append(_line())
+        return "\n".join(lines)
+
+
+def _line() -> str:
+    data = sys.stdin.buffer.readline()
+    if not data:
+        raise EOFError
+    try:
+        return data.decode(sys.stdin.encoding).rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"a line of the input is no text: {error}") from error
 
 
 class Terminal:

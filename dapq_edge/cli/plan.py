@@ -11,7 +11,7 @@ from .options.store import cache_ram_option
 class Options:
     """Options of the command."""
 
-    ram: str | None = option("--ram", metavar="4G", help="memory to plan for (default: what is free)")
+    ram: str | None = option("--ram", metavar="4G", help="memory to plan for, with its unit (default: what is free)")
     json: bool = option("--json", action="store_true", help="print one JSON object instead of text")
     cache_ram: int = cache_ram_option()
     model: PlannedModel = group("model")

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ..cells import CHUNK, N_CTX_PAD, pad
+from ..counts import count
 from ..eviction.heads import find_profile
-from ..llamacpp.context import MIN_BATCH
 from ..planning.gguf_shape import ModelShape, read_shape
 from ..planning.planner import Choice, choose, usable
 from ..planning.ram import MIB, for_conversations, parse_bytes
@@ -19,6 +19,7 @@ from ..reading.open_model import memory_before_loading
 from ..reading.windows import N_OVERLAP, SIZES
 from ..store.types import STORE_TYPES
 from .plan import Options
+from .printing import show
 from .running import check_model, find
 
 # types whose cells are compared
@@ -75,7 +76,7 @@ def plan(options: Options) -> int:
     path = find(model, Console(stderr=True))
     types = model.cache_type_k, model.cache_type_v
     kept = for_conversations(options.cache_ram, ram)
-    report = _report(path, ram, kept, model.ctx_size, (*types, max(model.batch_size, MIN_BATCH)))
+    report = _report(path, ram, kept, model.ctx_size, (*types, model.batch_size))
     if options.json:
         print(json.dumps(asdict(report)))
     else:
@@ -126,10 +127,9 @@ def _rows(shape: ModelShape, ram: int, n_ctx: int, options: tuple[str, str, int]
 
 
 def _print(report: _Plan) -> None:
-    console = Console()
-    console.print(_needs(report))
-    console.print(_budgets(report))
-    console.print(_line(report), highlight=False, soft_wrap=True)
+    show(_needs(report))
+    show(_budgets(report))
+    print(_line(report))
 
 
 def _needs(report: _Plan) -> Table:
@@ -147,7 +147,7 @@ def _needs(report: _Plan) -> Table:
             size = f"{_mib(n_bytes * N_DOCUMENT)} MiB"
             table.add_row(f"a document of {N_DOCUMENT:,} tokens on disk, --store-type {name}", size)
     types = f"{report.cache_type_k}, {report.cache_type_v}"
-    table.add_row(f"KV of {report.n_ctx:,} tokens ({types})", f"{_mib(report.full_kv_bytes)} MiB")
+    table.add_row(f"KV of {count(report.n_ctx, 'token')} ({types})", f"{_mib(report.full_kv_bytes)} MiB")
     return table
 
 
@@ -166,7 +166,7 @@ def _line(report: _Plan) -> str:
     if not choice:
         return f"{Path(report.model).name} cannot be evicted: {report.obstacle}: use --policy full"
     if choice.is_full:
-        return f"--kv-budget auto: keeps all, as the full cache of {report.n_ctx:,} tokens fits"
+        return f"--kv-budget auto: keeps all, as the full cache of {count(report.n_ctx, 'token')} fits"
     return (
         f"--kv-budget auto: keeps prompts of up to {choice.n_most:,} tokens, as many cells as fit beside a chunk; "
         f"longer ones from {choice.n_keep:,} cells on, and more where eviction would hurt"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from .command import Command
 from .options import option
-from .options.arguments import positive_or
+from .options.arguments import MAX_PORT, whole
 from .options.model import threads_option
 
 
@@ -14,7 +14,9 @@ class Options:
     """Devices that are lent, and their address."""
 
     host: str = option("-H", "--host", default="127.0.0.1", metavar="IP", help="address (default: 127.0.0.1)")
-    port: int = option("-p", "--port", type=positive_or(), default=50052, metavar="N", help="port (default: 50052)")
+    port: int = option(
+        "-p", "--port", type=whole(1, MAX_PORT), default=50052, metavar="N", help="port (default: 50052)"
+    )
     device: str = option(
         "-d", "--device", default="", metavar="NAME,...", help="devices to lend (default: the GPUs, else the CPU)"
     )

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..control import Control
+from ..control import Progress as Report
+from ..counts import count
 from ..documents.document import Document, join
 from ..documents.find import read_documents
 from ..errors import DapqError
@@ -219,7 +221,6 @@ def read_prompt(
 ) -> ReadStats:
     """Read a prompt with the options of the command line, and show how far it is."""
     with progress_bar(console) as bar:
-        task = bar.add_task("reading", total=len(prompt))
         return engine.read(
             prompt,
             policy,
@@ -229,22 +230,37 @@ def read_prompt(
             one_shot=options.one_shot,
             allow_overflow=options.allow_overflow,
             goes_on=goes_on,
-            control=Control(lambda done, total: bar.update(task, completed=done, total=total)),
+            control=Control(shown_in(bar, "reading")),
         )
 
 
 def warn(read: ReadStats | Usage, console: Console) -> None:
     """Say if some of the request may be evicted, and what went wrong with the store."""
+    say(warnings_of(read), console)
+
+
+def warnings_of(read: ReadStats | Usage) -> list[str]:
+    """Return what `warn` says, one line each."""
     warning = room_warning(read.n_unpinned)
-    say([*([message_of(warning)] if warning else []), *read.faults], console)
+    return [*([message_of(warning)] if warning else []), *read.faults]
 
 
 def cut_note(n_predict: int) -> str:
     """Return what to say if an answer had no room for its end."""
-    return f"the answer was cut after {n_predict:,} tokens: raise -n"
+    return f"the answer was cut after {count(n_predict, 'token')}: raise -n"
 
 
 def progress_bar(console: Console) -> Progress:
     """Return a bar that is shown in a terminal, and gone at the end."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def shown_in(bar: Progress, what: str) -> Report:
+    """Return what shows in a bar how far some work is, from the first time on that it says so."""
+    task = bar.add_task(what, total=None, visible=False)
+
+    def show(done: int, total: int) -> None:
+        bar.update(task, completed=done, total=total, visible=True)
+
+    return show

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from .command import Command
 from .options import ConversationStore, Eviction, SizedModel, group, option
-from .options.arguments import names, positive, positive_or
+from .options.arguments import MAX_PORT, names, positive, positive_or, whole
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,7 @@ class Options:
     host: str = option(
         "--host", default="127.0.0.1", metavar="IP", help="address (default: 127.0.0.1); [::1] is one, too"
     )
-    port: int = option("--port", type=positive_or(0), default=8080, metavar="N", help="port (default: 8080)")
+    port: int = option("--port", type=whole(0, MAX_PORT), default=8080, metavar="N", help="port (default: 8080)")
     api_key: str | None = option(
         "--api-key", metavar="KEY", help="what clients must send (default: LLAMA_API_KEY, or none)"
     )

@@ -6,6 +6,7 @@ from types import FrameType
 
 from rich.console import Console
 
+from ..chat.library import Library
 from ..errors import DapqError
 from ..llamacpp.log import captured_log
 from ..planning.ram import MIB
@@ -34,8 +35,10 @@ def serve(options: Options) -> int:
         llama = open_llama(options.model, options.eviction, options.store, console)
         host, port = listener.getsockname()[:2]
         worker = Worker(llama, n_waiting=options.queue, timeout=options.timeout, say=lambda line: say([line], console))
+        store = llama.engine.store
         app = create_app(
             worker,
+            library=Library(store.documents if store else None),
             model=options.alias or Path(llama.model_path).name,
             api_key=options.api_key or os.environ.get("LLAMA_API_KEY"),
             max_body=int(options.max_body * MIB),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from platformdirs import user_state_path
 from rich.console import Console
+from rich.progress import Progress as ProgressBar
 
 from ..chat.asking import NOTHING_YET, Found
 from ..chat.conversation import Chat
@@ -18,7 +19,8 @@ from ..chat.library import Library
 from ..chat.session import load_session, save_session
 from ..chat.sources import find_coverage, find_sources
 from ..chat.whole import WholeMode, WholeQuestion
-from ..control import UNCONTROLLED, Control
+from ..control import UNCONTROLLED, Control, Progress
+from ..counts import count
 from ..documents.document import Document, join
 from ..errors import AbortedError, DapqError, UsageError
 from ..eviction.heads import HeadProfile
@@ -26,11 +28,13 @@ from ..llamacpp.log import captured_log
 from ..planning.ram import MIB
 from ..reading.stats import Usage, guess_note, part_note, skip_note, store_note
 from ..render.shading import to_terminal
+from . import exits
 from .chat import Options
 from .citing import say_sources
 from .messages import PipedLines, Terminal, is_terminal
 from .names import message_of
-from .running import check_budget, check_model, cut_note, open_llama, progress_bar, read_all, say, warn
+from .printing import show
+from .running import check_budget, check_model, cut_note, open_llama, progress_bar, read_all, say, shown_in, warn
 from .whole import FITS, auto_note, show_item
 
 HELP = """\
@@ -95,28 +99,32 @@ class _Terminal:
                 self.chat.add_document(document.text)
 
     def run(self) -> int:
-        messages = self._messages()
+        """Answer until the end; returns the exit code: that of the first error, if messages come from a pipe."""
+        messages, code = self._messages(), 0
         if self.is_terminal:
             self._say("/help lists the commands")
         while not self.is_left:
-            self.idle.start(self.chat.read_ahead)
             try:
-                text = messages.read()
+                self._take(self._next(messages))
             except EOFError:
                 break
             except KeyboardInterrupt:
-                self._say("\n/exit or Ctrl-D leaves")
-                continue
-            finally:
-                ahead = self.idle.stop()
-            say(ahead.faults if ahead else [], self.console)
-            try:
-                self._take(text)
-            except DapqError as error:
                 if not self.is_terminal:
                     raise
-                self._say(f"dapq-edge: {message_of(error)}")
-        return 0
+                self._say("\n/exit or Ctrl-D leaves")
+            except DapqError as error:
+                code = code or exits.code_of(error)
+                say([message_of(error)], self.console)
+        return 0 if self.is_terminal else code
+
+    def _next(self, messages: PipedLines | Terminal) -> str:
+        """Return the next message; until it is there, documents are read."""
+        self.idle.start(self.chat.read_ahead)
+        try:
+            return messages.read()
+        finally:
+            ahead = self.idle.stop()
+            say(ahead.faults if ahead else [], self.console)
 
     def close(self) -> None:
         self.llama.close()
@@ -183,23 +191,26 @@ class _Terminal:
         """Print an answer as it comes; return when it began. Raises `AbortedError` if it was stopped before that."""
         first, is_text = None, True
         with self._stopped_by_ctrl_c(), progress_bar(self.console) as bar:
-            task = bar.add_task("reading")
-            self.llama.control = Control(
-                lambda done, total: bar.update(task, completed=done, total=total), lambda: self.is_stopped
-            )
-            for piece in self.chat.ask(line, mode, document):
-                if first is None and piece != NOTHING_YET:
-                    first = time.perf_counter()
-                # what is printed would go into the bar
-                bar.stop()
-                if isinstance(piece, Found):
-                    self._show_found(piece, mode)
-                    bar.start()
-                else:
-                    print(piece, end="", flush=True)
-                is_text = isinstance(piece, str)
-                if self.is_stopped:
-                    break
+            self.llama.control = Control(_progress(bar), lambda: self.is_stopped)
+            try:
+                for piece in self.chat.ask(line, mode, document):
+                    if first is None and piece != NOTHING_YET:
+                        first = time.perf_counter()
+                    # what is printed would go into the bar
+                    bar.stop()
+                    if isinstance(piece, Found):
+                        self._show_found(piece, mode)
+                        bar.start()
+                    else:
+                        print(piece, end="", flush=True)
+                    is_text = isinstance(piece, str)
+                    if self.is_stopped:
+                        break
+            except DapqError:
+                if first is not None and is_text:
+                    # what is said next does not belong to the answer
+                    print(flush=True)
+                raise
         if is_text:
             print(flush=True)
         return first
@@ -244,7 +255,7 @@ class _Terminal:
             "/whole": self._ask_whole,
             "/stats": lambda _: self._say(self._figures()),
             "/sources": lambda _: self._show_sources(),
-            "/kept": lambda _: Console().print(to_terminal(self.llama.kept()), highlight=False),
+            "/kept": lambda _: show(to_terminal(self.llama.kept())),
             "/reset": lambda _: self.chat.reset(),
             "/exit": lambda _: self._leave(),
         }
@@ -260,8 +271,8 @@ class _Terminal:
     def _add_document(self, path: str) -> None:
         for document in read_all([path], self.options.documents, self.console):
             self.library.add(document)
-            n_tokens = self.chat.add_document(document.text)
-            self._say(f"{document.name}: {n_tokens:,} tokens, read while you type and with the next question")
+            size = count(self.chat.add_document(document.text), "token")
+            self._say(f"{document.name}: {size}, read while you type and with the next question")
 
     def _ask_whole(self, question: str) -> None:
         if not question:
@@ -294,7 +305,7 @@ class _Terminal:
 
     def _save_as(self, path: str) -> None:
         self._save(path)
-        self._say(f"{path}: {_count(len(self.chat.turns), 'turn')} saved")
+        self._say(f"{path}: {self._contents()} saved{self._unread_note()}")
 
     def _load(self, path: str) -> None:
         start = time.perf_counter()
@@ -302,18 +313,30 @@ class _Terminal:
         for text in (text for turn in self.chat.turns for text in turn.documents):
             # a session knows no pages
             self.library.add(Document.of("document", [("", text)], ""))
-        turns, seconds = _count(len(self.chat.turns), "turn"), time.perf_counter() - start
-        self._say(f"{path}: {turns}, {self.llama.n_tokens:,} tokens, {seconds:.1f} s")
+        self._say(f"{path}: {self._contents()}, {time.perf_counter() - start:.1f} s{self._unread_note()}")
         if self.options.system_prompt not in ("", self.chat.system):
             held = textwrap.shorten(self.chat.system, N_SHOWN, placeholder="...")
             self._say(f"its system message holds, not that of -sys: {held or 'none'}")
 
+    def _contents(self) -> str:
+        """Return what a session has."""
+        n_documents = len(self.chat.documents)
+        parts = [count(len(self.chat.turns), "turn"), count(self.llama.n_tokens, "token")]
+        if n_documents:
+            parts.insert(1, f"{count(n_documents, 'document')} for the next question")
+        return ", ".join(parts)
+
+    def _unread_note(self) -> str:
+        """Return what to say of a conversation that is not in the cache, as its reading was stopped."""
+        is_unread = not self.llama.n_tokens and (self.chat.turns or self.chat.documents)
+        return "; what was not read to its end is read with the next question" if is_unread else ""
+
     def _figures(self) -> str:
         usage = self.llama.usage
         parts = [
-            f"{usage.n_tokens:,} tokens in {usage.n_cells_used:,} of {usage.n_cells:,} cells",
+            f"{count(usage.n_tokens, 'token')} in {usage.n_cells_used:,} of {count(usage.n_cells, 'cell')}",
             f"KV {usage.bytes_used / MIB:.1f} of {usage.bytes_allocated / MIB:.1f} MiB",
-            f"{_count(usage.n_evictions, 'eviction')}, {_count(usage.n_rereads, 're-read')}",
+            f"{count(usage.n_evictions, 'eviction')}, {count(usage.n_rereads, 're-read')}",
         ]
         parts += [note for note in _notes(usage, self.llama.heads) if note]
         if usage.attention_kept is not None:
@@ -325,5 +348,8 @@ def _notes(usage: Usage, heads: HeadProfile | None) -> tuple[str | None, ...]:
     return skip_note(usage.n_windows), store_note(usage.n_stored), guess_note(usage.n_windows, heads)
 
 
-def _count(n: int, what: str) -> str:
-    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
+def _progress(bar: ProgressBar) -> Progress:
+    """Return what shows in a bar how far a text is read."""
+    report = shown_in(bar, "reading")
+    # a token of an answer is no text that is read
+    return lambda done, total: report(done, total) if total > 1 else None

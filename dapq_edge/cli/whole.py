@@ -11,6 +11,7 @@ from rich.console import Console
 from ..chat.joined import Item
 from ..chat.whole import WholeQuestion
 from ..control import Control
+from ..counts import count
 from ..documents.document import Document
 from ..eviction.policies import Policy
 from ..planning.ram import MIB
@@ -21,7 +22,7 @@ from ..reading.engine import Engine
 from ..reading.plan import ReadMode
 from ..reading.stats import store_note
 from .ask import Options
-from .running import find_budget, progress_bar, read_prompt, say, warn
+from .running import find_budget, progress_bar, read_prompt, say, shown_in, warn
 from .writing import Written, write_answer
 
 # what to say if all windows are to be asked, and need not be
@@ -56,12 +57,13 @@ class WholeResult:
 
     def line(self) -> str:
         """Return it for people."""
+        asked = f"asked {self.windows_read:,} of {count(self.windows, 'window')}"
         parts = [
-            f"{self.reading}: {self.prompt_tokens:,} tokens, asked {self.windows_read:,} of {self.windows:,} windows",
+            f"{self.reading}: {count(self.prompt_tokens, 'token')}, {asked}",
             store_note(self.windows_stored),
-            f"{self.count:,} different items",
+            count(self.count, "different item"),
             f"rounds over them: {self.rounds:,}" if self.rounds else None,
-            f"{self.tokens_evaluated:,} tokens evaluated",
+            f"{count(self.tokens_evaluated, 'token')} evaluated",
             f"{self.whole_s:.1f} s",
         ]
         return "; ".join(part for part in parts if part)
@@ -111,9 +113,7 @@ class WholeAnswer:
 
     def _ask_windows(self) -> None:
         with progress_bar(self.console) as bar:
-            task = bar.add_task("reading", total=len(self.question.prompt.body))
-            control = Control(lambda done, total: bar.update(task, completed=done, total=total))
-            for new in self.question.ask(self.engine, control):
+            for new in self.question.ask(self.engine, Control(shown_in(bar, "reading"))):
                 if new and not self.options.json:
                     # what is printed would go into the bar
                     bar.stop()
@@ -188,7 +188,7 @@ class WholeAnswer:
 
 def auto_note(question: WholeQuestion) -> str:
     """Return what to say if all windows are asked, and nobody said so."""
-    what = f"each of its {question.n_windows:,} windows is asked; --whole off answers from what is most relevant"
+    what = f"each of its {count(question.n_windows, 'window')} is asked; --whole off answers from what is most relevant"
     return f"this asks for all of the document: {what}"
 
 

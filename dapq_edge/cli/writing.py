@@ -24,11 +24,17 @@ class Written:
 def write_answer(engine: Engine, n_predict: int, temp: float, is_shown: bool) -> Written:
     """Answer what was read, with `n_predict` tokens at most; print it as it comes, if it `is_shown`."""
     pieces, times = [], []
-    for piece in engine.stream(n_predict, temp=temp):
-        times.append(time.perf_counter())
-        pieces.append(piece)
-        if is_shown:
-            print(piece, end="", flush=True)
+    try:
+        for piece in engine.stream(n_predict, temp=temp):
+            times.append(time.perf_counter())
+            pieces.append(piece)
+            if is_shown:
+                print(piece, end="", flush=True)
+    except BaseException:
+        if is_shown and pieces:
+            # why it ends does not belong to it
+            print(flush=True)
+        raise
     if is_shown:
         print(flush=True)
     times = times or [time.perf_counter()]

@@ -13,7 +13,8 @@ class Page:
 
     Attributes:
         file: Name of the file.
-        label: "p. 12", "slide 3", "sheet Prices, rows 2-51" or a heading; empty if the file is one part.
+        label: "p. 12", "slide 3", "sheet Prices, rows 2-51", a heading, a title, or else "part 1"; it may be empty if
+            the file is one part.
         start: First character in `Document.text`.
         stop: Character behind the last one; a page without text has `start == stop`.
     """
@@ -48,7 +49,10 @@ class Document:
     def of(cls, name: str, parts: Iterable[tuple[str, str]], between: str, notes: Sequence[str] = ()) -> "Document":
         """Join labels and texts, with `between` from one to the next."""
         pages, texts, place = [], [], 0
-        for label, text in parts:
+        parts = list(parts)
+        for number, (label, text) in enumerate(parts, start=1):
+            # what stands before the first heading has none
+            label = label or (f"part {number}" if len(parts) > 1 else "")
             pages.append((label, place, place + len(text)))
             texts.append(text)
             place += len(text) + len(between)

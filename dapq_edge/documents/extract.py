@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from ..counts import have
 from ..errors import DapqError
 from .characters import tidy
 
@@ -50,7 +51,7 @@ class Extract:
         """Note which of its pages have no text; `what` they are called."""
         empty = self.empty()
         if empty:
-            self.notes.append(f"{len(empty)} of {len(self.parts)} {what} have no text ({ranges(empty)})")
+            self.notes.append(f"{len(empty)} of {len(self.parts)} {what} {have(len(empty))} no text ({ranges(empty)})")
 
     def empty(self) -> list[int]:
         """Return the numbers, from 1, of the parts without text."""

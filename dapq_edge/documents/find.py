@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..counts import count
 from ..errors import DapqError, UsageError
 from .document import Document
 from .extract import MAX_CHARACTERS
@@ -61,7 +62,7 @@ def read_documents(names: Iterable[str], reading: Reading = PLAIN) -> tuple[list
         if n_characters > MAX_CHARACTERS:
             raise DapqError(f"the documents have more than {MAX_CHARACTERS // 10**6} million characters together")
     if found.paths and not documents:
-        raise DapqError(f"none of {len(found.paths)} files can be read; the last one: {notes[-1]}")
+        raise DapqError(f"none of {count(len(found.paths), 'file')} can be read; the last one: {notes[-1]}")
     return documents, notes
 
 
@@ -125,7 +126,7 @@ def _kept(paths: list[str], name: str, found: Found, **n_skipped: int) -> list[s
     skipped = [f"{n:,} {what.rstrip('s') if n == 1 else what}" for what, n in n_skipped.items() if n]
     found.in_folders |= set(kept)
     if skipped:
-        found.notes.append(f"{printable(name)}: {len(kept):,} files; skipped: {', '.join(skipped)}")
+        found.notes.append(f"{printable(name)}: {count(len(kept), 'file')}; skipped: {', '.join(skipped)}")
     if not kept:
         raise DapqError(f"{printable(name)} has no file that can be read")
     return kept

@@ -63,9 +63,8 @@ def add_html(extract: Extract, html: str, label: str = "") -> None:
         heading.text = MARK + (heading.text or "").lstrip()
     text = _layout(tree)
     # a chapter has the title of its book, or of its file
-    if title and not label and title not in " ".join(text.replace(MARK, "").split()):
-        text = f"{title}\n{text}"
-    add_marked(extract, text, label)
+    is_new = title and not label and title not in " ".join(text.replace(MARK, "").split())
+    add_marked(extract, text, label or title, f"{title}\n" if is_new else "")
 
 
 def _layout(tree: Any) -> str:

@@ -28,11 +28,11 @@ def extract(file: BinaryIO, task: Task, result: Extract) -> None:
         data = body.get_payload(decode=True) or b""
         charset = str(body.get_content_charset() or "")
         if body.get_content_subtype() == "html":
-            add_html_bytes(result, data, charset)
+            add_html_bytes(result, data, charset, "text")
         else:
             text, notes = decode(data, charset)
             result.notes += notes
-            result.add("", text)
+            result.add("text", text)
     names = [part.get_filename() or part.get_content_type() for part in message.iter_attachments()]
     if names:
         result.notes.append(f"attached files are not read ({listed(names)})")

@@ -17,8 +17,11 @@ def add_markdown(extract: Extract, text: str) -> None:
     _add_parts(extract, text, list(_headings(text)))
 
 
-def add_marked(extract: Extract, text: str, label: str = "") -> None:
-    """Add a text whose headings begin with `MARK`, a part for each; what is before the first one is called `label`."""
+def add_marked(extract: Extract, text: str, label: str = "", title: str = "") -> None:
+    """Add a text whose headings begin with `MARK`, a part for each; what is before the first one is called `label`.
+
+    title: Stands before the text. It is no part of its own.
+    """
     places, plain, place = [], [], 0
     before, *rest = text.split(MARK)
     plain.append(before)
@@ -26,7 +29,8 @@ def add_marked(extract: Extract, text: str, label: str = "") -> None:
         place += len(plain[-1])
         places.append((place, part.partition("\n")[0].strip() or label))
         plain.append(part)
-    _add_parts(extract, "".join(plain), places, label)
+    moved = [(start + len(title) if start else 0, name) for start, name in places]
+    _add_parts(extract, title + "".join(plain), moved, label)
 
 
 def _add_parts(extract: Extract, text: str, places: list[tuple[int, str]], label: str = "") -> None:

@@ -5,6 +5,7 @@ import zipfile
 from importlib import import_module
 from typing import BinaryIO
 
+from ..counts import count
 from ..errors import DapqError
 from .child import Task
 from .extract import Extract
@@ -44,7 +45,7 @@ def _check_size(archive: zipfile.ZipFile) -> None:
     members = archive.infolist()
     n_bytes = sum(member.file_size for member in members)
     if n_bytes > MAX_UNPACKED or len(members) > MAX_MEMBERS:
-        raise DapqError(f"unpacks to {n_bytes / 2**20:,.0f} MiB in {len(members):,} files, which is too much")
+        raise DapqError(f"unpacks to {n_bytes / 2**20:,.0f} MiB in {count(len(members), 'file')}, which is too much")
     if any(member.flag_bits & 1 for member in members):
         raise DapqError("is a ZIP file with a password: unpack it")
 

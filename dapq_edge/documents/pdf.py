@@ -40,7 +40,7 @@ def extract(file: BinaryIO, task: Task, result: Extract) -> None:
         if len(failed) == n_pages:
             raise DapqError("is a PDF that cannot be read: its pages are damaged")
         if failed:
-            result.notes.append(f"{len(failed)} of {n_pages} pages are damaged and not read ({ranges(failed)})")
+            result.notes.append(f"damaged pages are not read: {len(failed)} of {n_pages} ({ranges(failed)})")
         n_files = document.count_attachments()
         if n_files:
             result.notes.append(f"attached files are not read ({n_files})")

@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 
 from python_calamine import CalamineWorkbook, SheetVisibleEnum
 
+from ..counts import count
 from .child import Task
 from .extract import Extract, listed
 
@@ -32,7 +33,7 @@ def extract(file: BinaryIO, task: Task, result: Extract) -> None:
         sheets = [name for name in archive.namelist() if re.fullmatch(r"xl/worksheets/[^/]+\.xml", name)]
         n_empty = sum(len(_FORMULA.findall(archive.read(name))) for name in sheets)
     if n_empty:
-        result.notes.append(f"{n_empty:,} formulas have no value that was saved, and are not read")
+        result.notes.append(f"{count(n_empty, 'formula')} without a value that was saved: not read")
 
 
 def _add_sheet(result: Extract, name: str, sheet: Any) -> None:

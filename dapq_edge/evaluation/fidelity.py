@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from ..cache.kv_cache import KVCache
 from ..cache.sequence import Keep
+from ..counts import count
 from ..errors import DapqError
 from ..eviction.policies import Oracle, ScoringPolicy
 from ..eviction.score import Scores
@@ -42,7 +43,7 @@ class FidelityCase:
     def prompt(self, engine: Engine) -> Prompt:
         prompt = cut_prompt(engine.model, self.context, self.question, self.n_tokens)
         if prompt is None:
-            raise DapqError(f"a document is shorter than {self.n_tokens} tokens")
+            raise DapqError(f"a document is shorter than {count(self.n_tokens, 'token')}")
         return prompt
 
     def observe(self, engine: Engine) -> None:
@@ -105,7 +106,7 @@ def cut_prompt(model: Model, context: str, question: str, n_tokens: int) -> Prom
     if len(prompt) < n_tokens:
         return None
     if n_tokens <= len(prompt.head) + len(prompt.tail):
-        raise DapqError(f"{n_tokens} tokens have no room for what is asked: raise `lengths`")
+        raise DapqError(f"there is no room for what is asked in {count(n_tokens, 'token')}: raise `lengths`")
     n_body = n_tokens - len(prompt.head) - len(prompt.tail)
     return Prompt.of(prompt.head, prompt.body[:n_body], prompt.tail, n_end=prompt.n_end)
 

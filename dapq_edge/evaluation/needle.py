@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 
 from ..calibration.needles import Needle, find_span, needle_prompt
+from ..counts import count
 from ..errors import DapqError
 from ..llamacpp.model import Model
 from ..prompt import Prompt
@@ -70,7 +71,8 @@ def _starts(haystack: str, n_offsets: int, seed: int, n_tokens: int) -> list[int
     random = np.random.default_rng(seed).integers(last, size=n_offsets - 1).tolist()
     starts = [0, *(haystack.find(" ", start) + 1 for start in random)]
     if len(set(starts)) < n_offsets:
-        raise DapqError(f"the haystack is too short for {n_offsets} parts of {n_tokens} tokens: lower `offsets`")
+        parts = f"{count(n_offsets, 'part')} of {count(n_tokens, 'token')}"
+        raise DapqError(f"the haystack is too short for {parts}: lower `offsets`")
     return starts
 
 

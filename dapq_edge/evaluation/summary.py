@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from ..counts import count
 from .absent_table import absent_table
 from .estimates import Estimate, mean, share_of, wilson
 from .results import JOB_FIELDS, Row
@@ -80,11 +81,11 @@ def title_of(row: Mapping[str, Any]) -> str:
     notes = [
         str(row.get("model", "")),
         f"K/V {row['type_k']}/{row['type_v']}" if types != {"f16"} else "",
-        f"{row['length']:,} tokens" if row.get("length") else "",
+        count(row["length"], "token") if row.get("length") else "",
         f"{row['facts']} facts" if row.get("facts", 1) > 1 else "",
         "without the first words of the answer" if row.get("prefix") is False else "",
         "paraphrased" if row.get("paraphrased") else "",
-        f"{row['pages']} pages" if row.get("pages") else "",
+        count(row["pages"], "page") if row.get("pages") else "",
         f"asked in {row['asked']} words" if row.get("asked") else "",
     ]
     return ", ".join([str(row["task"]), *filter(None, notes)])

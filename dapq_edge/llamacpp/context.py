@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..cells import BRANCH, N_SEQ, pad
+from ..counts import count
 from ..errors import DapqError, NoFreeCellsError
 from .native import LOWER
 
@@ -30,9 +31,6 @@ FLASH_ATTN = {
     "on": llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED,
     "off": llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED,
 }
-
-# the queries of a probe are one batch
-MIN_BATCH = 64
 
 _INT8_P = ctypes.POINTER(ctypes.c_int8)
 _INT32_P = ctypes.POINTER(ctypes.c_int32)
@@ -78,9 +76,9 @@ def decode(ctx: Context, seq_id: int, tokens: Sequence[int] | npt.NDArray[Any], 
     batch = _Batch(np.ascontiguousarray(tokens, dtype=np.int32), seq_id, pos, n_logits)
     code = llama_cpp.llama_decode(ctx, batch.struct)
     if code == 1:
-        raise NoFreeCellsError(f"no free cells for {len(tokens)} tokens at position {pos}: raise `n_ctx`")
+        raise NoFreeCellsError(f"no free cells for {count(len(tokens), 'token')} at position {pos}: raise `n_ctx`")
     if code != 0:
-        raise DapqError(f"llama.cpp cannot read {len(tokens)} tokens at position {pos} (code {code}): {LOWER}")
+        raise DapqError(f"llama.cpp cannot read {count(len(tokens), 'token')} at position {pos} (code {code}): {LOWER}")
 
 
 def n_batch(ctx: Context) -> int:

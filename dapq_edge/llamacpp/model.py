@@ -10,10 +10,10 @@ from typing import Any
 
 import llama_cpp
 
-from ..cells import N_CTX_PAD, pad
+from ..cells import MIN_BATCH, N_CTX_PAD, pad
 from ..errors import DapqError, ModelError, UsageError
 from . import compat
-from .context import CACHE_TYPES, FLASH_ATTN, MIN_BATCH, Context, set_sequence_params
+from .context import CACHE_TYPES, FLASH_ATTN, Context, set_sequence_params
 from .log import captured_log
 
 # fields of `llama_context_params` that change K and V, or how they are saved

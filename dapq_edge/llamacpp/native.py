@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._version import PATCH_VERSION
+from ..counts import count
 from ..errors import DapqError, NoFreeCellsError, StockBuildError, UnsupportedModelError
 from . import compat
 
@@ -259,7 +260,7 @@ def probe(
     )
     if code == 1:
         raise NoFreeCellsError(
-            f"no {tokens.size} free cells to probe in a context of {llama_cpp.llama_n_ctx(ctx)}: raise `n_ctx`"
+            f"no {count(tokens.size, 'free cell')} to probe in a context of {llama_cpp.llama_n_ctx(ctx)}: raise `n_ctx`"
         )
     if code == 2:
         raise DapqError("the probe was aborted")
@@ -267,5 +268,5 @@ def probe(
         raise UnsupportedModelError(NO_PROBE)
     if code == -3:
         raise DapqError(f"llama.cpp could not compute the probe: {LOWER}")
-    _check(code, f"probe {tokens.size} tokens at position {pos} (at most {probe_tokens_max(ctx)} fit)")
+    _check(code, f"probe {count(tokens.size, 'token')} at position {pos} (at most {probe_tokens_max(ctx)} fit)")
     return attention

@@ -55,8 +55,8 @@ def most_cells(shape: ModelShape, ram: int, type_k: str, type_v: str, n_batch: i
     n_cells = bisect.bisect_right(range(1, MAX_CELLS // N_CTX_PAD + 1), room, key=needed) * N_CTX_PAD
     if n_cells < n_least:
         raise DapqError(
-            f"{n_least} cells need {needed(n_least // N_CTX_PAD) / MIB:,.0f} MiB, and there are {room / MIB:,.0f} "
-            f"({1 - MARGIN:.0%} of {ram / MIB:,.0f}): take a smaller model, lower `n_batch`, "
+            f"{n_least} cells need {needed(n_least // N_CTX_PAD) / MIB:,.0f} MiB, and there are {room / MIB:,.0f} MiB "
+            f"({1 - MARGIN:.0%} of {ram / MIB:,.0f} MiB): take a smaller model, lower `n_batch`, "
             "or set `type_k=q8_0` `type_v=q8_0`"
         )
     return n_cells

@@ -57,8 +57,14 @@ def for_conversations(cache_ram: int, ram: int) -> int:
 
 
 def parse_bytes(text: str, param: str = "ram") -> int:
-    """Read "4G", "512MiB", "1.5 GB" or plain bytes; all units count in 1,024s. Raises `UsageError` of `param`."""
-    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?(?:([KMGT])i?)?B?", text.strip(), re.IGNORECASE)
+    """Read "4G", "512MiB", "1.5 GB" or "1000B"; all units count in 1,024s. Raises `UsageError` of `param`.
+
+    A number without a unit is refused, unless it is 0: llama.cpp's options of memory take MiB, other programs bytes.
+    """
+    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([KMGT]i?B?|B)?", text.strip(), re.IGNORECASE)
     if not match:
-        raise UsageError(f"{text!r}: give bytes, or a number with K, M, G or T (4G)", param=param)
-    return int(float(match[1]) * 1024 ** " KMGT".index((match[2] or " ").upper()))
+        raise UsageError(f"{text!r}: give a number with a unit: K, M, G or T (4G), or B for bytes", param=param)
+    number, unit = float(match[1]), (match[2] or "").upper()
+    if number and not unit:
+        raise UsageError(f"{text}: of what? Give a unit: {text}G, {text}M, or {text}B for bytes", param=param)
+    return int(number * 1024 ** "BKMGT".index(unit[:1] or "B"))

@@ -271,7 +271,7 @@ class Engine:
 
         Raises `TooLongError` if there are more than `n_ctx`, what `control` raises, and as `KVCache.read` does.
         """
-        control.report(0, len(tokens))
+        control.check()
         n_before, n_tokens = self.sequence.n_tokens, len(tokens)
         if n_before + n_tokens > self.n_ctx:
             raise TooLongError(f"the context of {self.n_ctx:,} tokens is full")

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..cache.kv_cache import KVCache
+from ..cells import MIN_BATCH
 from ..eviction.heads import HeadProfile, QueryHead
-from ..llamacpp.context import MIN_BATCH
 from ..llamacpp.native import ProbeType
 from ..prompt.window import Window
 from .relevance import ask

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from ..cache.kv_cache import KVCache
 from ..control import Control
+from ..counts import count, have
 from ..errors import DapqError
 from ..eviction.heads import HeadProfile
 from ..eviction.policies import Policy
@@ -106,8 +107,8 @@ def room_warning(n_unpinned: int) -> DapqError | None:
     if not n_unpinned:
         return None
     return DapqError(
-        f"{n_unpinned:,} tokens of the system message and the request have no room in half of the cells that are kept, "
-        "and may be evicted: raise `kv_budget`"
+        f"{count(n_unpinned, 'token')} of the system message and the request {have(n_unpinned)} no room in half of the "
+        "cells that are kept, and may be evicted: raise `kv_budget`"
     )
 
 
@@ -116,7 +117,7 @@ def skip_note(n_windows: tuple[int, int]) -> str | None:
     n_read, n_all = n_windows
     if n_read == n_all:
         return None
-    return f"looked at {n_read:,} of {n_all:,} windows, where the words of the question stand"
+    return f"looked at {n_read:,} of {count(n_all, 'window')}, where the words of the question stand"
 
 
 def absent_note(chunks: Sequence[Chunk], request: str) -> str | None:

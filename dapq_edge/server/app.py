@@ -68,6 +68,7 @@ def create_app(
     worker: Worker,
     *,
     model: str,
+    library: Library | None = None,
     any_model: bool = False,
     api_key: str | None = None,
     max_body: int = 2**25,
@@ -80,6 +81,7 @@ def create_app(
     Args:
         worker: Has the model.
         model: Its name for clients.
+        library: Has the documents that are uploaded; None for one of this process.
         any_model: Answer those that name another one, too.
         api_key: What clients must send.
         max_body: Bytes of a request at most.
@@ -94,7 +96,7 @@ def create_app(
         # the last one that is added sees a request first: a browser asks without the key
         app.add_middleware(CORSMiddleware, allow_origins=list(cors), allow_methods=["*"], allow_headers=["*"])
     add_error_handlers(app)
-    library = Library()
+    library = library or Library()
     _add_openai(app, worker, library, model, any_model=any_model, n_predict=n_predict)
     add_llama_server(app, worker, model, n_predict)
     _add_status(app, worker)
@@ -162,7 +164,8 @@ def _add_page(app: FastAPI, worker: Worker, library: Library) -> None:
     @app.get("/api/usage", responses=ERRORS)
     async def usage() -> dict[str, Any]:
         done, total = worker.reading
-        return asdict(worker.usage) | {"reading_done": done, "reading_total": total}
+        documents = {"reading_document": worker.reading_document, "unread_documents": worker.unread}
+        return asdict(worker.usage) | {"reading_done": done, "reading_total": total} | documents
 
     @app.get("/api/kept", responses=ERRORS)
     async def kept(request: Request) -> Kept:
@@ -179,8 +182,10 @@ def _add_page(app: FastAPI, worker: Worker, library: Library) -> None:
         async with parsing:
             found = await asyncio.to_thread(_read, data, name, charset, Reading(password, ocr))
         n_tokens = await one_result(worker, request, count_task(found.text))
-        library.add(found)
-        worker.when_idle(ahead_work(found.text, n_tokens, worker.say))
+        # one at a time, and no request waits for the disk
+        async with parsing:
+            await asyncio.to_thread(library.add, found)
+        worker.when_idle(ahead_work(name, found.text, n_tokens, worker.say))
         pages = [Page(label=page.label, start=page.start, stop=page.stop) for page in found.pages]
         return Document(text=found.text, pages=pages, notes=list(found.notes), n_tokens=n_tokens)
 

@@ -66,7 +66,7 @@ class _Request(BaseModel):
     @classmethod
     def _is_text(cls, data: Any) -> Any:
         if not isinstance(data, dict):
-            raise ValueError("the request is no JSON object")
+            raise ValueError("the body is JSON, but no object")
         try:
             json.dumps(data, ensure_ascii=False).encode()
         except UnicodeEncodeError:

@@ -16,7 +16,7 @@ from ..llamacpp.openai import at_least, grammar_of
 from ..reading.stats import absent_note, part_note, room_warning, skip_note
 from .schemas import ChatRequest, CompletionRequest
 from .whole import results_of_all
-from .worker import Task
+from .worker import IdleWork, Task
 
 # what is not for llama.cpp
 OURS = {
@@ -103,7 +103,7 @@ def count_task(text: str) -> Task:
     return task
 
 
-def ahead_work(text: str, n_tokens: int, say: Callable[[str], None]) -> Callable[[Llama], None]:
+def ahead_work(name: str, text: str, n_tokens: int, say: Callable[[str], None]) -> IdleWork:
     """Return work for idle time: to read a document of about `n_tokens` tokens that a question will stand behind."""
 
     def work(llama: Llama) -> None:
@@ -113,7 +113,7 @@ def ahead_work(text: str, n_tokens: int, say: Callable[[str], None]) -> Callable
         for fault in llama.read_ahead([{"role": "user", "content": text}]).faults:
             say(fault)
 
-    return work
+    return IdleWork(name, work)
 
 
 def _options(

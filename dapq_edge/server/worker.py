@@ -7,9 +7,11 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 from ..control import UNCONTROLLED, Control
+from ..counts import count
 from ..errors import AbortedError, DapqError
 from ..llama import Llama
 from .metrics import Metrics
@@ -19,6 +21,14 @@ N_IDLE = 8
 
 # given the model, it makes one result or many
 Task = Callable[[Llama], Generator[Any, None, None]]
+
+
+@dataclass(frozen=True, eq=False)
+class IdleWork:
+    """Something to do when no request is there. document: name of the one that is read."""
+
+    document: str
+    do: Callable[[Llama], Any]
 
 
 class BusyError(DapqError):
@@ -38,7 +48,8 @@ class Worker:
 
     n_waiting: tasks that may wait; more raise `BusyError`. timeout: seconds from the request to its end. say: told what
     goes wrong without a request, or is no failure of one: one line each.
-    usage, n_ctx: of the model after its last token; reading: tokens of the prompt that were read, and all of them.
+    usage, n_ctx: of the model after its last token; reading: tokens of the prompt that were read, and all of them;
+    reading_document: name of the document that is read now while nobody asks, or None.
     """
 
     def __init__(
@@ -50,12 +61,13 @@ class Worker:
         self._timeout = timeout
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="llama")
         self._n_tasks = 0
-        self._idle: deque[Callable[[Llama], Any]] = deque(maxlen=N_IDLE)
+        self._idle: deque[IdleWork] = deque(maxlen=N_IDLE)
         self._is_idle = False
         self._is_stopped = threading.Event()
         self.metrics = Metrics()
         self.usage = llama.usage
         self.reading, self.n_ctx = (0, 0), llama.n_ctx()
+        self.reading_document: str | None = None
         self.metrics.set_usage(self.usage, self.usage)
         self._counted = llama.timings
 
@@ -84,7 +96,7 @@ class Worker:
         if self._is_stopped.is_set():
             raise StoppedError("the server is stopping")
         if self._n_tasks > self._n_waiting:
-            raise BusyError(f"{self._n_waiting} requests wait already: try again later")
+            raise BusyError(f"{count(self._n_waiting, 'request')} already waiting: try again later")
         run = _Run(self, task, asyncio.get_running_loop(), time.monotonic() + self._timeout)
         self._count(1)
         future = self._thread.submit(run)
@@ -101,10 +113,15 @@ class Worker:
         self.metrics.set_tasks(self._n_tasks)
         self._use_idle_time()
 
-    def when_idle(self, work: Callable[[Llama], Any]) -> None:
+    def when_idle(self, work: IdleWork) -> None:
         """Do something when no request is there. One that comes interrupts it, and it is begun again behind it."""
         self._idle.append(work)
         self._use_idle_time()
+
+    @property
+    def unread(self) -> list[str]:
+        """Names of the documents that are read when nobody asks, the next one first."""
+        return [work.document for work in reversed(self._idle)]
 
     def _use_idle_time(self) -> None:
         if self._n_tasks or self._is_idle or not self._idle or self._is_stopped.is_set():
@@ -114,19 +131,22 @@ class Worker:
         future = self._thread.submit(self._do_idly, self._idle[-1])
         future.add_done_callback(lambda done: _call_soon(loop, self._end_idle_time, done.result()))
 
-    def _do_idly(self, work: Callable[[Llama], Any]) -> Callable[[Llama], Any] | None:
+    def _do_idly(self, work: IdleWork) -> IdleWork | None:
         """Return the work when it is done, None if it was interrupted."""
         try:
             with self.model(lambda: self._n_tasks > 0) as llama:
-                work(llama)
+                self.reading_document = work.document
+                work.do(llama)
         except AbortedError:
             return None
         except Exception as error:
             # a request that needs it fails by itself
             self.say(" ".join(str(error).split()) or type(error).__name__)
+        finally:
+            self.reading_document = None
         return work
 
-    def _end_idle_time(self, done: Callable[[Llama], Any] | None) -> None:
+    def _end_idle_time(self, done: IdleWork | None) -> None:
         self._is_idle = False
         if done and done in self._idle:
             self._idle.remove(done)

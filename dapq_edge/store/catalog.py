@@ -205,6 +205,8 @@ class Catalog:
             self.note(f"the store takes no more: {_reason(error)}")
             self._pause()
             return False
+        # the name of a file may be no text
+        note = note.encode("utf-8", "replace").decode()
         before = self._replace(Entry(key, kind, note, n_bytes, sha256, time.time_ns()), manifest)
         if before is None:
             unlink(self._path(key, sha256))

@@ -4,12 +4,13 @@ from collections.abc import Callable
 
 from .answers import AnswerStore
 from .catalog import Catalog
+from .documents import DocumentStore
 from .states import StateStore
 from .windows import WindowStore
 
 
 class Store:
-    """Windows of documents, what they answered, and conversations.
+    """Windows of documents, what they answered, conversations, and documents.
 
     Args:
         catalog: Keeps them; other models and processes may share it.
@@ -22,6 +23,7 @@ class Store:
         windows: Of documents.
         answers: Of windows.
         states: Of conversations.
+        documents: That were uploaded.
     """
 
     def __init__(self, catalog: Catalog, identity: Callable[[], str], name: str, store_type: str) -> None:
@@ -29,3 +31,4 @@ class Store:
         self.windows = WindowStore(catalog, identity, name, store_type)
         self.answers = AnswerStore(catalog, identity, name)
         self.states = StateStore(catalog, identity, name)
+        self.documents = DocumentStore(catalog)

@@ -6,6 +6,8 @@ import pytest
 from helpers.cli import TEXT, ask, assert_one_line, dapq_edge
 from helpers.tiny import Spec
 
+from dapq_edge.cells import MIN_BATCH
+
 
 def test_json(model, doc):
     result = ask(model, doc, "--kv-budget", "50%")
@@ -169,9 +171,11 @@ def test_recurrent_model(recurrent_model, doc):
     assert data["kv_cells_kept"] == data["prompt_tokens"]
 
 
-def test_batches_smaller_than_a_probe(model, doc):
-    """They are made large enough for its queries."""
-    result = dapq_edge("ask", "-m", model, "--doc", doc, "-b", 1, "-n", 2, "--kv-budget", 64, "--one-shot", "Why?")
+def test_the_smallest_batches(model, doc):
+    """They hold the queries of a probe."""
+    result = dapq_edge(
+        "ask", "-m", model, "--doc", doc, "-b", MIN_BATCH, "-n", 2, "--kv-budget", 64, "--one-shot", "Why?"
+    )
     assert result.returncode == 0, result.stderr.decode()
 
 

@@ -103,6 +103,48 @@ def test_chat_refuses(model, doc, tmp_path):
     assert_usage(dapq_edge("chat", "-m", model, "-n", 0), "'0'")
 
 
+def test_what_is_wrong_in_a_pipe_does_not_end_it(model, tmp_path):
+    """A line says what, the next one is taken, and the exit code is that of the first error."""
+    result = chat(model, ["/load /missing", "/hlep", "/doc /missing.txt", "/sources", "w1", "/stats"])
+    error = result.stderr.decode()
+    assert result.returncode == 1
+    assert [line.split(":")[0] for line in error.splitlines() if "dapq-edge: " in line] == ["dapq-edge"] * 4
+    assert "dapq-edge: no command /hlep: /help is one" in error
+    assert result.stdout.count(b"\n") >= 1
+    assert "0 tokens in" not in error.splitlines()[-1]
+    assert chat(model, ["/hlep", "/load /missing", "w1"]).returncode == 2
+
+
+def test_lines_that_are_no_text(model):
+    result = dapq_edge("chat", "-m", model, "-n", 8, stdin=b"w1\xff\n/stats\n")
+    error = result.stderr.decode()
+    assert result.returncode == 2
+    assert "dapq-edge: a line of the input is no text" in error
+    assert "0 tokens in 0 of" in error
+
+
+def test_the_last_line_may_go_on_nowhere(tiny_model):
+    model = tiny_model(Spec(n_ctx=4096, template=templates.CHATML))
+    result = dapq_edge("chat", "-m", model, "-n", 8, stdin=b"w1\\\nw2\\")
+    assert result.returncode == 0
+    assert result.stdout
+    assert "w1\nw2" in dapq_edge("chat", "-m", model, "-n", 8, stdin=b"w1\\\nw2\r\n/kept").stdout.decode()
+
+
+def test_a_session_of_what_was_not_read(model, doc, tmp_path):
+    """It has the document, and says that nothing of it was read."""
+    doc.write_text(" ".join(f"The quick brown fox {i} jumps over the lazy dog {i}." for i in range(60)))
+    saved, note = tmp_path / "a", "; what was not read to its end is read with the next question"
+    result = chat(model, [f"/doc {doc}", f"/save {saved}"])
+    contents = f"{saved}: 0 turns, 1 document for the next question, 0 tokens"
+    assert f"{contents} saved{note}" in result.stderr.decode()
+    result = chat(model, [f"/load {saved}", "What jumps?", f"/save {saved}"])
+    error = result.stderr.decode()
+    assert result.returncode == 0
+    assert re.search(rf"{re.escape(contents)}, [\d.]+ s{note}", error)
+    assert re.search(rf"{saved}: 1 turn, [\d,]{{5,}} tokens saved\n", error)
+
+
 def test_a_template_without_a_system_role(tiny_model):
     """Its text stands at the start of the first message; and what no form helps against is one line."""
     model = tiny_model(Spec(n_ctx=4096, template=templates.STRICT))

@@ -1,7 +1,12 @@
 """What is wrong on the command line: one line, and an exit code."""
 
+import argparse
+
 import pytest
 from helpers.cli import TEXT, ask, assert_one_line, assert_usage, dapq_edge
+
+from dapq_edge.cells import MIN_BATCH
+from dapq_edge.cli.parser import build_parser
 
 
 @pytest.mark.parametrize("budget", ["0", "-1", "nan%", "150%", "many", "5"])
@@ -21,10 +26,71 @@ def test_bad_choice(model, doc, args, word):
 
 
 @pytest.mark.parametrize(
-    "args", [("-c", "-5"), ("-t", "0"), ("-n", "0"), ("--temp", "nan"), ("--temp", "-1"), ("-fa", "maybe"), ("-b", "x")]
+    "args",
+    [
+        ("-c", "-5"),
+        ("-c", "2147483648"),
+        ("-t", "0"),
+        ("-t", "513"),
+        ("-n", "0"),
+        ("-n", "99999999999"),
+        ("-ngl", "-2"),
+        ("--temp", "nan"),
+        ("--temp", "-1"),
+        ("-fa", "maybe"),
+        ("-b", "x"),
+    ],
 )
 def test_bad_option(model, doc, args):
     assert_usage(ask(model, doc, *args), args[0])
+
+
+def commands_with(flag, parser=None, names=()):
+    """The names of all commands that take an option."""
+    parser = parser or build_parser()
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, inner in action.choices.items():
+                yield from commands_with(flag, inner, (*names, name))
+        elif flag in action.option_strings:
+            yield names
+
+
+@pytest.mark.parametrize("names", list(commands_with("-b")), ids=" ".join)
+def test_a_batch_holds_a_probe(names):
+    assert_usage(
+        dapq_edge(*names, "-b", MIN_BATCH - 1), "-b/--batch-size", f"'63' is not a whole number from {MIN_BATCH}"
+    )
+
+
+def test_all_that_read_take_batches():
+    assert {names[0] for names in commands_with("-b")} == {
+        "ask",
+        "chat",
+        "serve",
+        "kept",
+        "plan",
+        "read",
+        "heads",
+        "eval",
+    }
+
+
+@pytest.mark.parametrize(("command", "least"), [("serve", 0), ("rpc-server", 1)])
+@pytest.mark.parametrize("port", [-1, 65536, 80933])
+def test_bad_ports(command, least, port):
+    assert_usage(
+        dapq_edge(command, f"--port={port}"), "--port", f"'{port}' is not a whole number from {least} to 65535"
+    )
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no.such.host.invalid", "a" * 70, "a..b"])
+def test_bad_hosts(model, host):
+    """Addresses of others, and what is none."""
+    for command in (("serve", "-m", model, "--port", 0), ("rpc-server", "--port", 50052)):
+        result = dapq_edge(*command, "--host", host)
+        assert_one_line(result, 1, f"cannot listen on {host}:")
+        assert b"Errno" not in result.stderr
 
 
 def test_no_command_and_no_model(doc):
@@ -53,7 +119,7 @@ def test_bad_documents(tmp_path, model):
         path.write_bytes(data)
         assert_one_line(ask(model, path), 1, word)
     assert_one_line(ask(model, tmp_path / "missing.txt"), 1, "No such file")
-    assert_one_line(ask(model, tmp_path), 1, "none of 1 files can be read")
+    assert_one_line(ask(model, tmp_path), 1, "none of 1 file can be read")
     assert_one_line(ask(model, "-"), 1, "stdin has no text")
 
 

@@ -71,4 +71,5 @@ def test_what_is_wrong_is_one_line(llm, tmp_path):
 
 def test_an_answer_that_is_cut_says_so(llm):
     _, error = llm("-m", "dapq-edge/tiny", "-o", "max_tokens", 4, "Why?")
-    assert "cut after 4 tokens: raise -o max_tokens" in error
+    # it begins a line, where a terminal shows it behind the answer
+    assert error == "\ndapq-edge: the answer was cut after 4 tokens: raise -o max_tokens\n"

@@ -30,7 +30,7 @@ def test_plan_as_json(tiny_model, capsys):
     path = tiny_model(spec)
     shape, options = read_shape(path), ("q8_0", "f16", 512)
     ram = int(shape.total_bytes(2048, *options) / 0.9) + 2
-    assert plan.COMMAND.call(arguments(path, ram=str(ram), cache_type_k="q8_0", json=True)) == 0
+    assert plan.COMMAND.call(arguments(path, ram=f"{ram}B", cache_type_k="q8_0", json=True)) == 0
     report = json.loads(capsys.readouterr().out)
     rows = report.pop("budgets")
     # 2 KV heads of 64 numbers for K, and as many for V, in 2 layers
@@ -109,7 +109,7 @@ def test_plan_refuses(tiny_model):
     with pytest.raises(UsageError, match="type_v q9: choose one of"):
         plan.COMMAND.call(arguments(path, cache_type_v="q9"))
     with pytest.raises(DapqError, match=r"512 cells need .* there are 0 .*: take a smaller model"):
-        plan.COMMAND.call(arguments(path, ram="10"))
+        plan.COMMAND.call(arguments(path, ram="10B"))
 
 
 def test_plan(model, tmp_path):
@@ -118,7 +118,8 @@ def test_plan(model, tmp_path):
     assert result.returncode == 0
     assert data
     assert_one_line(dapq_edge("plan", "-m", model, "--ram", "x"), 2, "--ram")
-    assert_one_line(dapq_edge("plan", "-m", model, "--ram", "1M"), 1, "cells need")
+    assert_one_line(dapq_edge("plan", "-m", model, "--ram", "1"), 2, "--ram 1: of what? Give a unit: 1G, 1M, or 1B")
+    assert_one_line(dapq_edge("plan", "-m", model, "--ram", "1M"), 1, "cells need", "there are 1 MiB (90% of 1 MiB)")
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(model.read_bytes()[:500])
     assert_one_line(dapq_edge("plan", "-m", cut, "--ram", "1G"), 1, "broken or truncated")

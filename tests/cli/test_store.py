@@ -29,11 +29,14 @@ def test_a_second_question_takes_what_the_first_one_read(model, long, store):
     listed = dapq_edge("store", "list").stdout.decode()
     assert str(second["windows"]) in listed
     assert "windows" in listed
+    (group,) = json.loads(dapq_edge("store", "list", "--json").stdout)
+    assert (group["of"], group["kind"], group["files"]) == (model.name, "window", second["windows"])
+    assert group["bytes"] > 1000
     options = "--store-type", "f16", "-n", 4, "--kv-budget", 200
     line = dapq_edge("ask", "-m", model, "--doc", long, "What jumps?", *options).stderr.decode()
     assert f"windows from the store: {second['windows']}" in line
     checked = dapq_edge("store", "check")
-    assert (checked.returncode, "0 were damaged" in checked.stdout.decode()) == (0, True)
+    assert (checked.returncode, "damaged, and removed: 0" in checked.stdout.decode()) == (0, True)
     path = sorted(store.glob("*.kv"))[0]
     path.write_bytes(path.read_bytes()[:-1])
     third, line = asked(model, long, "--store-type", "f16")
@@ -45,6 +48,15 @@ def test_a_second_question_takes_what_the_first_one_read(model, long, store):
     assert "removed" in dapq_edge("store", "remove").stdout.decode()
     assert list(store.glob("*.kv")) == []
     assert asked(model, long)[0]["windows_stored"] == 0
+
+
+def test_an_empty_store(store):
+    """It is one line, and an empty list."""
+    listed = dapq_edge("store", "list")
+    assert (listed.returncode, listed.stdout.decode()) == (0, f"the store in {store} is empty\n")
+    assert dapq_edge("store", "list", "--json").stdout == b"[]\n"
+    assert dapq_edge("store", "remove").stdout == b"removed 0 of 0 files, 0.0 MiB\n"
+    assert dapq_edge("store", "check").stdout == b"read 0 files, 0.0 MiB; damaged, and removed: 0\n"
 
 
 def test_no_store(model, long, store, tmp_path):
@@ -61,7 +73,8 @@ def test_a_store_that_cannot_be_is_said(model, long, tmp_path):
     assert data["windows_stored"] == 0
     assert "no store in" in line
     assert_one_line(dapq_edge("store", "list", "--store", tmp_path / "none"), 1, "no store in")
-    assert_one_line(ask(model, long, "--store-size", "many"), 2, "--store-size", "give bytes")
+    assert_one_line(ask(model, long, "--store-size", "many"), 2, "--store-size", "give a number with a unit")
+    assert_one_line(ask(model, long, "--store-size", "8"), 2, "--store-size 8: of what? Give a unit: 8G")
 
 
 def test_reading_ahead(model, long, store, tmp_path):

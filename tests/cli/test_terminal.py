@@ -156,6 +156,21 @@ def answers_in(store):
     return {path.name for path in store.glob("*.kv") if path.stat().st_size < 2000}
 
 
+def test_progress_says_what_there_is_to_read(start, tmp_path):
+    """Of a short question, of a document, and when there is nothing."""
+    document = tmp_path / "long.txt"
+    document.write_text(" ".join(f"The quick brown fox {i} jumps over the lazy dog {i}." for i in range(60)))
+    terminal = start("--doc", document)
+    terminal.wait_for(READY)
+    for question in ("What jumps?", "And?", "And?"):
+        terminal.send(question)
+        terminal.wait_for("was cut")
+        totals = {int(total) for total in re.findall(r"\d+/(\d+)", plain(terminal.seen))}
+        assert not totals & {0, 1, 100}
+        terminal.wait_for(READY)
+    leave(terminal)
+
+
 def leave(terminal):
     terminal.send("/exit")
     assert terminal.end() == 0

@@ -11,11 +11,17 @@ from helpers.tiny import Spec
 from helpers.tokens import random_tokens
 
 from dapq_edge import Llama
+from dapq_edge.cells import MIN_BATCH
 from dapq_edge.errors import DapqError, ModelError, UsageError
 from dapq_edge.llamacpp import native
 from dapq_edge.planning.gguf_shape import read_shape
 
 SPEC = Spec(n_ctx=4096)
+
+
+def test_a_batch_holds_a_probe(tiny_model):
+    with opened(tiny_model(SPEC), kv_budget=256, n_batch=1) as llama:
+        assert llama_cpp.llama_n_batch(llama.ctx) == llama_cpp.llama_n_ubatch(llama.ctx) == MIN_BATCH
 
 
 @pytest.mark.parametrize("options", [{}, {"flash_attn": True}, {"n_batch": 64}, {"logits_all": True}])

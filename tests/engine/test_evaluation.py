@@ -61,7 +61,7 @@ def test_needle_cases(engine):
         assert abs(place / len(prompt) - case.key["depth"]) < 0.2
     with pytest.raises(DapqError, match="paraphrase"):
         list(needle_cases(NEEDLES, HAYSTACK, **OPTIONS, paraphrased=True))
-    for length, message in ((9000, "too short"), (20, "20 tokens have no room for what is asked")):
+    for length, message in ((9000, "too short"), (20, "no room for what is asked in 20 tokens")):
         with pytest.raises(DapqError, match=message):
             next(needle_cases(NEEDLES, HAYSTACK, **{**OPTIONS, "lengths": [length]})).prompt(engine)
     with pytest.raises(DapqError, match="too short for 9 parts"):

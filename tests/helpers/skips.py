@@ -14,7 +14,6 @@ EXPECTED = (
     "no ../shared: the evaluation data is not in the project",
     "root may read every file",
     "needs Chromium",
-    "needs axe-core",
     "needs llm",
 )
 

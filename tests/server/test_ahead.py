@@ -10,7 +10,7 @@ from helpers.tiny import Spec
 
 from dapq_edge.control import UNCONTROLLED
 from dapq_edge.reading.timings import Timings
-from dapq_edge.server.worker import Worker
+from dapq_edge.server.worker import IdleWork, Worker
 
 DOCUMENT = "\n\n".join(f"The clerk counted crate {i} and the gulls." for i in range(300))
 
@@ -38,7 +38,7 @@ class Fake:
                 time.sleep(0.01)
             self.said.append(name)
 
-        return run
+        return IdleWork(f"{name}.txt", run)
 
     def answer(self, name):
         def task(llama):
@@ -77,6 +77,25 @@ def test_a_request_interrupts_what_is_done_in_idle_time():
     assert using_worker(use) == ["first", "second", "read"]
 
 
+def test_the_document_that_is_read_has_a_name():
+    async def use(llama, worker):
+        assert (worker.reading_document, worker.unread) == (None, [])
+        worker.when_idle(llama.work("one", 20))
+        worker.when_idle(llama.work("two", 20))
+        await asyncio.sleep(0.05)
+        assert (worker.reading_document, worker.unread) == ("one.txt", ["two.txt", "one.txt"])
+        await all_of(worker.results(llama.answer("first")))
+        # it is begun again, behind the last one that came
+        while worker.reading_document is None:
+            await asyncio.sleep(0.001)
+        assert (worker.reading_document, worker.unread) == ("two.txt", ["two.txt", "one.txt"])
+        while worker.unread:
+            await asyncio.sleep(0.01)
+        assert worker.reading_document is None
+
+    assert using_worker(use) == ["first", "two", "one"]
+
+
 def test_what_fails_in_idle_time_is_said_and_not_done_again():
     said = []
 
@@ -85,7 +104,7 @@ def test_what_fails_in_idle_time_is_said_and_not_done_again():
             llama.said.append("tried")
             raise ValueError("no\nroom")
 
-        worker.when_idle(fail)
+        worker.when_idle(IdleWork("a.txt", fail))
         await asyncio.sleep(0.05)
         await all_of(worker.results(llama.answer("first")))
         worker.when_idle(llama.work("read", 1))
@@ -101,7 +120,8 @@ def test_the_last_documents_are_read_and_the_server_can_stop():
         for i in range(20):
             worker.when_idle(llama.work(f"read {i}", 1000))
         await asyncio.sleep(0.05)
-        assert len(worker._idle) == 8
+        assert worker.unread == [f"read {i}.txt" for i in range(19, 11, -1)]
+        assert worker.reading_document == "read 0.txt"
 
     assert using_worker(use) == []
 
@@ -133,6 +153,11 @@ def test_a_document_is_read_before_it_is_asked_about(tiny_model, tmp_path):
         usage = server.usage()
         assert usage["n_stored"] == usage["n_windows"][1] > 3
         # what is being read does not hold up a request
-        server.client.post("/api/document", content=(DOCUMENT * 40).encode())
+        long = DOCUMENT[::-1]
+        assert server.client.post("/api/document?name=long.txt", content=long.encode()).json()["n_tokens"] < 32768
+        while (usage := server.client.get("/api/usage").json())["reading_total"] < 2:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        assert (usage["reading_document"], usage["unread_documents"]) == ("long.txt", ["long.txt"])
         assert server.chat("Hello").status_code == 200
-        assert server.client.get("/api/usage").json()["reading_done"] < found["n_tokens"] * 40
+        assert server.client.get("/api/usage").json()["unread_documents"] == ["long.txt"]

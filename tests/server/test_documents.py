@@ -6,7 +6,8 @@ import pytest
 from helpers.documents import DATA
 from helpers.hostile import damaged, empty
 from helpers.pdfs import pdf_of
-from helpers.serving import assert_error
+from helpers.serving import assert_error, serving
+from helpers.tiny import Spec
 
 
 def post(server, data: bytes, name: str, **options):
@@ -21,7 +22,7 @@ def test_text_pages_and_notes(server):
         {"label": "p. 2", "start": 4, "stop": 4},
         {"label": "p. 3", "start": 5, "stop": 10},
     ]
-    assert found["notes"] == ["a.pdf: 1 of 3 pages have no text (2)"]
+    assert found["notes"] == ["a.pdf: 1 of 3 pages has no text (2)"]
     assert found["n_tokens"] > 1
 
 
@@ -111,3 +112,21 @@ def test_answers_about_no_text_say_nothing(server):
     answer = server.chat("Which thing is red?").json()
     assert "evidence" not in answer
     assert "annotations" not in answer["choices"][0]["message"]
+
+
+def test_documents_are_known_after_a_restart(tiny_model, tmp_path):
+    """With their pages, by what the store keeps; and not without one."""
+    text = "# One\n\n" + "The first thing is red. " * 30 + "\n\n# Two\n\n" + "The second thing is blue. " * 30
+    model, store = tiny_model(Spec(n_ctx=4096)), ["--store", str(tmp_path / "store")]
+
+    def coverage(*options, is_sent=False):
+        with serving(model, "--kv-budget", "100", "-c", "4096", *options) as server:
+            if is_sent:
+                assert post(server, text.encode(), "things.md").status_code == 200
+            evidence = server.chat(f"{text.strip()}\n\nWhich thing is red?", max_tokens=2).json().get("evidence")
+            server.stop()
+        return evidence["coverage"] if evidence else None
+
+    assert " of 2 pages" in coverage(*store, is_sent=True)
+    assert " of 2 pages" in coverage(*store)
+    assert coverage("--no-store") is None

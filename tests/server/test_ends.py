@@ -91,7 +91,7 @@ def test_port_in_use_and_other_usage(tiny_model):
         port = str(taken.getsockname()[1])
         assert serve("--port", port) == (1, f"dapq-edge: cannot listen on 127.0.0.1:{port}: Address already in use\n")
     assert serve("--host", "999.1.1.1")[0] == 1
-    assert serve("--port", "99999")[0] == 1
+    assert serve("--port", "99999")[0] == 2
     assert serve("--kv-budget", "-3")[0] == 2
     assert serve("--timeout", "0")[0] == 2
 

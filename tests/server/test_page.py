@@ -66,6 +66,23 @@ def test_a_long_document_shows_how_far_it_is_read(visit, tiny_model):
         visit.page.locator("#documents .reading", has_text=", read").wait_for(timeout=LONG)
 
 
+def test_the_document_that_is_read_is_known_by_its_name(visit):
+    """Whatever others are as long."""
+    visit = visit()
+    usage = visit.page.request.get(f"{visit.url}/api/usage").json()
+    usage |= {"reading_done": 3000, "reading_total": 6000, "reading_document": "a.txt"}
+    usage |= {"unread_documents": ["a.txt", "b.txt"]}
+    visit.page.route("**/api/usage", lambda route: route.fulfill(json=usage))
+    visit.add(("a.txt", FERRY), ("b.txt", f"{FERRY} Again."))
+    readings = visit.page.locator("#documents .reading")
+    readings.get_by_text("3,000 of 6,000 read").wait_for()
+    assert readings.all_inner_texts() == [", 3,000 of 6,000 read", ", waits to be read"]
+    assert "reading a.txt: 3,000 of 6,000 tokens" in visit.text("#figures")
+    usage |= {"reading_document": "b.txt", "unread_documents": ["b.txt"]}
+    readings.get_by_text(", read").wait_for()
+    assert readings.all_inner_texts() == [", read", ", 3,000 of 6,000 read"]
+
+
 def test_a_reload_keeps_conversations_and_documents(visit):
     visit = visit()
     visit.stub(chunk("Marlow."), chunk(finish_reason="stop"), end="data: [DONE]\n\n")

@@ -2,11 +2,8 @@
 
 import pytest
 from helpers.page import chunk, citation, needs_chromium
-from helpers.paths import ROOT
 
 pytestmark = [needs_chromium, pytest.mark.slow]
-
-AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
 
 TEXT = "Gulls cry.\n\nThe ferry is named Marlow.\n\n" + "x" * 300
 ANSWER = "It is Marlow.\n\n```\n" + "y" * 300 + "\n```\nSo it is."
@@ -93,7 +90,6 @@ def test_shades_leave_the_text_readable(visit, scheme):
     assert (sum(back) < 200) == (scheme == "dark")
 
 
-@pytest.mark.skipif(not AXE.exists(), reason="needs axe-core (npm install --no-save axe-core)")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1280])
 def test_axe_finds_nothing(visit, scheme, width):
@@ -110,10 +106,17 @@ def test_axe_finds_nothing(visit, scheme, width):
     assert findings(page) == []
 
 
+def test_axe_looks(visit):
+    """It finds what has no name."""
+    page = visit().page
+    page.evaluate("document.querySelector('main').append(document.createElement('button'))")
+    assert [name for name, _ in findings(page)] == ["button-name"]
+
+
 def findings(page):
-    page.evaluate(AXE.read_text())
-    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
-    return [(one["id"], [node["html"][:200] for node in one["nodes"]]) for one in found["violations"]]
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
+    found = axe.Axe().run(page).response["violations"]
+    return [(one["id"], [node["html"][:200] for node in one["nodes"]]) for one in found]
 
 
 def test_by_keyboard_alone(visit):

@@ -28,8 +28,8 @@ def failure(visit, question="Why?"):
     [
         (
             429,
-            json.dumps({"error": {"message": "3 requests wait already: try again later"}}),
-            "3 requests wait already",
+            json.dumps({"error": {"message": "3 requests already waiting: try again later"}}),
+            "3 requests already waiting",
         ),
         (500, json.dumps({"error": {"message": "the server failed, see its log"}}), "see its log"),
         (502, "<html>Bad <b>gateway</b></html>", "the server answered 502"),

@@ -7,6 +7,20 @@ from helpers.serving import LONG, assert_error
 JSON = {"content-type": "application/json"}
 
 
+# what is wrong with a body
+BODIES = {
+    b"{bad": "the body is no JSON: Expecting property name enclosed in double quotes at line 1 column 2",
+    b'{"seed":\n }': "the body is no JSON: Expecting value at line 2 column 2",
+    b"{}\nx": "the body is no JSON: Extra data at line 2 column 1",
+    b'"\xff"': "the body is no JSON: 'utf-8' codec can't decode byte 0xff in position 1",
+    b'{"a":' * 5000: "the body is no JSON: maximum recursion depth",
+    b'{"seed": ' + b"9" * 5000 + b"}": "the body is no JSON: Exceeds the limit (4300 digits) for integer string",
+    b"": "the body is empty: send a JSON object",
+    b"[]": "the body is JSON, but no object",
+    b"null": "the body is JSON, but no object",
+}
+
+
 def test_wrong_requests(server):
     for options, *words in (
         ({"kv_budget": -1}, "kv_budget"),
@@ -33,8 +47,10 @@ def test_wrong_requests(server):
         assert_error(server.chat(**options), 400, *words)
     assert_error(server.chat("a b " * 4000), 400, "exceed context window of 4096", code="context_length_exceeded")
     assert_error(server.chat(model="other"), 404, "no model", code="model_not_found")
+    for body, words in BODIES.items():
+        assert_error(server.client.post("/v1/chat/completions", content=body, headers=JSON), 400, words)
     half = b'{"messages":[{"role":"user","content":"\\ud800"}]}'
-    for body in (b"{", b"", b"[]", b"\xff", b'{"messages": NaN}', b'{"a":' * 5000, half):
+    for body in (b'{"messages": NaN}', half):
         assert_error(server.client.post("/v1/chat/completions", content=body, headers=JSON), 400)
     nan = b'{"messages":[{"role":"user","content":"x"}],"temperature":NaN}'
     assert_error(server.client.post("/v1/chat/completions", content=nan, headers=JSON), 400, "temperature")
@@ -59,6 +75,21 @@ def test_the_wrong_parameter_is_named(server, options, param):
     error = server.chat(**options).json()["error"]
     assert error["param"] == param
     assert "--" not in error["message"]
+
+
+def test_a_body_of_another_kind(server):
+    """As curl sends it, unless it is told what it sends."""
+    for kind in ("application/x-www-form-urlencoded", "text/plain"):
+        for path in ("/v1/chat/completions", "/v1/completions", "/tokenize"):
+            response = server.client.post(path, content=b"{}", headers={"content-type": kind})
+            assert_error(response, 400, "only with the header content-type: application/json")
+            assert response.json()["error"]["param"] is None
+
+
+def test_a_wrong_parameter_of_an_address(server):
+    error = server.client.post("/api/document?ocr=maybe", content=b"w1").json()["error"]
+    assert error["param"] == "ocr"
+    assert error["message"].startswith("ocr: ")
 
 
 def test_a_refused_policy_leaves_what_was_there(server):

@@ -82,7 +82,7 @@ def test_markdown_pages():
     text = "before\n\n# One #\na\n```sh\n# a comment\n```\n## Two\nb\n#no heading\n"
     found = read(text.encode(), "a.md")
     assert [(page.label, found.text_of(page)) for page in found.pages] == [
-        ("", "before\n\n"),
+        ("part 1", "before\n\n"),
         ("One", "# One #\na\n```sh\n# a comment\n```\n"),
         ("Two", "## Two\nb\n#no heading"),
     ]
@@ -98,13 +98,32 @@ HTML = b"""<!-- a comment first --><!DOCTYPE html>
 """
 
 
+@pytest.mark.parametrize(
+    ("html", "labels", "text"),
+    [
+        # a title is no page of its own
+        ("<title>Tides</title><h1>Fees</h1><p>95<h2>Ships</h2>Wolf", ["Fees", "Ships"], "Tides\nFees\n\n95"),
+        ("<title>Tides</title><p>95<h2>Ships</h2>Wolf", ["Tides", "Ships"], "Tides\n95"),
+        ("<title>Ships</title><p>95<h2>Ships</h2>Wolf", ["Ships", "Ships"], "95"),
+        ("<title>Tides</title><p>95", ["Tides"], "Tides\n95"),
+        ("<p>95<h2>Ships</h2>Wolf<h2><img></h2>Sea", ["part 1", "Ships", "part 3"], "95"),
+        ("<p>95", [""], "95"),
+    ],
+)
+def test_html_parts_have_labels(html, labels, text):
+    found = read(f"<!DOCTYPE html>{html}".encode(), "a.html")
+    assert [page.label for page in found.pages] == labels
+    assert found.text_of(found.pages[0]).rstrip() == text
+    assert found.pages[0].start == 0
+
+
 def test_html():
     found = read(HTML, "page.txt")
     assert found.text.split("\n") == [
         *("Tides", "top", "mid", "", "one & twothree", "", "Fees now", ""),
         *("All", "| Ship | Fee |", "| --- | --- |", "| Sea Wolf | 95 |", "", "  * a", "  * b", "[a map]"),
     ]
-    assert [page.label for page in found.pages] == ["", "Fees now"]
+    assert [page.label for page in found.pages] == ["Tides", "Fees now"]
     assert found.text_of(found.pages[1]).startswith("Fees now\n")
     assert found.notes == ("page.txt: hidden parts are not read (2)",)
     layout = b"<table><tr><td><h2>Left</h2><p>one</p><td><table><tr><td>1<td>2</table></table>"
@@ -251,7 +270,7 @@ def test_workbooks_say_what_they_leave_out():
     formula = b'<row r="9"><c r="A9"><f>1+1</f></c><c r="B9"><f>2*2</f><v>4</v></c></row></sheetData>'
     data = replaced("calc-stock.xlsx", "xl/worksheets/sheet1.xml", sheet.replace(b"</sheetData>", formula))
     found = read(data, "a.xlsx")
-    assert found.notes == ("a.xlsx: 1 formulas have no value that was saved, and are not read",)
+    assert found.notes == ("a.xlsx: 1 formula without a value that was saved: not read",)
     assert found.text.endswith("\n,4,,")
     book = zip_part("calc-stock.xlsx", "xl/workbook.xml")
     data = replaced("calc-stock.xlsx", "xl/workbook.xml", book.replace(b'state="visible"', b'state="hidden"'))
@@ -397,7 +416,7 @@ def test_unreadable(tmp_path):
 def test_a_huge_page_is_no_huge_picture():
     found = read(pdf_of(b"", b"x").replace(b"612 792", b"99999 99999"), "a.pdf", ocr=True)
     assert "read by OCR" in found.notes[0]
-    assert "1 of 2 pages have no text (1)" in found.notes[1]
+    assert "1 of 2 pages has no text (1)" in found.notes[1]
 
 
 HEADS = [b"<!---->" * 9999, b"a: b\r\n" * 9999, b"a:\r\n \r\n" * 9999, b"<?xml?>" * 9999, b"%PDF-" * 9999]

@@ -62,7 +62,7 @@ def test_a_damaged_file_of_a_folder_is_said(folder):
     # one that was named is an error
     with pytest.raises(DapqError, match="cannot be read"):
         read_documents([f"{folder}/e.pdf"])
-    with pytest.raises(DapqError, match="none of 1 files can be read"):
+    with pytest.raises(DapqError, match="none of 1 file can be read"):
         read_documents([f"{folder}/*.pdf"])
 
 

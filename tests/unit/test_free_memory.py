@@ -12,11 +12,16 @@ from dapq_edge.planning.ram import free_memory, parse_bytes
 
 
 def test_parse_bytes():
-    sizes = {"0": 0, "1000": 1000, "512M": 512 * MIB, "4G": 4 * GIB, "4g": 4 * GIB, "4GiB": 4 * GIB, "4GB": 4 * GIB}
+    sizes = {"0": 0, "1000B": 1000, "512M": 512 * MIB, "4G": 4 * GIB, "4g": 4 * GIB, "4GiB": 4 * GIB, "4GB": 4 * GIB}
     sizes |= {"1.5 GB": 3 * GIB // 2, " 2k ": 2048, "1T": 2**40, "100B": 100, "0.5K": 512}
     assert {text: parse_bytes(text) for text in sizes} == sizes
     for text in ["", "G", "-1G", "4X", "4iB", "1e9", "4 G B", ".5G", "1,5G", "inf", "nan", "9" * 5000, "4G\n4"]:
-        with pytest.raises(UsageError, match=r"^ram .*give bytes"):
+        with pytest.raises(UsageError, match=r"^ram .*give a number with a unit"):
+            parse_bytes(text)
+    for text in ["1", "4.5", "8000000000"]:
+        with pytest.raises(
+            UsageError, match=rf"^ram {text}: of what\? Give a unit: {text}G, {text}M, or {text}B for bytes"
+        ):
             parse_bytes(text)
 
 

@@ -1,5 +1,9 @@
 """Documents in messages, and their pages."""
 
+import contextlib
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from dapq_edge.chat import library
@@ -9,6 +13,8 @@ from dapq_edge.documents.document import Document, Page
 from dapq_edge.reading.choice import Chunk
 from dapq_edge.reading.citations import Citation
 from dapq_edge.reading.stats import absent_note
+from dapq_edge.store.catalog import Catalog
+from dapq_edge.store.documents import DocumentStore
 
 ONE = Document.of("one.pdf", [("p. 1", "First page."), ("p. 2", "Second page.")], "\n")
 TWO = Document.of("two.txt", [("", "Another text.")], "")
@@ -54,6 +60,60 @@ def test_the_oldest_are_forgotten(both, monkeypatch):
     assert both.quoted([ONE.text])
 
 
+@pytest.fixture
+def catalog(tmp_path):
+    with contextlib.closing(Catalog(tmp_path / "store", 10**6)) as catalog:
+        yield catalog
+
+
+ODD = Document.of("lone \ud800.txt", [("", "Größe, 港 and \ud800.")], "", ["a note"])
+
+
+def test_a_library_that_is_kept(catalog):
+    """It is there again as it was: texts, names, pages and notes; and only their owner reads it."""
+    for document in (ONE, TWO, ODD, replace(ONE, name="again.pdf")):
+        Library(DocumentStore(catalog)).add(document)
+    assert DocumentStore(catalog).load(10**6) == [TWO, ODD, replace(ONE, name="again.pdf")]
+    quoted = Library(DocumentStore(catalog)).quoted([f"{ONE.text}\n\nWhy?"])
+    assert [(page.file, page.label) for page in quoted.document.pages] == [("one.pdf", "p. 1"), ("one.pdf", "p. 2")]
+    assert [entry.kind for entry in catalog.entries()] == ["document"] * 3
+    assert all(path.stat().st_mode & 0o077 == 0 for path in [catalog.folder, *catalog.folder.iterdir()])
+    assert catalog.take_faults() == []
+    assert catalog.clear() == 3
+    assert Library(DocumentStore(catalog)).quoted([ONE.text]) is None
+
+
+def test_documents_that_are_asked_about_stay(catalog):
+    """The others are removed first, and not read first."""
+    store = DocumentStore(catalog)
+    texts = [Document.of(f"{i}.txt", [("", f"{i} " * 1000)], "") for i in range(4)]
+    library = Library(store)
+    for document in texts:
+        library.add(document)
+    assert library.quoted([texts[0].text])
+    (size, *_) = (entry.n_bytes for entry in catalog.entries())
+    for _ in range(2):
+        # reading them changes no order
+        assert [document.name for document in store.load(2 * size)] == ["3.txt", "0.txt"]
+    with contextlib.closing(Catalog(catalog.folder, 2 * size)) as smaller:
+        assert [document.name for document in DocumentStore(smaller).load(10**6)] == ["3.txt", "0.txt"]
+
+
+def test_a_document_that_is_damaged_or_foreign_is_said(catalog):
+    store = DocumentStore(catalog)
+    store.save(ONE)
+    (path,) = catalog.folder.glob("*.kv")
+    path.write_bytes(path.read_bytes()[:-1])
+    catalog.put("0" * 64, "document", {"json": np.frombuffer(b"[1]", dtype=np.uint8)})
+    catalog.put("1" * 64, "document", {"other": np.zeros(3)})
+    catalog.put("2" * 64, "window", {"cells": np.zeros(3)})
+    assert store.load(10**6) == []
+    damaged, *foreign = catalog.take_faults()
+    assert "damaged" in damaged
+    assert len(foreign) == 2
+    assert all("a document of the store cannot be read" in fault for fault in foreign)
+
+
 LONG = "\n\n".join(f"The clerk counted crate {i}, and the gulls." for i in range(60))
 
 
@@ -94,7 +154,7 @@ def pages(*labels):
             "read 2 of 6 pages (3, 17); a part of 1 (90); 2 skimmed; 1 not looked at",
         ),
         (Coverage([], [], pages("Intro", "End"), []), "read 0 of 2 pages; 2 skimmed"),
-        (Coverage(pages("Intro", ""), [], [], pages("")), "read 2 of 3 pages (Intro); 1 not looked at"),
+        (Coverage(pages("Intro", ""), [], [], pages("")), "read 2 of 3 pages (Intro, a.pdf); 1 not looked at"),
         (Coverage(pages("p. 1", "p. 2"), [], [], []), "read all of 2 pages"),
         (Coverage(pages(""), [], [], []), "read all of the text"),
         (Coverage([], pages(""), [], []), "read a part of the text"),

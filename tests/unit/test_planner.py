@@ -26,7 +26,9 @@ def test_most_cells(tiny_model, name):
     assert most_cells(shape, GIB, "f16", "f16", 64) > most_cells(shape, GIB, "f16", "f16", 512)
     needed = shape.total_bytes(256, *options)
     assert most_cells(shape, int(needed / 0.9) + 2, *options) == 256
-    with pytest.raises(DapqError, match=rf"256 cells need {needed / MIB:.0f} MiB, and there are 45 \(90% of 50\)"):
+    with pytest.raises(
+        DapqError, match=rf"256 cells need {needed / MIB:.0f} MiB, and there are 45 MiB \(90% of 50 MiB\)"
+    ):
         most_cells(shape, 50 * MIB, *options)
 
 

@@ -2,11 +2,17 @@
 
 import argparse
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import field, fields, is_dataclass
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+# no number of llama.cpp is larger
+MAX_INT = 2**31 - 1
+
+# the last port of an address
+MAX_PORT = 65535
 
 
 def option(*flags: str, is_source: bool = False, **settings: Any) -> Any:
@@ -64,16 +70,24 @@ def _class_of(kind: Any) -> type:
     return kind
 
 
-def positive_or(*others: int) -> Callable[[str], int]:
-    """Return a type for a whole number from 1, or one of `others`."""
-    allowed = " or ".join(["a whole number from 1", *map(str, others)])
+def whole(least: int, most: int = MAX_INT, others: Sequence[int] = ()) -> Callable[[str], int]:
+    """Return a type for a whole number from `least` to `most`, or one of `others`."""
 
     def number(text: str) -> int:
-        if not re.fullmatch(r"-?\d+", text) or (int(text) < 1 and int(text) not in others):
-            raise argparse.ArgumentTypeError(f"{text!r} is not {allowed}")
-        return int(text)
+        value = int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else None
+        if value is not None and (least <= value <= most or value in others):
+            return value
+        # an end that nobody comes near need not be said
+        end = f" to {most}" if most < MAX_INT or (value or 0) > most else ""
+        allowed = " or ".join([f"a whole number from {least}{end}", *map(str, others)])
+        raise argparse.ArgumentTypeError(f"{text!r} is not {allowed}")
 
     return number
+
+
+def positive_or(*others: int) -> Callable[[str], int]:
+    """Return a type for a whole number from 1, or one of `others`."""
+    return whole(1, others=others)
 
 
 def names(text: str) -> list[str]:

@@ -4,7 +4,11 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from .arguments import option, positive_or
+from ...cells import MIN_BATCH
+from .arguments import option, positive_or, whole
+
+# GGML_MAX_N_THREADS
+MAX_THREADS = 512
 
 
 def threads_option() -> Any:
@@ -12,10 +16,10 @@ def threads_option() -> Any:
     return option(
         "-t",
         "--threads",
-        type=positive_or(-1),
+        type=whole(1, MAX_THREADS, others=[-1]),
         default=-1,
         metavar="N",
-        help="CPU threads (default: physical cores)",
+        help="CPU threads, no more than cores are free (default: physical cores)",
     )
 
 
@@ -43,13 +47,13 @@ class _Memory:
     batch_size: int = option(
         "-b",
         "--batch-size",
-        type=positive_or(),
+        type=whole(MIN_BATCH),
         default=512,
         metavar="N",
-        help="tokens read at once, 64 or more (default: 512)",
+        help=f"tokens read at once, {MIN_BATCH} or more (default: 512)",
     )
     n_gpu_layers: int = option(
-        "-ngl", "--n-gpu-layers", type=int, default=-1, metavar="N", help="layers on the GPU (default: all)"
+        "-ngl", "--n-gpu-layers", type=whole(-1), default=-1, metavar="N", help="layers on the GPU (default: all)"
     )
     rpc: str | None = option(
         "--rpc",

@@ -41,7 +41,7 @@ class Store(StoreFolder):
     """Options of what is read once, and kept on disk."""
 
     store_size: str = option(
-        "--store-size", default="8G", metavar="SIZE", help="bytes of it at most, the oldest go first (default: 8G)"
+        "--store-size", default="8G", metavar="SIZE", help="its size at most, the oldest go first (default: 8G)"
     )
     store_type: str = option(
         "--store-type",

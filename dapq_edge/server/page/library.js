@@ -9,7 +9,7 @@ let documents = [];
 let chosen = new Set();
 let onChoice, onAdded;
 
-/** Where the server is with a document that it reads while nobody asks: [tokens read, all], by its id. */
+/** Where the server is with a document that it reads while nobody asks: {name: there, done, total}, by its id. */
 const readings = new Map();
 let n_adding = 0;
 
@@ -74,7 +74,7 @@ function add(found) {
   const same = documents.find(one => one.text === found.text);
   const one = {...found, id: same?.id || newId(), name: same?.name || found.name, added: same?.added || Date.now()};
   documents = same ? documents.map(old => (old === same ? one : old)) : [...documents, one];
-  readings.set(one.id, [0, one.n_tokens]);
+  readings.set(one.id, {name: found.name, done: 0, total: one.n_tokens});
   chosen.add(one.id);
   save("documents", one);
   show();
@@ -145,37 +145,34 @@ function pagesOf({pages}) {
   return count(pages.length, areAll("p. ") ? "page" : areAll("slide ") ? "slide" : "part");
 }
 
-/** Note what `api/usage` says in idle time; returns whether there is more to wait for. */
-export function noteReading({reading_done: done = 0, reading_total: total = 0}) {
-  const waiting = documents.filter(one => readings.has(one.id) && !isRead(one.id));
-  const isIdle = !(total > 1);
-  // the server does not say which it reads: the one that is as long, the last one of several
-  const distance = one => Math.abs(one.n_tokens - total);
-  const nearer = (best, one) => (best && distance(best) <= distance(one) ? best : one);
-  const now = isIdle ? null : waiting.reduceRight(nearer, null);
-  for (const one of waiting) {
-    if (one === now) readings.set(one.id, [Math.min(done, total - 1), total]);
-    else if (readings.get(one.id)[0] > 0) readings.set(one.id, [1, 1]);
+/** Note what `api/usage` says; returns whether there is more to wait for. */
+export function noteReading({reading_document: now, unread_documents: unread, reading_done: done, reading_total: total}) {
+  for (const [id, reading] of readings) {
+    if (isRead(reading)) continue;
+    if (reading.name === now && total > 1) readings.set(id, {...reading, done: Math.min(done, total - 1), total});
+    else if (unread.includes(reading.name)) continue;
+    else if (reading.done) readings.set(id, {...reading, done: reading.total});
     // it was too short to be seen, or is too long to be read before a question
-    else if (isIdle && !n_adding) readings.delete(one.id);
+    else if (!n_adding) readings.delete(id);
   }
   showReadings();
-  return !isIdle || n_adding > 0;
+  return unread.length > 0 || n_adding > 0;
 }
 
-const isRead = id => { const [done, total] = readings.get(id); return done >= total };
+const isRead = ({done, total}) => done >= total;
 
 function showReadings() {
   for (const item of $("documents").children) {
     const reading = readings.get(item.dataset.id);
-    const text = !reading ? "" : isRead(item.dataset.id) ? ", read" : !reading[0] ? ", waits to be read"
-      : ", " + number(reading[0]) + " of " + number(reading[1]) + " read";
+    const isPartly = reading?.done && !isRead(reading);
+    const text = !reading ? "" : isPartly ? ", " + number(reading.done) + " of " + number(reading.total) + " read"
+      : reading.done ? ", read" : ", waits to be read";
     const shown = item.querySelector(".reading");
     shown.replaceChildren(text);
-    if (reading?.[0] && !isRead(item.dataset.id)) shown.append(bar(item, reading));
+    if (isPartly) shown.append(bar(item, reading));
   }
 }
 
-function bar(item, [value, max]) {
+function bar(item, {done: value, total: max}) {
   return make("progress", {value, max, "aria-label": "Reading " + item.querySelector("bdi").textContent});
 }
