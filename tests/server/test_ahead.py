@@ -1,6 +1,7 @@
 """Idle time: an uploaded document is read before it is asked about, and no request waits for that."""
 
 import asyncio
+import threading
 import time
 from types import SimpleNamespace
 
@@ -30,11 +31,15 @@ class Fake:
     def close(self):
         pass
 
-    def work(self, name, n_steps):
+    def work(self, name, n_steps=1000, until=None):
+        """So many steps, or less if an event comes before."""
+
         def run(llama):
             assert llama is self
             for _ in range(n_steps):
                 self.control.check()
+                if until and until.is_set():
+                    break
                 time.sleep(0.01)
             self.said.append(name)
 
@@ -77,20 +82,26 @@ def test_a_request_interrupts_what_is_done_in_idle_time():
     assert using_worker(use) == ["first", "second", "read"]
 
 
+async def until(is_so):
+    while not is_so():
+        await asyncio.sleep(0.001)
+
+
 def test_the_document_that_is_read_has_a_name():
+    is_free = threading.Event()
+
     async def use(llama, worker):
         assert (worker.reading_document, worker.unread) == (None, [])
-        worker.when_idle(llama.work("one", 20))
-        worker.when_idle(llama.work("two", 20))
-        await asyncio.sleep(0.05)
+        for name in ("one", "two"):
+            worker.when_idle(llama.work(name, until=is_free))
+        await until(lambda: worker.reading_document)
         assert (worker.reading_document, worker.unread) == ("one.txt", ["two.txt", "one.txt"])
         await all_of(worker.results(llama.answer("first")))
         # it is begun again, behind the last one that came
-        while worker.reading_document is None:
-            await asyncio.sleep(0.001)
+        await until(lambda: worker.reading_document)
         assert (worker.reading_document, worker.unread) == ("two.txt", ["two.txt", "one.txt"])
-        while worker.unread:
-            await asyncio.sleep(0.01)
+        is_free.set()
+        await until(lambda: not worker.unread)
         assert worker.reading_document is None
 
     assert using_worker(use) == ["first", "two", "one"]
@@ -119,7 +130,7 @@ def test_the_last_documents_are_read_and_the_server_can_stop():
     async def use(llama, worker):
         for i in range(20):
             worker.when_idle(llama.work(f"read {i}", 1000))
-        await asyncio.sleep(0.05)
+        await until(lambda: worker.reading_document)
         assert worker.unread == [f"read {i}.txt" for i in range(19, 11, -1)]
         assert worker.reading_document == "read 0.txt"
 
