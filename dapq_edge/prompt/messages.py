@@ -35,11 +35,13 @@ class ChatPrompt:
         tokens: Of all of it.
         messages: Where its messages are in them; None if that is not known.
         accepted: Arguments of the chat, as its template takes them.
+        shown: Control tokens whose names are text of the answer.
     """
 
     tokens: list[int]
     messages: list[Message] | None
     accepted: dict[str, Any]
+    shown: frozenset[int] = frozenset()
 
 
 def chat_tokens(
