@@ -125,8 +125,8 @@ class CallReader:
 
 def begins_thought(model: Model, tokens: Sequence[int]) -> bool:
     """Return whether a prompt ends with the beginning of a thought."""
-    # white space may stand behind it
-    end = b"".join(model.pieces(tokens[-4:]))
+    # it may be several tokens, and white space stand behind it
+    end = b"".join(model.pieces(tokens[-16:]))
     return end.rstrip().endswith(THOUGHT.start.encode())
 
 

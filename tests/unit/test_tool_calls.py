@@ -6,6 +6,7 @@ import pytest
 
 from dapq_edge.prompt.call_forms import PLAIN, find_forms
 from dapq_edge.prompt.call_reader import CallReader
+from dapq_edge.prompt.earlier_calls import spells_python, with_objects
 
 TIDE = {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}}
 TOOLS = [
@@ -208,3 +209,22 @@ def test_nested_arguments_without_quotes():
 
 def test_a_template_without_a_form_has_no_calls():
     assert find_forms("{{ messages }}") == []
+
+
+@pytest.mark.parametrize(
+    "calls",
+    [
+        [{}],
+        [{"function": {"arguments": "{"}}],
+        [{"function": {"arguments": "[1]"}}],
+        ["a"],
+        "a",
+        [None],
+        [{"function": 1}],
+    ],
+)
+def test_earlier_calls_that_are_none(calls):
+    """A client may send anything; it is left as it is."""
+    message = {"role": "assistant", "tool_calls": calls}
+    assert with_objects(message) == message
+    assert not spells_python([message], "{'a': 1}")
