@@ -133,9 +133,22 @@ def _value(text: str, schema: dict[str, Any]) -> Any:
         return text
 
 
-def read_json_or_tags(text: str, schemas: Schemas) -> list[Written]:
-    """Return calls that are JSON or tags: the mark around them is the same."""
-    return read_tags(text, schemas) if text.lstrip().startswith("<") else read_json(text, schemas)
+def read_pairs(text: str, schemas: Schemas) -> list[Written]:
+    """Return the call that is a name with pairs of tags: `NAME<arg_key>KEY</arg_key><arg_value>VALUE</arg_value>`."""
+    name, *pairs = text.split("<arg_key>")
+    known, arguments = schemas.get(name.strip(), {}).get("properties") or {}, {}
+    for pair in pairs:
+        found = re.fullmatch(r"(.*?)</arg_key>\s*<arg_value>(.*)</arg_value>\s*", pair, re.DOTALL)
+        if not found:
+            raise ValueError("an argument has a name and a value")
+        arguments[found[1].strip()] = _value(found[2], known.get(found[1].strip()) or {})
+    return [(name.strip(), arguments)]
+
+
+def read_any(text: str, schemas: Schemas) -> list[Written]:
+    """Return calls that are JSON, tags, or a name with pairs of tags: the mark around them is the same."""
+    readers = {"<": read_tags, "{": read_json, "[": read_json}
+    return readers.get(text.lstrip()[:1], read_pairs)(text, schemas)
 
 
 def read_named(text: str, schemas: Schemas) -> list[Written]:
@@ -192,8 +205,10 @@ PLAIN = Form('{"name":', "", read_json, known_by='{"name": function name, "param
 TYPED = Form('{"type":"function"', "", read_json, known_by=PLAIN.known_by, is_bare=True)
 
 FORMS = [
-    # Hermes, Qwen, Granite 4, and as tags Qwen3-Coder, Qwen3.5, Nemotron 3
-    Form("<tool_call>", "</tool_call>", read_json_or_tags),
+    # Hermes, Qwen, Granite 4; as tags Qwen3-Coder, Qwen3.5, Nemotron 3; as pairs GLM 4
+    Form("<tool_call>", "</tool_call>", read_any),
+    # Seed-OSS
+    Form("<seed:tool_call>", "</seed:tool_call>", read_tags),
     # Functionary 3.1, and what forgets the mark around it
     Form("<function=", "</function>", read_tags),
     # MiniCPM5

@@ -29,6 +29,12 @@ FORMS = {
     ),
     "qwen 3.5": ("<tool_call> <function=", f"<tool_call>\n{TAGGED}</function>\n</tool_call>"),
     "qwen 3.5 without a mark": ("<tool_call> <function=", f"{TAGGED}</function>"),
+    "glm 4": (
+        "<tool_call>",
+        '<tool_call>get_tide\n<arg_key>city</arg_key>\n<arg_value>Saint-Malo "Sud"</arg_value>\n'
+        "<arg_key>days</arg_key>\n<arg_value>2</arg_value>\n</tool_call>",
+    ),
+    "seed oss": ("<seed:tool_call> <function=", f"<seed:tool_call>\n{TAGGED}</function>\n</seed:tool_call>"),
     "functionary 3.1": ("<function=", f"<function=get_tide>{JSON}</function>"),
     "functionary 3.2": (">>>all", f"get_tide\n{JSON}"),
     "minicpm 5": (
@@ -91,6 +97,8 @@ TEXTS = {
         '<tool_call>{"name": "get_wind", "arguments": {"a": NaN}}</tool_call>',
         '<tool_call>{"name": "get_wind", "arguments": {"a": "\\ud800"}}</tool_call>',
         "<tool_call>" + "[" * 100_000 + "</tool_call>",
+        "<tool_call>Brest</tool_call>",
+        "<tool_call>get_tide<arg_key>city</arg_key></tool_call>",
         NAMED,
         f"<think>I may write <tool_call>{NAMED}</tool_call> now.</think>No.",
     ),
