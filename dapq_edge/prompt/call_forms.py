@@ -99,7 +99,7 @@ def read_tags(text: str, schemas: Schemas) -> list[Written]:
         found = re.match(r"(?:<function(?:=| name=\"))?([\w.-]+)\"?>(.*?)(?:</function>|\Z)", text, re.DOTALL)
         if not found:
             raise ValueError("a call has a name")
-        calls.append(_call({"name": found[1], "arguments": _tagged(found[2], schemas.get(found[1], {}))}))
+        calls.append(_call({"name": found[1], "arguments": _tagged(found[2], _part(schemas, found[1]))}))
         text = text[found.end() :]
     return calls
 
@@ -108,15 +108,20 @@ def _tagged(text: str, schema: dict[str, Any]) -> Any:
     """Return arguments that are JSON, or have a tag each. Raises ValueError."""
     if text.lstrip().startswith("{"):
         return json.loads(text)
-    arguments: dict[str, Any] = {}
-    known = schema.get("properties") or {}
+    arguments, known = {}, _part(schema, "properties")
     while text := text.strip():
         found = re.match(r"<param(?:eter)?(?:=| name=\")([^>\"]+)\"?>(.*?)</param(?:eter)?>", text, re.DOTALL)
         if not found:
             raise ValueError("an argument has a name")
-        arguments[found[1]] = _value(found[2], known.get(found[1]) or {})
+        arguments[found[1]] = _value(found[2], _part(known, found[1]))
         text = text[found.end() :]
     return arguments
+
+
+def _part(schema: dict[str, Any], key: str) -> dict[str, Any]:
+    """Return what a schema says of a key; nothing if it says anything else than JSON schemas do."""
+    part = schema.get(key)
+    return part if isinstance(part, dict) else {}
 
 
 def _value(text: str, schema: dict[str, Any]) -> Any:
@@ -136,12 +141,13 @@ def _value(text: str, schema: dict[str, Any]) -> Any:
 def read_pairs(text: str, schemas: Schemas) -> list[Written]:
     """Return the call that is a name with pairs of tags: `NAME<arg_key>KEY</arg_key><arg_value>VALUE</arg_value>`."""
     name, *pairs = text.split("<arg_key>")
-    known, arguments = schemas.get(name.strip(), {}).get("properties") or {}, {}
+    arguments, known = {}, _part(_part(schemas, name.strip()), "properties")
     for pair in pairs:
         found = re.fullmatch(r"(.*?)</arg_key>\s*<arg_value>(.*)</arg_value>\s*", pair, re.DOTALL)
         if not found:
             raise ValueError("an argument has a name and a value")
-        arguments[found[1].strip()] = _value(found[2], known.get(found[1].strip()) or {})
+        key = found[1].strip()
+        arguments[key] = _value(found[2], _part(known, key))
     return [(name.strip(), arguments)]
 
 

@@ -210,6 +210,20 @@ def test_types_of_tagged_arguments():
     assert parts("<function=", tags) == [("get_tide", {"city": "17", "x": [1, 2]})]
 
 
+@pytest.mark.parametrize(
+    "parameters", [{"properties": []}, {"properties": {"city": "string"}}, {"properties": None}, None]
+)
+def test_a_schema_that_is_none(parameters):
+    tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+    for call in (
+        "<function=f><parameter=city>1</parameter></function>",
+        "f<arg_key>city</arg_key><arg_value>1</arg_value>",
+    ):
+        reader = CallReader(find_forms("<tool_call>"), [tool])
+        (made,) = reader.feed(f"<tool_call>{call}</tool_call>", is_end=True)
+        assert json.loads(made["arguments"]) == {"city": 1}
+
+
 def test_nested_arguments_without_quotes():
     call = '<|tool_call>call:get_wind{a:{b:[<|"|>x, y: z<|"|>,true],<|"|>c d<|"|>:1.5},e:null}<tool_call|>'
     assert parts("<|tool_call>", call) == [("get_wind", {"a": {"b": ["x, y: z", True], "c d": 1.5}, "e": None})]
