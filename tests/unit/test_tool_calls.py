@@ -1,9 +1,11 @@
 """Calls of tools in answers: every form that a chat template knows, whole and cut at each character."""
 
 import json
+import random
 
 import pytest
 
+from dapq_edge.prompt.call_forms import FORMS as KNOWN
 from dapq_edge.prompt.call_forms import PLAIN, find_forms
 from dapq_edge.prompt.call_reader import CallReader
 from dapq_edge.prompt.earlier_calls import spells_python, with_objects
@@ -176,6 +178,23 @@ def test_text_behind_a_call():
     broken = "<tool_call>{</tool_call>"
     assert parts("<tool_call>", f"{broken}\n{call}", size=1) == [broken, ("get_tide", ASKED)]
     assert parts("<tool_call>", f"<tool_call>{call}", size=1) == ["<tool_call>", ("get_tide", ASKED)]
+
+
+def test_marks_in_any_order():
+    """However an answer is cut, its parts are the same; without a call, it is the text that it was."""
+    marks = [*(mark for form in KNOWN for mark in form.marks), "<think>", "</think>", *' \n{["]}<>;a', NAMED, LLAMA]
+    whole = [call for _, call in FORMS.values()]
+    every = " ".join(template for template, _ in FORMS.values() if template != ">>>all")
+    templates, rng, n_calls = [*sorted({template for template, _ in FORMS.values()}), every], random.Random(1), 0
+    for _ in range(2000):
+        template, answer = rng.choice(templates), "".join(rng.choices([*marks, *whole], k=rng.randint(1, 7)))
+        made = parts(template, answer)
+        assert parts(template, answer, size=rng.randint(1, 5)) == made, answer
+        if any(isinstance(part, tuple) for part in made):
+            n_calls += 1
+        elif template != ">>>all":
+            assert "".join(made) == answer
+    assert 0 < n_calls < 1000
 
 
 def test_ordinary_text_is_not_held_back():
