@@ -26,7 +26,7 @@ NAMES, ARGUMENTS = ("name", "tool_name"), ("arguments", "parameters")
 
 @dataclass(frozen=True)
 class Form:
-    """How a model writes calls.
+    """Marks and syntax of the calls that a model writes.
 
     Attributes:
         start: What a call begins with.
@@ -51,7 +51,7 @@ class Form:
 
     @property
     def marks(self) -> list[str]:
-        """All that a model may write around and in a call by control tokens."""
+        """Texts around and in a call that may be control tokens of the model."""
         return [mark for mark in (self.start, self.stop, *self.inner, self.end) if mark]
 
 
