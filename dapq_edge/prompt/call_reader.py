@@ -30,7 +30,7 @@ class CallReader:
     """
 
     def __init__(self, forms: Sequence[Form], tools: Iterable[dict[str, Any]], *, thinks: bool = False) -> None:
-        functions = [tool["function"] for tool in tools if "function" in tool]
+        functions = [tool["function"] for tool in tools]
         self._schemas: Schemas = {function["name"]: function.get("parameters") or {} for function in functions}
         self._forms = [*forms, THOUGHT]
         # what the prompt ends with belongs to a call, but is no text of the answer
