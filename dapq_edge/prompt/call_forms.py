@@ -63,15 +63,15 @@ def find_forms(template: str) -> list[Form]:
 def read_json(text: str, schemas: Schemas) -> list[Written]:
     """Return calls that are JSON: an object, several, or a list of them, `{"name": ..., "arguments": {...}}`."""
     values: list[Any] = []
-    for value in _values(text, separators=";,"):
+    for value in _values(text):
         values += value if isinstance(value, list) else [value]
     return [_call(value) for value in values]
 
 
-def _values(text: str, separators: str) -> Iterator[Any]:
-    """Yield values of JSON that stand one behind the other. Raises ValueError."""
+def _values(text: str) -> Iterator[Any]:
+    """Yield values of JSON that stand one behind the other, with commas or semicolons between. Raises ValueError."""
     decoder = json.JSONDecoder()
-    while text := text.strip(separators + " \t\r\n"):
+    while text := text.strip(",; \t\r\n"):
         value, stop = decoder.raw_decode(text)
         yield value
         text = text[stop:]
