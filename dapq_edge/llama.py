@@ -4,6 +4,7 @@ import contextlib
 import secrets
 import weakref
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,9 @@ from .llamacpp.model import Model, loading, model_options, set_flash_attn
 from .planning.gguf_shape import check_eviction
 from .planning.ram import CACHE_RAM
 from .planning.weights import check_gguf
+from .prompt.call_reader import CallReader, begins_thought
 from .prompt.messages import ChatPrompt, chat_tokens
-from .prompt.tools import as_call, as_call_stream, call_schema
+from .prompt.tools import call_forms, call_schema, control_marks, stream_with_calls, with_calls, with_ends
 from .reading.ahead import Ahead
 from .reading.engine import Engine
 from .reading.open_model import memory_before_loading
@@ -221,8 +223,9 @@ class Llama(GuardedLlama):
         if self._engine and reset:
             # a grammar is refused before a prompt is read
             self.check_grammar(options.get("grammar"))
-            messages = self._chat.messages if self._chat and self._chat.tokens == tokens else None
-            self._engine.prefill(tokens, self.control, messages, self.goes_on)
+            chat = self._chat if self._chat and self._chat.tokens == tokens else None
+            self._shown = chat.shown if chat else frozenset()
+            self._engine.prefill(tokens, self.control, chat.messages if chat else None, self.goes_on)
             self.timings.n_cached = min(self._engine.n_cached, len(tokens))
             tokens, reset = [], False
         yield from self._timed(super().generate(tokens, *args, reset=reset, **options))
@@ -242,23 +245,30 @@ class Llama(GuardedLlama):
     def create_chat_completion(self, messages: list[dict[str, Any]], *args: Any, **options: Any) -> Any:
         """Answer messages, as `llama_cpp.Llama.create_chat_completion`, but what stands in a message is text.
 
-        No control token comes out of a message, and what a chat template cannot write is said, see `chat_tokens`.
+        No control token comes out of a message, and what a chat template cannot write is said, see `chat_tokens`. Calls
+        of tools, in the form that the chat template knows, are in `tool_calls`, see `CallReader`.
         """
         arguments = signature(super().create_chat_completion).bind(messages, *args, **options).arguments
         if not self._engine or not self.has_chat_template:
             return super().create_chat_completion(**arguments)
-        tools = {name: arguments[name] for name in TOOLS if arguments.get(name) is not None}
-        chat = chat_tokens(self.engine.model, self.render_chat, messages, tools)
+        model, is_stream = self.engine.model, bool(arguments.get("stream"))
+        params = {name: arguments[name] for name in TOOLS if arguments.get(name) is not None}
+        tools, choice = params.get("tools", []), arguments.get("tool_choice") or "auto"
+        forms = call_forms(choice, tools, model.chat_template or "")
+        chat = replace(chat_tokens(model, self.render_chat, messages, params), shown=control_marks(model, forms))
+        arguments |= chat.accepted
+        if choice == "required":
+            arguments["response_format"] = {"type": "json_object", "schema": call_schema(tools)}
 
         def tokens(text: str, add_bos: bool) -> list[int]:
             self._chat = chat
             return chat.tokens
 
-        if arguments.get("tool_choice") != "required":
-            return self.answer_chat(tokens, **{**arguments, **chat.accepted})
-        wanted = {"type": "json_object", "schema": call_schema(tools.get("tools", []))}
-        made = self.answer_chat(tokens, **{**arguments, **chat.accepted, "response_format": wanted})
-        return as_call_stream(made) if arguments.get("stream") else as_call(made)
+        if not forms:
+            return self.answer_chat(tokens, **arguments)
+        made = self.answer_chat(tokens, **{**arguments, "stop": with_ends(arguments.get("stop"), forms)})
+        reader = CallReader(forms, tools, thinks=begins_thought(model, chat.tokens))
+        return stream_with_calls(made, reader) if is_stream else with_calls(made, reader)
 
     def read_ahead(self, messages: list[dict[str, Any]]) -> Ahead:
         """Read what is known of a chat before its next question, so that the question need not wait for it.

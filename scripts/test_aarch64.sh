@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Cross-build llama.cpp for aarch64, and run the tests of the patch with an aarch64 Python under qemu-user; arguments go
-# to pytest. On Debian, as root, with g++-aarch64-linux-gnu, qemu-user-static and debootstrap.
+# to pytest. On Debian, as root, with g++-aarch64-linux-gnu, qemu-user-static and debootstrap. ARM_ARCH=armv8-a builds
+# kernels that add up in f32.
 
 set -euo pipefail
 
@@ -17,7 +18,7 @@ command -v ccache > /dev/null && export CMAKE_C_COMPILER_LAUNCHER=ccache CMAKE_C
 cmake -S "$source/vendor/llama.cpp" -B "$build/cmake" -G Ninja -DCMAKE_BUILD_TYPE=Release \
     -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
     -DCMAKE_C_COMPILER=aarch64-linux-gnu-gcc -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ \
-    -DGGML_NATIVE=OFF -DGGML_CPU_ARM_ARCH=armv8.2-a+dotprod+fp16 -DGGML_RPC=ON -DBUILD_SHARED_LIBS=ON \
+    -DGGML_NATIVE=OFF -DGGML_CPU_ARM_ARCH="${ARM_ARCH:-armv8.2-a+dotprod+fp16}" -DGGML_RPC=ON -DBUILD_SHARED_LIBS=ON \
     -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_CURL=OFF \
     > "$build/build.log"
 cmake --build "$build/cmake" --target llama -j "${CMAKE_BUILD_PARALLEL_LEVEL:-$(nproc)}" >> "$build/build.log"

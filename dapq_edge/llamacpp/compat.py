@@ -122,6 +122,9 @@ class GuardedLlama(llama_cpp.Llama):
     # whether the last answer ended because of that, or with the context
     _is_cut = False
 
+    # control tokens whose names are text of the next answer
+    _shown: frozenset[int] = frozenset()
+
     # what is closed in the end, if the constructor fails early
     _stack = contextlib.ExitStack()
 
@@ -137,7 +140,8 @@ class GuardedLlama(llama_cpp.Llama):
         self, tokens: Sequence[int], prev_tokens: Sequence[int] | None = None, special: bool = False
     ) -> bytes:
         """Return the bytes that tokens stand for; llama-cpp-python loses tokens of more than 32 bytes (64 hyphens)."""
-        text = b"".join(token_bytes(self._model.vocab, token, special) for token in tokens)
+        vocab, shown = self._model.vocab, self._shown
+        text = b"".join(token_bytes(vocab, token, special or token in shown) for token in tokens)
         is_start = len(tokens) > 0 and tokens[0] == self.token_bos()
         return text[1:] if is_start and text[:1] == b" " else text
 
@@ -225,4 +229,4 @@ class GuardedLlama(llama_cpp.Llama):
             # the window that llama.cpp knows is the one of the cells
             raise TooLongError(f"{words[: words.rindex(' ')]} {self.n_ctx()}") from error
         finally:
-            self._n_predict = 0
+            self._n_predict, self._shown = 0, frozenset()

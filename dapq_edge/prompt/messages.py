@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import DapqError, UsageError
 from ..llamacpp.model import Model
+from .earlier_calls import spells_python, with_objects
 from .places import n_visible, visible, visible_ends
 from .turns import SYSTEM, Message
 
@@ -35,17 +36,19 @@ class ChatPrompt:
         tokens: Of all of it.
         messages: Where its messages are in them; None if that is not known.
         accepted: Arguments of the chat, as its template takes them.
+        shown: Control tokens whose names are text of the answer.
     """
 
     tokens: list[int]
     messages: list[Message] | None
     accepted: dict[str, Any]
+    shown: frozenset[int] = frozenset()
 
 
 def chat_tokens(
     model: Model, render: Render, messages: Sequence[dict[str, Any]], tools: dict[str, Any] | None = None
 ) -> ChatPrompt:
-    """Write messages as the chat template of a model does.
+    """Write messages as the chat template of a model does, with the calls of tools in them as it takes them.
 
     What spells a control token in a message or a tool is text. A template that refuses a system message, or drops it,
     gets its text at the start of the next message of the user; one that refuses two messages of one role gets them as
@@ -78,6 +81,8 @@ def _written(
 ) -> ChatPrompt:
     """Return messages without control tokens as the template writes them. Raises `_RefusedError` if it does not."""
     text, add_bos = _rendered(render, messages, tools)
+    if spells_python(messages, text):
+        raise _RefusedError("writes the arguments of calls as Python")
     spans = spelling.spans(render, messages, tools, text)
     roles = [str(message.get("role")) for message in messages]
     for message, role, span in zip(messages, roles, spans, strict=True):
@@ -117,9 +122,10 @@ def _forms(messages: list[dict[str, Any]], *, knows_developer: bool) -> Iterator
     named = [{**message, "role": "system"} if message.get("role") in SYSTEM else message for message in messages]
     folded = list(_folded(named))
     for form in (messages if knows_developer else named, named, _joined(named), folded, _joined(folded)):
-        if form not in seen:
-            seen.append(form)
-            yield form
+        for variant in ([with_objects(message) for message in form], form):
+            if variant not in seen:
+                seen.append(variant)
+                yield variant
 
 
 def _joined(messages: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

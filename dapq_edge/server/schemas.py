@@ -4,7 +4,7 @@ import json
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from ..chat.whole import WholeMode
 from ..llamacpp.openai import CreateChatCompletionRequest, CreateCompletionRequest, has_grammar
@@ -179,9 +179,9 @@ class ChatRequest(_Request, CreateChatCompletionRequest):
 
     @field_validator("tools", "functions")
     @classmethod
-    def _named(cls, tools: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
+    def _named(cls, tools: list[dict[str, Any]] | None, info: ValidationInfo) -> list[dict[str, Any]] | None:
         for tool in tools or []:
-            function = tool.get("function", tool)
+            function = tool.get("function") if info.field_name == "tools" else tool
             if not isinstance(function, dict) or not isinstance(function.get("name"), str):
                 raise ValueError("a tool is a function with a name")
             if not isinstance(function.setdefault("parameters", {}), dict):

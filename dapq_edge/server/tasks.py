@@ -187,7 +187,9 @@ def _with_evidence(llama: Llama, results: Iterator[Any], quoted: Quoted) -> Gene
         if i == 0:
             result["evidence"] = _evidence(llama, quoted)
         if choice["finish_reason"]:
-            sources = find_sources(llama.engine, quoted.document)
+            # a call is read from nothing that could be quoted
+            is_call = choice["finish_reason"] == "tool_calls"
+            sources = [] if is_call else find_sources(llama.engine, quoted.document)
             place = choice["delta"] if "delta" in choice else choice["message"]
             place["annotations"] = [_annotation(quoted, source) for source in sources]
         yield result

@@ -17,7 +17,11 @@ SOFT_CAP = 5.0
 
 @dataclass(frozen=True)
 class Spec:
-    """Shape of a tiny model. arch: llama (RoPE), refact (ALiBi) or gemma2 (soft cap, a window in every other layer)."""
+    """Shape of a tiny model.
+
+    arch: llama (RoPE), refact (ALiBi) or gemma2 (soft cap, a window in every other layer). controls: further control
+    tokens.
+    """
 
     arch: str = "llama"
     n_head: int = 4
@@ -27,6 +31,7 @@ class Spec:
     window: int = 8
     n_ctx: int = 512
     template: str = ""
+    controls: tuple[str, ...] = ()
 
     @property
     def full_layers(self) -> list[int]:
@@ -84,7 +89,7 @@ def write_gguf(spec: Spec, path: Path) -> Path:
         writer.add_final_logit_softcapping(30.0)
         writer.add_sliding_window(spec.window)
     tensors = {f"{name}.weight": data for name, data in spec.weights.items()}
-    return finish(writer, path, tensors, has_space=bool(spec.template))
+    return finish(writer, path, tensors, has_space=bool(spec.template), controls=spec.controls)
 
 
 def write_recurrent_gguf(path: Path) -> Path:
@@ -121,10 +126,18 @@ def write_recurrent_gguf(path: Path) -> Path:
     return finish(writer, path, tensors)
 
 
-def finish(writer: gguf.GGUFWriter, path: Path, tensors: dict[str, np.ndarray], *, has_space: bool = False) -> Path:
-    """Add a vocabulary of bytes and some words, and the tensors. has_space: the last word is a space."""
-    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+def finish(
+    writer: gguf.GGUFWriter,
+    path: Path,
+    tensors: dict[str, np.ndarray],
+    *,
+    has_space: bool = False,
+    controls: tuple[str, ...] = (),
+) -> Path:
+    """Add a vocabulary of bytes, controls and some words, and the tensors. has_space: the last word is a space."""
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *controls]
     kinds = [gguf.TokenType.UNKNOWN, *2 * [gguf.TokenType.CONTROL], *256 * [gguf.TokenType.BYTE]]
+    kinds += len(controls) * [gguf.TokenType.CONTROL]
     n_words = N_VOCAB - len(tokens)
     writer.add_tokenizer_model("llama")
     words = [f"▁w{i}" for i in range(n_words)]

@@ -42,6 +42,7 @@ def test_wrong_requests(server):
         ({"response_format": {"type": "xml"}}, "response_format"),
         ({"logprobs": True, "top_logprobs": 1}, "logprobs"),
         ({"tools": [{}]}, "tools"),
+        ({"tools": [{"type": "function", "name": "f"}]}, "tools"),
         ({"tool_choice": {"function": {"name": "x"}}, "tools": [{"function": {"name": "y"}}]}, "x"),
     ):
         assert_error(server.chat(**options), 400, *words)
