@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from typing import Any, TypeVar
 
+import anyio
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 from sse_starlette.sse import EventSourceResponse
@@ -77,8 +78,9 @@ def _progress(worker: Worker) -> str:
 
 async def _cancel(task: "asyncio.Future[Any]") -> None:
     task.cancel()
-    # what it iterates over can only be closed after it
-    await asyncio.wait({task})
+    # what it iterates over can only be closed after it, also when the one who waits is cancelled again and again
+    with anyio.CancelScope(shield=True):
+        await asyncio.wait({task})
 
 
 async def one_result(worker: Worker, request: Request, task: Task) -> Any:
