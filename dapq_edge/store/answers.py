@@ -1,13 +1,12 @@
 """Answers that windows of documents gave, so that the same question is not answered again."""
 
-import hashlib
-import json
 from collections.abc import Callable
 from collections.abc import Sequence as Tokens
 
 import numpy as np
 
 from .catalog import Catalog
+from .keys import key_of
 
 KIND = "answer"
 
@@ -43,6 +42,4 @@ class AnswerStore:
         self._catalog.put(self._key(prompt, n_most), KIND, arrays, self._name)
 
     def _key(self, prompt: Tokens[int], n_most: int) -> str:
-        digest = hashlib.sha256(json.dumps([self._identity(), KIND, n_most]).encode())
-        digest.update(np.array(prompt, dtype=np.int32).tobytes())
-        return digest.hexdigest()
+        return key_of(prompt, self._identity(), KIND, n_most)

@@ -4,8 +4,6 @@ What stands behind a window changes nothing of its K and V, so that they are the
 they are kept as f16.
 """
 
-import hashlib
-import json
 from collections.abc import Callable
 from collections.abc import Sequence as Tokens
 from typing import Any
@@ -18,6 +16,7 @@ from ..cache.sequence import Sequence
 from ..cache.state import SequenceState
 from ..errors import DapqError
 from .catalog import Catalog
+from .keys import key_of
 from .quantized import restore, shrink
 from .types import F16, Q8_0
 
@@ -79,6 +78,4 @@ class WindowStore:
         return self.catalog.put(self._key(purpose, tokens), KIND, arrays, self._name)
 
     def _key(self, purpose: str, tokens: Tokens[int]) -> str:
-        digest = hashlib.sha256(json.dumps([self._identity(), purpose, self._type]).encode())
-        digest.update(np.array(tokens, dtype=np.int32).tobytes())
-        return digest.hexdigest()
+        return key_of(tokens, self._identity(), purpose, self._type)
