@@ -52,6 +52,7 @@ class BaseQuestion(ScoringPolicy):
         return max(self.base.n_probe, self.question.n_probe)
 
     def check(self, cache: KVCache) -> None:
+        super().check(cache)
         self.question.check(cache)
 
     def scores(self, cache: KVCache, n_keep: int) -> Scores:
