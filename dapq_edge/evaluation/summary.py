@@ -24,6 +24,9 @@ SETTING = (
     "paraphrased",
     "pages",
     "asked",
+    "mode",
+    "reread",
+    "store",
 )
 
 
@@ -86,6 +89,9 @@ def title_of(row: Mapping[str, Any]) -> str:
         "paraphrased" if row.get("paraphrased") else "",
         f"{row['pages']} pages" if row.get("pages") else "",
         f"asked in {row['asked']} words" if row.get("asked") else "",
+        str(row.get("mode", "")),
+        "read again for each question" if row.get("reread") else "",
+        "with a store" if row.get("store") else "",
     ]
     return ", ".join([str(row["task"]), *filter(None, notes)])
 
@@ -120,6 +126,7 @@ def _summary(title: str, rows: Sequence[Row]) -> Summary:
 
 METRICS = {
     "score": "score",
+    "later": "later questions",
     "first": "chunk first",
     "among_four": "among four",
     "rank": "mean rank",
@@ -152,7 +159,7 @@ def _metric(name: str, values: Sequence[float]) -> str:
         return f"{np.median(values):.1%}"
     if name == "rank":
         return f"{np.mean(values):.2f}"
-    if name in ("score", "top1", "oracle_recall", "attention_kept"):
+    if name in ("score", "later", "top1", "oracle_recall", "attention_kept"):
         return f"{np.mean(values):.0%}"
     if name == "kl":
         estimate = mean(values)
