@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..calibration.questions import Question
 from .made import made_questions
 from .ruler import KEYS
 
