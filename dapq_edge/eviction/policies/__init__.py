@@ -55,7 +55,7 @@ ENTRY_POINTS = "dapq_edge.policies"
 POLICIES: dict[str, type[Policy]] = {
     policy.name: policy
     for policy in (
-        *(Fused, BaseQuestion, KVzip, DapQ, LAQ, LAQPlusPlus, CompressKV, SnapKV, PyramidKV, TOVA, H2O, Streaming),
+        *(Fused, DapQ, BaseQuestion, KVzip, LAQ, LAQPlusPlus, CompressKV, SnapKV, PyramidKV, TOVA, H2O, Streaming),
         *(Full, Oracle),
     )
 }
