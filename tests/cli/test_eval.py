@@ -87,7 +87,7 @@ def test_eval_of_shared_texts(model, tmp_path):
     assert b"requests" in once.stdout
     again = dapq_edge(*args, "--modes", "requests", "--reread", "--store", tmp_path / "store")
     assert again.returncode == 0, again.stderr.decode()
-    assert b"with a store" in again.stdout
+    assert b"read again for each question" in again.stdout
     assert any((tmp_path / "store").rglob("*"))
     assert_usage(dapq_edge(*args, "--tasks", "x"), "invalid choice: 'x'")
 
