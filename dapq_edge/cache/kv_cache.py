@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ..cells import BRANCH
 from ..errors import DapqError, UnsupportedModelError
 from ..llamacpp import context, native
-from .sequence import Keep, Sequence
+from .sequence import Keep, Marks, Sequence
 from .state import SequenceState
 
 
@@ -215,6 +215,10 @@ class KVCache:
             native.set_n_layer_eval(self.ctx, 0)
             self._is_shallow = False
             self.clear()
+
+    def mark(self, marks: Marks) -> None:
+        """Say what is known of the cells of each layer that can be evicted, see `Sequence.marks`."""
+        self.sequence = replace(self.sequence, marks=marks)
 
     def note_document(self, has_document: bool) -> None:
         """Say whether the text has a part that is long enough to be read again for a question."""

@@ -11,6 +11,9 @@ import numpy.typing as npt
 # row
 Keep = list[npt.NDArray[np.intp]]
 
+# for each evicted layer, a number of each cell, for each KV head: float32 [KV heads, cells]
+Marks = list[npt.NDArray[np.float32]]
+
 
 def _no_tokens() -> npt.NDArray[np.int32]:
     return np.empty(0, dtype=np.int32)
@@ -37,6 +40,7 @@ class Sequence:
         attention_kept: The share of the attention that the cells of the last eviction hold, see `score.attention_kept`.
         has_document: Whether the text has a part that is long enough to be read again for a question.
         pinned: Which tokens of the text are never evicted: integers, ascending.
+        marks: What a policy knows of the first cells of each layer that can be evicted, see `Marks`.
     """
 
     text: npt.NDArray[np.int32] = field(default_factory=_no_tokens)
@@ -48,6 +52,7 @@ class Sequence:
     attention_kept: float | None = None
     has_document: bool = False
     pinned: npt.NDArray[np.intp] = field(default_factory=_no_positions)
+    marks: Marks = field(default_factory=list)
 
     @property
     def n_tokens(self) -> int:
@@ -103,6 +108,7 @@ class Sequence:
             text=self.text[:n_tokens],
             text_index=self.text_index[:n_positions],
             pinned=self.pinned[self.pinned < n_tokens],
+            marks=[layer[:, :n] for layer, n in zip(self.marks, self._n_cells_at(n_positions), strict=False)],
         )
 
     def place(
@@ -144,7 +150,20 @@ class Sequence:
             n_frozen=self.n_tokens,
             logits_at_eviction=logits,
             attention_kept=attention_kept,
+            marks=self._marks_of(cells),
         )
+
+    def _n_cells_at(self, n_positions: int) -> list[int]:
+        """Return the cells that each evicted layer has of the first `n_positions` positions, all of those kept."""
+        n_kept = [heads.shape[-1] for heads in self.kept] or [0] * len(self.marks)
+        return [n + n_positions - self.n_compacted for n in n_kept]
+
+    def _marks_of(self, cells: Keep) -> Marks:
+        """Return the marks of `cells`, see `compact`; none if some of the cells had none."""
+        if not self.marks or [layer.shape[1] for layer in self.marks] != self._n_cells_at(self.n_positions):
+            return []
+        layers = zip(self.marks, cells, self.n_missing or [0] * len(cells), strict=True)
+        return [np.take_along_axis(layer, indices - n, axis=1) for layer, indices, n in layers]
 
     def _positions_of(self, cells: Keep) -> Keep:
         if not self.kept:
@@ -215,8 +234,9 @@ class Sequence:
         for part in fields(cls):
             if part.name in arrays:
                 found[part.name] = arrays[part.name]
-            elif part.type == Keep:
-                found[part.name] = [arrays[f"{part.name}{i}"] for i in range(values[part.name])]
+            elif part.type in (Keep, Marks):
+                # a file of before has none
+                found[part.name] = [arrays[f"{part.name}{i}"] for i in range(values.get(part.name, 0))]
             else:
                 found[part.name] = values[part.name]
         return cls(**found)

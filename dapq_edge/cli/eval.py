@@ -8,6 +8,8 @@ from .options.arguments import positive_or
 from .options.eviction import DEFAULT_POLICY
 
 KINDS = ("single", "multikey", "multivalue", "multiquery", "tracking")
+SHAPES = ("keys", "repeated", "shots")
+MODES = ("turns", "requests")
 BUDGETS = ("64", "128", "256")
 DEPTHS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
@@ -110,6 +112,30 @@ class RulerOptions(_Rows):
 
 
 @dataclass(frozen=True)
+class SharedOptions(_Rows):
+    """Options of `shared`."""
+
+    predict: int = option(
+        "-n", "--predict", type=positive_or(), default=12, metavar="N", help="tokens of each answer (default: 12)"
+    )
+    tasks: list[str] = option(
+        "--tasks",
+        nargs="+",
+        choices=SHAPES,
+        default=list(SHAPES),
+        metavar="TASK",
+        help=f"default: {' '.join(SHAPES)}",
+    )
+    modes: list[str] = option(
+        "--modes", nargs="+", choices=MODES, default=list(MODES), metavar="MODE", help=f"default: {' '.join(MODES)}"
+    )
+    reread: bool = option("--reread", action="store_true", help="read again for each question, in bounded memory")
+    store: str | None = option(
+        "--store", metavar="DIR", help="folder that keeps what is read, for --reread (default: nothing is kept)"
+    )
+
+
+@dataclass(frozen=True)
 class FidelityOptions(_Rows):
     """Options of `fidelity`."""
 
@@ -202,6 +228,7 @@ COMMAND = CommandGroup(
     (
         Command("needle", "facts in unrelated text", NeedleOptions, "evaluating:run_needle"),
         Command("ruler", "tasks of RULER", RulerOptions, "evaluating:run_ruler"),
+        Command("shared", "several questions about one text", SharedOptions, "evaluating:run_shared"),
         Command("fidelity", "KL divergence to the full cache", FidelityOptions, "evaluating:run_fidelity"),
         Command("relevance", "rank of the chunk that answers", RelevanceOptions, "evaluating:run_relevance"),
         Command(

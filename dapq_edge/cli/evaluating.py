@@ -16,6 +16,7 @@ from ..evaluation.relevance import relevance_rows
 from ..evaluation.report import write_report
 from ..evaluation.results import Results, Row
 from ..evaluation.runner import Case, evaluate, jobs_of
+from ..evaluation.shared import shared_cases
 from ..evaluation.summary import summaries
 from ..eviction.budget import Auto, parse_budget
 from ..eviction.policies import get_policy
@@ -23,7 +24,18 @@ from ..llamacpp.log import captured_log
 from ..llamacpp.model import Model
 from ..reading.engine import Engine
 from ..render.pictures import require_matplotlib
-from .eval import FidelityOptions, Measurement, NeedleOptions, RelevanceOptions, ReportOptions, RulerOptions, Task
+from ..store.types import STORE_TYPES
+from .eval import (
+    FidelityOptions,
+    Measurement,
+    NeedleOptions,
+    RelevanceOptions,
+    ReportOptions,
+    RulerOptions,
+    SharedOptions,
+    Task,
+)
+from .options import Store
 from .printing import show
 from .running import check_model, open_engine, progress_bar, shown_in
 
@@ -71,6 +83,25 @@ def run_ruler(options: RulerOptions) -> int:
     return _run(options, cases)
 
 
+def run_shared(options: SharedOptions) -> int:
+    """Ask several questions about one text; returns the exit code."""
+
+    def cases(model: Model) -> Iterable[Case]:
+        return shared_cases(
+            options.tasks,
+            options.modes,
+            options.lengths,
+            options.rows,
+            seed=options.seed,
+            n_answer=options.predict,
+            reread=options.reread,
+            with_store=options.store is not None,
+        )
+
+    kept = Store(store=options.store, store_size="8G", store_type=STORE_TYPES[0], no_store=options.store is None)
+    return _run(options, cases, options.bounded or options.reread, kept)
+
+
 def run_fidelity(options: FidelityOptions) -> int:
     """Compare next tokens with those of the full cache; returns the exit code."""
 
@@ -81,7 +112,7 @@ def run_fidelity(options: FidelityOptions) -> int:
     return _run(options, cases)
 
 
-def _run(options: Task, make_cases: MakeCases) -> int:
+def _run(options: Task, make_cases: MakeCases, bounded: bool | None = None, store: Store | None = None) -> int:
     check(options)
     for budget in options.budgets:
         if parse_budget(budget) == Auto():
@@ -91,13 +122,13 @@ def _run(options: Task, make_cases: MakeCases) -> int:
 
     def rows(engine: Engine, results: Results, control: Control) -> list[Row]:
         policies = [get_policy(name, options.granularity, engine.heads) for name in options.policies]
-        jobs = jobs_of(policies, options.budgets, options.bounded)
+        jobs = jobs_of(policies, options.budgets, options.bounded if bounded is None else bounded)
         cases = list(make_cases(engine.model))
         if not cases:
             raise DapqError("no prompts: the data is empty, or shorter than `lengths`")
         return evaluate(engine, cases, jobs, results, control)
 
-    return measure(options, rows)
+    return measure(options, rows, store)
 
 
 def check(options: Measurement) -> None:
@@ -107,12 +138,12 @@ def check(options: Measurement) -> None:
         require_matplotlib()
 
 
-def measure(options: Measurement, make_rows: MakeRows) -> int:
-    """Open the model, measure, and show what was measured."""
+def measure(options: Measurement, make_rows: MakeRows, store: Store | None = None) -> int:
+    """Open the model, measure, and show what was measured. store: for what is read; without it, nothing is kept."""
     results = Results(Path(options.json) if options.json else None)
     console = Console(stderr=True)
     with captured_log():
-        engine = open_engine(options.model, console, heads=options.heads, seed=options.seed)
+        engine = open_engine(options.model, console, heads=options.heads, store=store, seed=options.seed)
         with progress_bar(console) as bar:
             control = Control(shown_in(bar, "evaluating"))
             rows = make_rows(engine, results, control)

@@ -124,13 +124,19 @@ def hide(model: Model, sample: Sample, n_tokens: int, seed: int) -> Prompt:
     """The lines of a sample in order at random places of filler, in all about `n_tokens` tokens. Raises `DapqError`."""
 
     def prompt(n_sentences: int) -> Prompt:
-        sentences = [FILLER] * n_sentences
-        places = np.sort(np.random.default_rng(seed).integers(n_sentences + 1, size=len(sample.lines)))
-        for place, line in zip(places[::-1].tolist(), sample.lines[::-1], strict=True):
-            sentences.insert(place, line)
-        return chat_prompt(model, "\n".join(sentences), sample.question, sample.answer_prefix)
+        text = among_filler(sample.lines, n_sentences, seed)
+        return chat_prompt(model, text, sample.question, sample.answer_prefix)
 
     return longest(prompt, 0, n_tokens, n_tokens)
+
+
+def among_filler(lines: Sequence[str], n_sentences: int, seed: int) -> str:
+    """Return lines in order at random places of so many sentences of filler."""
+    sentences = [FILLER] * n_sentences
+    places = np.sort(np.random.default_rng(seed).integers(n_sentences + 1, size=len(lines)))
+    for place, line in zip(places[::-1].tolist(), lines[::-1], strict=True):
+        sentences.insert(place, line)
+    return "\n".join(sentences)
 
 
 def file_cases(path: Path, n_rows: int, n_predict: int) -> Iterator[AnswerCase]:

@@ -25,6 +25,9 @@ SETTING = (
     "paraphrased",
     "pages",
     "asked",
+    "mode",
+    "reread",
+    "store",
 )
 
 
@@ -87,6 +90,9 @@ def title_of(row: Mapping[str, Any]) -> str:
         "paraphrased" if row.get("paraphrased") else "",
         count(row["pages"], "page") if row.get("pages") else "",
         f"asked in {row['asked']} words" if row.get("asked") else "",
+        str(row.get("mode", "")),
+        "read again for each question" if row.get("reread") else "",
+        "with a store" if row.get("store") else "",
     ]
     return ", ".join([str(row["task"]), *filter(None, notes)])
 
@@ -121,6 +127,7 @@ def _summary(title: str, rows: Sequence[Row]) -> Summary:
 
 METRICS = {
     "score": "score",
+    "later": "later questions",
     "first": "chunk first",
     "among_four": "among four",
     "rank": "mean rank",
@@ -154,7 +161,7 @@ def _metric(name: str, values: Sequence[float]) -> str:
         return f"{np.median(values):.1%}"
     if name in ("rank", "n_cited"):
         return f"{np.mean(values):.2f}"
-    if name in ("score", "top1", "oracle_recall", "attention_kept"):
+    if name in ("score", "later", "top1", "oracle_recall", "attention_kept"):
         return f"{np.mean(values):.0%}"
     if name == "kl":
         estimate = mean(values)

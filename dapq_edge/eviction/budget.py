@@ -119,25 +119,25 @@ def pyramid(n_keep: int, n_layer: int, n_min: int, n_max: int, steepness: float 
     return [int(n) for n in np.linspace(2 * n_keep - least, least, n_layer).round()]
 
 
-def by_error(
-    n_keep: int, errors: Sequence[float], n_min: int, n_max: int, min_share: float, max_share: float
+def by_weight(
+    n_keep: int, weights: Sequence[float], n_min: int, n_max: int, min_share: float, max_share: float
 ) -> list[int]:
-    """Return the cells of each layer, on average `n_keep`, proportional to the errors that eviction makes there.
+    """Return the cells of each layer, on average `n_keep`, proportional to their weights.
 
-    None gets less than `n_min` or `min_share` of n_keep, or more than `n_max` or `max_share` of it; CompressKV (arXiv
-    2508.02401, section 3.3).
+    None gets less than `n_min` or `min_share` of n_keep, or more than `n_max` or `max_share` of it, as in CompressKV
+    (arXiv 2508.02401, section 3.3).
     """
     low, high = max(n_min, min_share * n_keep), min(n_max, max_share * n_keep)
-    weights = np.maximum(errors, 1e-6 * max(*errors, 1e-6))
+    positive = np.maximum(weights, 1e-6 * max(*weights, 1e-6))
     # the factor with which the bounded budgets add up to the whole
-    least, most = 0.0, high / weights.min()
+    least, most = 0.0, high / positive.min()
     for _ in range(200):
         factor = (least + most) / 2
-        if np.clip(factor * weights, low, high).mean() < n_keep:
+        if np.clip(factor * positive, low, high).mean() < n_keep:
             least = factor
         else:
             most = factor
-    return [int(n) for n in np.clip(most * weights, low, high).round()]
+    return [int(n) for n in np.clip(most * positive, low, high).round()]
 
 
 def in_steps(n_keep: Sequence[int], n_most: Sequence[int], n_min: int) -> list[int]:

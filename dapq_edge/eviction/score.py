@@ -80,3 +80,11 @@ def cells_to_hold(scores: Scores, share: float, candidates: slice) -> int:
     layers = [np.sort(layer[:, candidates], axis=1)[:, ::-1] for layer in scores]
     heads = np.concatenate([np.cumsum(normalize(layer, slice(None)), axis=1) for layer in layers])
     return int(np.searchsorted(heads.mean(axis=0), share)) + 1
+
+
+def share_of_best(scores: Scores, n_best: int) -> list[float]:
+    """Return the share of the cells of each layer that are among the best of all, which are `n_best` for each head."""
+    every = np.concatenate([layer.ravel() for layer in scores])
+    n_all = min(n_best * sum(map(len, scores)), every.size)
+    least = np.partition(every, every.size - n_all)[every.size - n_all] if n_all else np.inf
+    return [float((layer >= least).mean()) if layer.size else 0.0 for layer in scores]

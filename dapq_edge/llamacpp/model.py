@@ -137,8 +137,12 @@ class Model:
 
     def format_user_message(self, text: str) -> str:
         """Return a prompt with `text` as the message of a user, by the chat template. Raises what the template does."""
+        return self.format_messages([{"role": "user", "content": text}])
+
+    def format_messages(self, messages: Sequence[dict[str, str]]) -> str:
+        """Return a prompt with messages, by the chat template. Raises what the template does."""
         formatter = compat.chat_formatter(self._llama, self.chat_template or "")
-        return str(formatter(messages=[{"role": "user", "content": text}]).prompt)
+        return str(formatter(messages=list(messages)).prompt)
 
     def sampler(self, temp: float) -> Any:
         """Return a sampler for `sample`, with the seed of the model; a temperature of 0 is greedy."""

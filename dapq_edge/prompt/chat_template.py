@@ -48,6 +48,27 @@ def chat_prompt(model: Model, document: str, question: str = "", answer_prefix: 
     return Prompt.of(head, body, tail, has_question=bool(question), n_end=len(end))
 
 
+def next_turn(model: Model, question: str, answer_prefix: str = "") -> list[int]:
+    """Return the tokens of one more question, from the end of the answer before it to the start of the next one.
+
+    Args:
+        model: An opened model; one without a template gets the question followed by "Answer:".
+        question: Of the user.
+        answer_prefix: The first words of the answer.
+
+    Raises `DapqError` if the template fails.
+    """
+    if model.chat_template is None:
+        return model.tokenize(f"\n\n{question}\n\nAnswer: {answer_prefix}")
+    place = "-the-answer-"
+    turns = [("user", "-the-message-"), ("assistant", place), ("user", question)]
+    try:
+        text = model.format_messages([{"role": role, "content": content} for role, content in turns])
+    except Exception as error:  # a template is a program of the model's author
+        raise DapqError(f"the chat template of the model fails: {error}") from error
+    return model.tokenize(text.rpartition(place)[2] + answer_prefix, special=True)
+
+
 def _template_parts(model: Model) -> tuple[str, str]:
     """Return what the chat template puts before and after the message of a user."""
     if model.chat_template is None:

@@ -76,7 +76,8 @@ def value_norms(cache: KVCache) -> list[npt.NDArray[np.float32]]:
     """Return the norms in each layer of an f16 cache with flash attention, before an eviction: [KV heads, cells]."""
     state, heads, n_cells = cache.state().cells, cache.gathered_heads(), cache.n_cells
     # the layers of V are the last ones, each a type (4 bytes), the size of a row (8) and the rows
-    (n_row,) = struct.unpack_from("<Q", state, len(state) - cache.n_bytes // 2 // len(heads) - 8)
+    sizes = range(2, len(state) // n_cells)
+    n_row = next(n for n in sizes if struct.unpack_from("<Q", state, len(state) - n_cells * n - 8) == (n,))
     n_layer = 12 + n_cells * n_row
     norms = []
     for i, n_head_kv in enumerate(heads.values()):

@@ -80,6 +80,19 @@ def test_eval_of_generated_ruler(model):
     assert b"ruler single" in result.stdout, result.stderr.decode()
 
 
+def test_eval_of_shared_texts(model, tmp_path):
+    args = ["eval", "shared", "-m", model, "--tasks", "keys", "--lengths", 600, "--rows", 1, "--budgets", 200, "-n", 4]
+    once = dapq_edge(*args, "--policies", "streaming")
+    assert once.returncode == 0, once.stderr.decode()
+    assert b"turns" in once.stdout
+    assert b"requests" in once.stdout
+    again = dapq_edge(*args, "--modes", "requests", "--reread", "--store", tmp_path / "store")
+    assert again.returncode == 0, again.stderr.decode()
+    assert b"read again for each question" in again.stdout
+    assert any((tmp_path / "store").rglob("*"))
+    assert_usage(dapq_edge(*args, "--tasks", "x"), "invalid choice: 'x'")
+
+
 @pytest.mark.parametrize(
     ("args", "code", "words"),
     [

@@ -15,6 +15,8 @@ from dapq_edge.evaluation import ruler
 from dapq_edge.evaluation.needle import needle_cases
 from dapq_edge.evaluation.results import Results
 from dapq_edge.evaluation.runner import evaluate, jobs_of
+from dapq_edge.evaluation.shared import MODES, shared_cases
+from dapq_edge.evaluation.shared_texts import SHAPES
 from dapq_edge.eviction.budget import parse_budget
 from dapq_edge.eviction.policies import get_policy
 
@@ -171,6 +173,37 @@ def test_generated_ruler(engine, kind):
     assert len(a.outputs) == {"single": 1, "multikey": 1, "multivalue": 4, "multiquery": 4, "tracking": 5}[kind]
     with pytest.raises(DapqError, match="raise lengths"):
         next(ruler.generated_cases([kind], [50], 1, 0, 8)).prompt(engine)
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_shared_texts(engine, kind):
+    """All questions are about the same text, which has their answers; the modes share it."""
+    cases = list(shared_cases([kind], MODES, [900], 2, seed=0, n_answer=4))
+    turns, _, requests, _ = [case.prompt(engine) for case in cases]
+    text = text_of(engine, turns.tokens)
+    assert 700 < len(turns) <= 900
+    assert all(text.count(turn.answer) >= 1 for turn in cases[0].text.turns)
+    assert turns.tokens[: len(requests)] == requests.tokens
+    assert cases[0].text.turns[0].question not in text_of(engine, requests.tokens)
+    assert cases[0].text != cases[1].text
+    with pytest.raises(DapqError, match="no room for what is asked"):
+        next(shared_cases([kind], MODES, [50], 1, seed=0, n_answer=4)).prompt(engine)
+
+
+@pytest.mark.parametrize(("mode", "bounded", "reread"), [("turns", False, False), ("requests", True, True)])
+def test_shared_requests_are_asked(engine, monkeypatch, mode, bounded, reread):
+    """Each question is answered from what was kept of the text, or from a reading of its own."""
+    read, seen = engine.read, []
+    monkeypatch.setattr(
+        engine,
+        "read",
+        lambda prompt, policy, *args, **options: seen.append(policy.name) or read(prompt, policy, *args, **options),
+    )
+    (case,) = shared_cases(["keys"], [mode], [600], 1, seed=0, n_answer=3, reread=reread)
+    rows = evaluate(engine, [case], jobs_of([get_policy("base+question")], ["200"], bounded), Results())
+    assert [row["policy"] for row in rows] == ["full", "base+question"]
+    assert all(len(row["answers"]) == 4 and 0 <= row["score"] <= 1 and 0 <= row["later"] <= 1 for row in rows)
+    assert seen == ["full", *["base+question"] * (5 if reread else 0)]
 
 
 def test_ruler_file(engine, tmp_path):

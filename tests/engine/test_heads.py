@@ -16,7 +16,7 @@ from dapq_edge.cache.kv_cache import KVCache
 from dapq_edge.calibration.calibrate import calibrate
 from dapq_edge.calibration.needles import Needle
 from dapq_edge.errors import DapqError, UsageError
-from dapq_edge.eviction.budget import by_error, in_steps
+from dapq_edge.eviction.budget import by_weight, in_steps
 from dapq_edge.eviction.heads import QueryHead, find_profile, load_profile, model_hash, profile_path
 from dapq_edge.eviction.policies import CompressKV, get_policy
 from dapq_edge.eviction.policies.parts import HeadsOfLayer
@@ -177,5 +177,5 @@ def test_compresskv_scores_with_some_heads(tiny_model):
         best = sorted(range(4), key=lambda head: profile.retrieval[il][head])[-2:]
         expected = np.convolve(layer.attention[best].mean(axis=0), np.ones(5) / 5, mode="same")
         np.testing.assert_allclose(scores[il], np.stack([expected, expected]), rtol=1e-3, atol=1e-7)
-    budgets = by_error(40, [0.1, 0.4, 0.2], 12, 10_000, 0.5, 1.6)
+    budgets = by_weight(40, [0.1, 0.4, 0.2], 12, 10_000, 0.5, 1.6)
     assert [layer.shape[1] for layer in keep] == in_steps(budgets, [90] * 3, 12) == [29, 61, 29]

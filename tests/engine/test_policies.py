@@ -12,14 +12,15 @@ from helpers.tokens import random_tokens
 from dapq_edge.cache.kv_cache import KVCache
 from dapq_edge.errors import UnsupportedModelError, UsageError
 from dapq_edge.eviction.budget import Cells, parse_budget
-from dapq_edge.eviction.policies import POLICIES, Policy, ScoringPolicy, get_policy
+from dapq_edge.eviction.policies import POLICIES, BaseQuestion, Policy, ScoringPolicy, get_policy
+from dapq_edge.eviction.policies.parts import Even
 from dapq_edge.prompt import Prompt
 from dapq_edge.reading.plan import make_plan
 from dapq_edge.reading.strategies import READERS
 
 WINDOW_SPEC = Spec(arch="gemma2", n_layer=4)
 SCORING = [name for name, policy in POLICIES.items() if issubclass(policy, ScoringPolicy)]
-UNEVEN = {"pyramid", "compresskv"}
+UNEVEN = {"pyramid", "compresskv", "kvzip", "base+question"}
 
 
 def policy_of(name: str, granularity: str = "head", spec: Spec = SPEC) -> Policy:
@@ -45,6 +46,45 @@ def test_fused_reads_with_filler():
     fused = get_policy("fused", "layer")
     assert fused.while_reading == get_policy("dapq", "layer")
     assert get_policy("laq").while_reading == get_policy("laq")
+    assert get_policy("base+question", "layer").while_reading == get_policy("kvzip", "layer")
+
+
+def test_kvzip_repeats_every_token_once(tiny_model, monkeypatch):
+    """What was repeated keeps its score when more is read, and after an eviction."""
+    context, cache = read(tiny_model(SPEC))
+    policy, repeated, probe = get_policy("kvzip"), [], cache.probe
+    monkeypatch.setattr(cache, "probe", lambda tokens, *args: repeated.append(tokens.tolist()) or probe(tokens, *args))
+    with context:
+        before = policy.scores(cache, 40)
+        assert repeated == [TOKENS[:56], TOKENS[48:]]
+        keep = policy.keep(cache, 40)
+        policy.evict(cache, 40)
+        assert len(repeated) == 2
+        more = random_tokens(20, 1)
+        cache.read(more)
+        after = policy.scores(cache, 40)
+        assert repeated[2:] == [more]
+        for was, now, cells in zip(before, after, keep, strict=True):
+            known = np.take_along_axis(was, cells, axis=1)
+            assert (now[:, -20 - cells.shape[1] : -20] >= known).all()
+        cache.truncate(L + 10)
+        assert all((now[:, :-10] == was).all() for now, was in zip(after, policy.scores(cache, 40), strict=True))
+        assert len(repeated) == 3
+
+
+def test_base_question_is_kvzip_then_fused(tiny_model):
+    """Of the cells that can be chosen, three quarters are kvzip's best, and the others fused's best of the rest."""
+    context, cache = read(tiny_model(SPEC))
+    with context:
+        keep = BaseQuestion(layer_budget=Even()).keep(cache, 40)
+    n_base = (40 - 12) * 3 // 4
+    for cells, base, question in zip(keep, FORMULAS["kvzip"](), FORMULAS["fused"](), strict=True):
+        for kept, of_text, of_answer in zip(cells, base, question, strict=True):
+            chosen = set(np.argsort(of_text[4:-8])[-n_base:] + 4)
+            rest = [cell for cell in np.argsort(of_answer) if cell not in chosen and 4 <= cell < L - 8]
+            expected = {*range(4), *range(L - 8, L), *chosen, *rest[-(28 - n_base) :]}
+            # cells that are nearly as good may change places
+            assert len(expected & set(kept.tolist())) >= 38
 
 
 @pytest.mark.parametrize("granularity", ["head", "layer", "cell"])

@@ -94,11 +94,11 @@ def install(folder, entry_points):
 @pytest.mark.parametrize(
     ("entry_points", "expected"),
     [
-        ("late = late:Late", "late        what the last tokens attend to"),
+        ("late = late:Late", "late           what the last tokens attend to"),
         ("late = late:dataclass", "is no subclass of dapq_edge.Policy"),
         ("late = late:Gone", "cannot be imported"),
         # ours cannot be replaced
-        ("fused = late:Late", "fused       cells that the answer's first tokens"),
+        ("fused = late:Late", "fused          cells that the answer's first tokens"),
     ],
 )
 def test_another_package_adds_a_policy(tmp_path, entry_points, expected):

@@ -84,7 +84,15 @@ def compresskv_formula() -> np.ndarray:
     return smooth(np.stack(best))[:, None].repeat(SPEC.n_head_kv, axis=1)
 
 
+def kvzip_formula() -> np.ndarray:
+    """The largest attention of the prompt, repeated behind its end in parts of 56 tokens with the 8 before."""
+    seen = np.stack([attention_of(part).max(axis=2) for part in (TOKENS[:56], TOKENS[48:])]).max(axis=0)
+    return seen.reshape(len(seen), SPEC.n_head_kv, -1, L).max(axis=2)
+
+
 FORMULAS = {
+    "kvzip": kvzip_formula,
+    "base+question": lambda: FORMULAS["fused"](),
     "dapq": lambda: dapq_formula(FILLER),
     "fused": lambda: dapq_formula(answer(32) + FILLER, 0.25),
     "oracle": lambda: dapq_formula(answer(48)),

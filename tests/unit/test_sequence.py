@@ -1,5 +1,7 @@
 """The ledger of a sequence, against a list of its cells that is kept by brute force."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -62,7 +64,7 @@ def random_keep(brute, rng):
 
 def step(sequence, brute, rng):
     """Do the same to both."""
-    kind = rng.choice(["append", "truncate", "compact", "place"], p=[0.5, 0.2, 0.2, 0.1])
+    kind = rng.choice(["append", "truncate", "compact", "place", "mark"], p=[0.4, 0.2, 0.2, 0.1, 0.1])
     if kind == "append":
         tokens = rng.integers(1000, size=rng.integers(1, 9)).tolist()
         brute.append(tokens)
@@ -82,6 +84,8 @@ def step(sequence, brute, rng):
         text[index] = brute.text
         brute.place(text.tolist(), index.tolist())
         return sequence.place(text, index)
+    if kind == "mark":
+        return replace(sequence, marks=[np.array(layer, np.float32) for layer in brute.heads])
     return sequence
 
 
@@ -99,6 +103,8 @@ def test_random_steps(seed):
         recent = [brute.text[i] for i in brute.read[brute.n_compacted :]]
         assert sequence.recent.tolist() == recent
         np.testing.assert_allclose(sequence.coverage(), brute.coverage())
+        for marks, layer in zip(sequence.marks, brute.heads, strict=bool(sequence.marks)):
+            assert marks.tolist() == [head[: marks.shape[1]] for head in layer]
         if sequence.kept:
             n_most = max(len(layer[0]) for layer in brute.heads)
             assert sequence.n_missing == [n_most - len(layer[0]) for layer in brute.heads]

@@ -5,7 +5,7 @@ import pytest
 
 from dapq_edge.errors import UsageError
 from dapq_edge.eviction.policies import POLICIES, get_policy
-from dapq_edge.eviction.score import group_heads, normalize, pool, share
+from dapq_edge.eviction.score import group_heads, normalize, pool, share, share_of_best
 from dapq_edge.eviction.select import select, top_cells
 
 
@@ -41,6 +41,14 @@ def test_share_ignores_what_is_always_kept():
     np.testing.assert_allclose(
         shared[0, 1:-1], np.sqrt(np.mean([[0.01, 0.04, 0.49], [0.49, 0.04, 0.01]], axis=0)), rtol=1e-5
     )
+
+
+def test_share_of_best():
+    """Layers with other numbers of heads and cells share what is best of all of them."""
+    scores = [np.array([[9, 8, 7, 0], [6, 0, 0, 0]], np.float32), np.array([[5, 4, 0]], np.float32)]
+    assert share_of_best(scores, 1) == pytest.approx([3 / 8, 0])
+    assert share_of_best(scores, 2) == pytest.approx([4 / 8, 2 / 3])
+    assert share_of_best(scores, 100) == [1, 1]
 
 
 def test_top_cells():

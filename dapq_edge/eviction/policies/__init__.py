@@ -7,11 +7,13 @@ from ...errors import DapqError, UsageError
 from ..heads import HeadProfile
 from ..select import GRANULARITIES
 from .base import Eviction, Policy, ProbingPolicy, ScoringPolicy
+from .base_question import BaseQuestion
 from .compresskv import CompressKV
 from .dapq import DapQ
 from .full import Full
 from .fused import Fused
 from .h2o import H2O
+from .kvzip import KVzip
 from .laq import LAQ, LAQPlusPlus
 from .oracle import Oracle
 from .pyramid import PyramidKV
@@ -26,11 +28,13 @@ __all__ = [
     "LAQ",
     "POLICIES",
     "TOVA",
+    "BaseQuestion",
     "CompressKV",
     "DapQ",
     "Eviction",
     "Full",
     "Fused",
+    "KVzip",
     "LAQPlusPlus",
     "Oracle",
     "Policy",
@@ -50,7 +54,10 @@ ENTRY_POINTS = "dapq_edge.policies"
 
 POLICIES: dict[str, type[Policy]] = {
     policy.name: policy
-    for policy in (Fused, DapQ, LAQ, LAQPlusPlus, CompressKV, SnapKV, PyramidKV, TOVA, H2O, Streaming, Full, Oracle)
+    for policy in (
+        *(Fused, DapQ, BaseQuestion, KVzip, LAQ, LAQPlusPlus, CompressKV, SnapKV, PyramidKV, TOVA, H2O, Streaming),
+        *(Full, Oracle),
+    )
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -13,7 +14,7 @@ from ...errors import UsageError
 from ..budget import Budget, Cells, in_steps
 from ..heads import HeadProfile
 from ..score import Scores, attention_kept, cells_to_hold
-from ..select import n_most_pinned
+from ..select import Pinned, n_most_pinned
 from .parts import Best, Even, FirstPass, LayerBudget, Queries, Score, Selection
 
 __all__ = ["Eviction", "Policy", "ProbingPolicy", "Queries", "Score", "ScoringPolicy"]
@@ -171,14 +172,20 @@ class ScoringPolicy(Policy):
 
     def select(self, cache: KVCache, scores: Scores, n_keep: int) -> Keep:
         """Return the cells that are kept with these scores."""
-        missing = cache.sequence.n_missing or [0] * len(scores)
+        return self.choose(cache, scores, self.layer_cells(cache, scores, n_keep))
+
+    def layer_cells(self, cache: KVCache, scores: Scores, n_keep: int) -> list[int]:
+        """Return how many cells each layer keeps."""
+        scores = [layer[:, n:] for layer, n in zip(scores, _missing(cache, scores), strict=True)]
+        budgets = self.layer_budget.cells(self, n_keep, cache.n_cells, list(cache.gathered_heads()), scores)
+        n_least = min(n_keep, self.n_sink + self.n_recent + n_most_pinned(_pinned(cache, scores)))
+        return in_steps(budgets, [layer.shape[1] for layer in scores], n_least)
+
+    def choose(self, cache: KVCache, scores: Scores, n_kept: Sequence[int]) -> Keep:
+        """Return the cells that are kept with these scores, so many in each layer."""
+        missing = _missing(cache, scores)
         scores = [layer[:, n:] for layer, n in zip(scores, missing, strict=True)]
-        tokens = cache.sequence.pinned
-        pinned = cache.sequence.cells_of(tokens, [len(layer) for layer in scores]) if tokens.size else []
-        budgets = self.layer_budget.cells(self, n_keep, cache.n_cells, list(cache.gathered_heads()))
-        n_least = min(n_keep, self.n_sink + self.n_recent + n_most_pinned(pinned))
-        n_kept = in_steps(budgets, [layer.shape[1] for layer in scores], n_least)
-        keep = self.selection.cells(self, scores, n_kept, pinned)
+        keep = self.selection.cells(self, scores, n_kept, _pinned(cache, scores))
         return [cells + n for cells, n in zip(keep, missing, strict=True)]
 
     def first_pass(self, n_keep: int) -> FirstPass:
@@ -202,6 +209,17 @@ class ScoringPolicy(Policy):
         kept = attention_kept(scores, keep, self.candidates) if self.sees_attention else None
         cache.evict(keep, kept)
         return Eviction(keep, kept)
+
+
+def _missing(cache: KVCache, scores: Scores) -> list[int]:
+    """Return how many of the first cells each layer lacks."""
+    return cache.sequence.n_missing or [0] * len(scores)
+
+
+def _pinned(cache: KVCache, scores: Scores) -> Pinned:
+    """Return the cells of each layer that must be kept."""
+    tokens = cache.sequence.pinned
+    return cache.sequence.cells_of(tokens, [len(layer) for layer in scores]) if tokens.size else []
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...budget import by_error, pyramid
+from ...budget import by_weight, pyramid
+from ...score import Scores, share_of_best
 from .owner import Owner
 
 
@@ -18,15 +19,15 @@ class LayerBudget(ABC):
     needs_heads = False
 
     @abstractmethod
-    def cells(self, policy: Owner, n_keep: int, n_cells: int, layers: Sequence[int]) -> list[int]:
-        """Return the cells that each of `layers` keeps of `n_cells`, on average `n_keep`."""
+    def cells(self, policy: Owner, n_keep: int, n_cells: int, layers: Sequence[int], scores: Scores) -> list[int]:
+        """Return the cells that each of `layers` keeps of `n_cells`, on average `n_keep`. scores: see `Scores`."""
 
 
 @dataclass(frozen=True)
 class Even(LayerBudget):
     """The same number in all layers."""
 
-    def cells(self, policy: Owner, n_keep: int, n_cells: int, layers: Sequence[int]) -> list[int]:
+    def cells(self, policy: Owner, n_keep: int, n_cells: int, layers: Sequence[int], scores: Scores) -> list[int]:
         return [n_keep] * len(layers)
 
 
@@ -36,7 +37,7 @@ class Pyramid(LayerBudget):
 
     max_share: float = 2.0
 
-    def cells(self, policy: Owner, n_keep: int, n_cells: int, layers: Sequence[int]) -> list[int]:
+    def cells(self, policy: Owner, n_keep: int, n_cells: int, layers: Sequence[int], scores: Scores) -> list[int]:
         return pyramid(n_keep, len(layers), policy.n_sink + policy.n_recent, n_cells)
 
 
@@ -51,6 +52,24 @@ class ByError(LayerBudget):
     max_share: float = 1.6
     needs_heads = True
 
-    def cells(self, policy: Owner, n_keep: int, n_cells: int, layers: Sequence[int]) -> list[int]:
+    def cells(self, policy: Owner, n_keep: int, n_cells: int, layers: Sequence[int], scores: Scores) -> list[int]:
         errors = [policy.profile.errors[layer] for layer in layers]
-        return by_error(n_keep, errors, policy.n_sink + policy.n_recent, n_cells, self.min_share, self.max_share)
+        return by_weight(n_keep, errors, policy.n_sink + policy.n_recent, n_cells, self.min_share, self.max_share)
+
+
+@dataclass(frozen=True)
+class ByScore(LayerBudget):
+    """Layers keep more that have more of the best cells of all layers; their scores must mean the same.
+
+    KVzip (arXiv 2505.23416, section 3.4) shares one budget among all heads in this way, as Ada-KV (arXiv 2407.11550)
+    does among those of a layer; here the heads of a layer keep equal numbers.
+
+    min_share, max_share: bounds, in budgets.
+    """
+
+    min_share: float = 0.5
+    max_share: float = 2.0
+
+    def cells(self, policy: Owner, n_keep: int, n_cells: int, layers: Sequence[int], scores: Scores) -> list[int]:
+        shares = share_of_best([layer[:, policy.candidates] for layer in scores], n_keep)
+        return by_weight(n_keep, shares, policy.n_sink + policy.n_recent, n_cells, self.min_share, self.max_share)
