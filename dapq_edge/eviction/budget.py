@@ -119,16 +119,16 @@ def pyramid(n_keep: int, n_layer: int, n_min: int, n_max: int, steepness: float 
     return [int(n) for n in np.linspace(2 * n_keep - least, least, n_layer).round()]
 
 
-def by_error(
-    n_keep: int, errors: Sequence[float], n_min: int, n_max: int, min_share: float, max_share: float
+def in_proportion(
+    n_keep: int, wanted: Sequence[float], n_min: int, n_max: int, min_share: float, max_share: float
 ) -> list[int]:
-    """Return the cells of each layer, on average `n_keep`, proportional to the errors that eviction makes there.
+    """Return the cells of each layer, on average `n_keep`, proportional to `wanted`, how much each layer needs cells.
 
     None gets less than `n_min` or `min_share` of n_keep, or more than `n_max` or `max_share` of it; CompressKV (arXiv
     2508.02401, section 3.3).
     """
     low, high = max(n_min, min_share * n_keep), min(n_max, max_share * n_keep)
-    weights = np.maximum(errors, 1e-6 * max(*errors, 1e-6))
+    weights = np.maximum(wanted, 1e-6 * max(*wanted, 1e-6))
     # the factor with which the bounded budgets add up to the whole
     least, most = 0.0, high / weights.min()
     for _ in range(200):

@@ -16,7 +16,7 @@ from dapq_edge.cache.kv_cache import KVCache
 from dapq_edge.calibration.calibrate import calibrate
 from dapq_edge.calibration.needles import Needle
 from dapq_edge.errors import DapqError, UsageError
-from dapq_edge.eviction.budget import by_error, in_steps
+from dapq_edge.eviction.budget import in_proportion, in_steps
 from dapq_edge.eviction.heads import QueryHead, find_profile, load_profile, model_hash, profile_path
 from dapq_edge.eviction.policies import CompressKV, get_policy
 from dapq_edge.eviction.policies.parts import HeadsOfLayer
@@ -177,5 +177,16 @@ def test_compresskv_scores_with_some_heads(tiny_model):
         best = sorted(range(4), key=lambda head: profile.retrieval[il][head])[-2:]
         expected = np.convolve(layer.attention[best].mean(axis=0), np.ones(5) / 5, mode="same")
         np.testing.assert_allclose(scores[il], np.stack([expected, expected]), rtol=1e-3, atol=1e-7)
-    budgets = by_error(40, [0.1, 0.4, 0.2], 12, 10_000, 0.5, 1.6)
+    budgets = in_proportion(40, [0.1, 0.4, 0.2], 12, 10_000, 0.5, 1.6)
     assert [layer.shape[1] for layer in keep] == in_steps(budgets, [90] * 3, 12) == [29, 61, 29]
+
+
+def test_razor_keeps_more_where_heads_find_facts(tiny_model):
+    """Layers share the budget by the mean over their heads, from half to twice of it."""
+    profile = replace(random_profile(Spec()), retrieval={0: [0.4, 0, 0, 0], 1: [0.3] * 4, 2: [0.2] * 4})
+    with Context(tiny_model(Spec())) as context:
+        cache = KVCache(context.ctx)
+        cache.read(random_tokens(90, 1))
+        keep = get_policy("razor", heads=profile).keep(cache, 40)
+    # 20, 60 and 40 in steps
+    assert [layer.shape[1] for layer in keep] == [28, 60, 28]

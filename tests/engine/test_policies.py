@@ -19,7 +19,7 @@ from dapq_edge.reading.strategies import READERS
 
 WINDOW_SPEC = Spec(arch="gemma2", n_layer=4)
 SCORING = [name for name, policy in POLICIES.items() if issubclass(policy, ScoringPolicy)]
-UNEVEN = {"pyramid", "compresskv"}
+UNEVEN = {"pyramid", "compresskv", "razor"}
 
 
 def policy_of(name: str, granularity: str = "head", spec: Spec = SPEC) -> Policy:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dapq_edge.errors import UsageError
-from dapq_edge.eviction.budget import STEP, Auto, Cells, Share, by_error, in_steps, parse_budget, pyramid
+from dapq_edge.eviction.budget import STEP, Auto, Cells, Share, in_proportion, in_steps, parse_budget, pyramid
 
 
 def test_pyramid():
@@ -78,16 +78,16 @@ def test_wrong_budgets_name_their_parameter():
         assert caught.value.param == "kv_budget"
 
 
-def test_budgets_by_error():
+def test_budgets_in_proportion():
     """Proportional within bounds; the mean is the budget."""
-    assert by_error(100, [1, 1, 1], 12, 10_000, 0.5, 1.6) == [100, 100, 100]
-    assert by_error(100, [0.9, 1.0, 1.1], 12, 10_000, 0.5, 1.6) == [90, 100, 110]
-    assert by_error(100, [0, 0, 5, 5], 12, 10_000, 0.5, 1.6) == [50, 50, 150, 150]
-    uneven = by_error(1000, [0.01, 0.1, 0.2, 0.9, 5], 12, 10_000, 0.5, 1.6)
+    assert in_proportion(100, [1, 1, 1], 12, 10_000, 0.5, 1.6) == [100, 100, 100]
+    assert in_proportion(100, [0.9, 1.0, 1.1], 12, 10_000, 0.5, 1.6) == [90, 100, 110]
+    assert in_proportion(100, [0, 0, 5, 5], 12, 10_000, 0.5, 1.6) == [50, 50, 150, 150]
+    uneven = in_proportion(1000, [0.01, 0.1, 0.2, 0.9, 5], 12, 10_000, 0.5, 1.6)
     assert min(uneven) == 500
     assert max(uneven) == 1600
     assert abs(np.mean(uneven) - 1000) <= 1
     # bounds that leave little to share
-    assert by_error(13, [1, 2, 100], 12, 10_000, 0.5, 1.6) == [12, 12, 15]
-    assert by_error(80, [0.1, 0.2, 0.9], 12, 100, 0.5, 1.6) == [47, 93, 100]
-    assert by_error(50, [0, 0], 12, 10_000, 0.5, 1.6) == [50, 50]
+    assert in_proportion(13, [1, 2, 100], 12, 10_000, 0.5, 1.6) == [12, 12, 15]
+    assert in_proportion(80, [0.1, 0.2, 0.9], 12, 100, 0.5, 1.6) == [47, 93, 100]
+    assert in_proportion(50, [0, 0], 12, 10_000, 0.5, 1.6) == [50, 50]

@@ -15,6 +15,7 @@ from .h2o import H2O
 from .laq import LAQ, LAQPlusPlus
 from .oracle import Oracle
 from .pyramid import PyramidKV
+from .razor import Razor
 from .snapkv import SnapKV
 from .streaming import Streaming
 from .tova import TOVA
@@ -36,6 +37,7 @@ __all__ = [
     "Policy",
     "ProbingPolicy",
     "PyramidKV",
+    "Razor",
     "ScoringPolicy",
     "SnapKV",
     "Streaming",
@@ -50,7 +52,21 @@ ENTRY_POINTS = "dapq_edge.policies"
 
 POLICIES: dict[str, type[Policy]] = {
     policy.name: policy
-    for policy in (Fused, DapQ, LAQ, LAQPlusPlus, CompressKV, SnapKV, PyramidKV, TOVA, H2O, Streaming, Full, Oracle)
+    for policy in (
+        Fused,
+        DapQ,
+        Razor,
+        LAQ,
+        LAQPlusPlus,
+        CompressKV,
+        SnapKV,
+        PyramidKV,
+        TOVA,
+        H2O,
+        Streaming,
+        Full,
+        Oracle,
+    )
 }
 
 

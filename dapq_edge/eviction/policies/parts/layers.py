@@ -4,7 +4,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...budget import by_error, pyramid
+import numpy as np
+
+from ...budget import in_proportion, pyramid
 from .owner import Owner
 
 
@@ -53,4 +55,20 @@ class ByError(LayerBudget):
 
     def cells(self, policy: Owner, n_keep: int, n_cells: int, layers: Sequence[int]) -> list[int]:
         errors = [policy.profile.errors[layer] for layer in layers]
-        return by_error(n_keep, errors, policy.n_sink + policy.n_recent, n_cells, self.min_share, self.max_share)
+        return in_proportion(n_keep, errors, policy.n_sink + policy.n_recent, n_cells, self.min_share, self.max_share)
+
+
+@dataclass(frozen=True)
+class ByRetrieval(LayerBudget):
+    """Layers keep more where heads find facts, on average (RazorAttention, arXiv 2407.15891, section 3, by layers).
+
+    min_share, max_share: bounds, in budgets.
+    """
+
+    min_share: float = 0.5
+    max_share: float = 2.0
+    needs_heads = True
+
+    def cells(self, policy: Owner, n_keep: int, n_cells: int, layers: Sequence[int]) -> list[int]:
+        found = [float(np.mean(policy.profile.retrieval[layer])) for layer in layers]
+        return in_proportion(n_keep, found, policy.n_sink + policy.n_recent, n_cells, self.min_share, self.max_share)
