@@ -16,6 +16,7 @@ from .laq import LAQ, LAQPlusPlus
 from .oracle import Oracle
 from .pyramid import PyramidKV
 from .razor import Razor
+from .refit import Refit
 from .snapkv import SnapKV
 from .streaming import Streaming
 from .tova import TOVA
@@ -38,6 +39,7 @@ __all__ = [
     "ProbingPolicy",
     "PyramidKV",
     "Razor",
+    "Refit",
     "ScoringPolicy",
     "SnapKV",
     "Streaming",
@@ -56,6 +58,7 @@ POLICIES: dict[str, type[Policy]] = {
         Fused,
         DapQ,
         Razor,
+        Refit,
         LAQ,
         LAQPlusPlus,
         CompressKV,
