@@ -79,7 +79,6 @@ SYSTEMS: dict[str, System] = {
     "look-ahead 32, filler 128": look_ahead(N_AHEAD, 128),
     "CAKE's layers": with_numbers(numbers.cake),
     "layers by retrieval": with_numbers(numbers.by_retrieval),
-    "layers by retrieval, up to 3 budgets": with_numbers(lambda s, n: numbers.by_retrieval(s, n, max_share=3.0)),
     "RazorAttention's whole heads": with_numbers(numbers.razor),
     "RazorAttention": lambda s, n: changes.compensated(s, top(s.fused, numbers.razor(s, n - 1)), True),
     "FastGen's rule": with_numbers(numbers.fastgen),

@@ -182,7 +182,7 @@ def test_compresskv_scores_with_some_heads(tiny_model):
 
 
 def test_razor_keeps_more_where_heads_find_facts(tiny_model):
-    """Layers share the budget by the mean over their heads, from half to twice of it."""
+    """Layers share the budget by the mean over their heads, from half to three times of it."""
     profile = replace(random_profile(Spec()), retrieval={0: [0.4, 0, 0, 0], 1: [0.3] * 4, 2: [0.2] * 4})
     with Context(tiny_model(Spec())) as context:
         cache = KVCache(context.ctx)

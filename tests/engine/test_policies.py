@@ -62,7 +62,7 @@ def test_matrix(tiny_model, name, spec, cache_type, granularity):
             return
         if name == "refit" and cache_type != "f16":
             before = context.state()
-            with pytest.raises(UnsupportedModelError, match="V must be f16"):
+            with pytest.raises(UnsupportedModelError, match="it must be f16"):
                 policy.evict(cache, 40)
             assert context.state() == before
             return

@@ -51,10 +51,14 @@ def test_keys_and_what_is_kept_are_those_of_fused(tiny_model):
     assert kept[1].attention_kept == pytest.approx(kept[0].attention_kept, abs=1e-4)
 
 
-def test_without_flash_attention_it_is_refused(tiny_model):
-    context, cache = read(tiny_model(SPEC), flash_attn=False)
+@pytest.mark.parametrize("flash_attn", [False, True])
+def test_what_it_cannot_change_it_refuses(tiny_model, flash_attn):
+    """V that is transposed, and layers with other numbers of cells."""
+    context, cache = read(tiny_model(SPEC), flash_attn=flash_attn)
     with context:
+        if flash_attn:
+            get_policy("pyramid").evict(cache, 2 * N_KEEP)
         before = context.state()
-        with pytest.raises(UnsupportedModelError, match="V must be f16, with flash attention"):
+        with pytest.raises(UnsupportedModelError, match="it must be f16, with flash attention"):
             get_policy("refit").evict(cache, N_KEEP)
         assert context.state() == before

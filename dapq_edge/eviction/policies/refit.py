@@ -21,7 +21,8 @@ class Refit(Fused):
 
     EMS (arXiv 2412.08521) and Elastic Cache (arXiv 2407.18121) merge what is lost into the nearest cell that stays. A
     mean of keys answers no query; what does help is to change the values only, of all kept cells together, by ridge
-    regression (`eviction.refit`). It needs V in f16, flash attention, and the attention of each query in memory.
+    regression (`eviction.refit`). It needs V in f16, flash attention, and the attention of each query in memory; others
+    raise `UnsupportedModelError` before anything is evicted.
     """
 
     name: str = "refit"
@@ -42,17 +43,14 @@ class Refit(Fused):
         scores = self._scores(cache, layers)
         keep = self.select(cache, scores, self.enough(scores, n_keep, n_most))
         kept = attention_kept(scores, keep, self.candidates)
-        values = fitted_values(layers, cache.values(), keep, cache.sequence.n_missing)
+        values = fitted_values(layers, cache.values(), keep)
         cache.evict(keep, kept)
         cache.put_values(values)
         return Eviction(keep, kept)
 
 
 def fitted_values(
-    layers: list[LayerAttention],
-    values: list[npt.NDArray[np.float16]],
-    keep: Keep,
-    n_missing: list[int],
+    layers: list[LayerAttention], values: list[npt.NDArray[np.float16]], keep: Keep
 ) -> list[npt.NDArray[np.float32]]:
     """Return the values of the cells in `keep`, see `refit`: float32 [KV heads, kept cells, head_dim] of each layer.
 
@@ -60,11 +58,10 @@ def fitted_values(
         layers: Attention of each query.
         values: Of all cells.
         keep: What is kept.
-        n_missing: First cells that each layer lacks; empty if there are none.
     """
     fitted = []
-    for seen, of_layer, cells, n in zip(layers, values, keep, n_missing or [0] * len(keep), strict=True):
+    for seen, of_layer, cells in zip(layers, values, keep, strict=True):
         by_head = seen.attention.reshape(seen.n_head_kv, -1, seen.attention.shape[-1])
-        heads = zip(by_head[..., n:], of_layer[:, n:].astype(np.float32), cells - n, strict=True)
+        heads = zip(by_head, of_layer.astype(np.float32), cells, strict=True)
         fitted.append(np.stack([refit(*head) for head in heads]))
     return fitted

@@ -24,10 +24,10 @@ def cake(subject: Subject, n_keep: int) -> list[int]:
     return by_layer(subject, np.array(wanted), n_keep, 0.5, 1.6)
 
 
-def by_retrieval(subject: Subject, n_keep: int, min_share: float = 0.5, max_share: float = 2.0) -> list[int]:
+def by_retrieval(subject: Subject, n_keep: int) -> list[int]:
     """RazorAttention's heads (arXiv 2407.15891, section 3), by layers: how well their heads find facts."""
     wanted = np.array([np.mean(subject.profile.retrieval[il]) for il in subject.layers])
-    return by_layer(subject, wanted, n_keep, min_share, max_share)
+    return by_layer(subject, wanted, n_keep, 0.5, 3.0)
 
 
 def razor(subject: Subject, n_keep: int) -> list[list[int]]:

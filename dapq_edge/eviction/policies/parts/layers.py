@@ -66,7 +66,7 @@ class ByRetrieval(LayerBudget):
     """
 
     min_share: float = 0.5
-    max_share: float = 2.0
+    max_share: float = 3.0
     needs_heads = True
 
     def cells(self, policy: Owner, n_keep: int, n_cells: int, layers: Sequence[int]) -> list[int]:
