@@ -179,3 +179,14 @@ def test_compresskv_scores_with_some_heads(tiny_model):
         np.testing.assert_allclose(scores[il], np.stack([expected, expected]), rtol=1e-3, atol=1e-7)
     budgets = by_weight(40, [0.1, 0.4, 0.2], 12, 10_000, 0.5, 1.6)
     assert [layer.shape[1] for layer in keep] == in_steps(budgets, [90] * 3, 12) == [29, 61, 29]
+
+
+def test_razor_keeps_more_where_heads_find_facts(tiny_model):
+    """Layers share the budget by the mean over their heads, from half to three times of it."""
+    profile = replace(random_profile(Spec()), retrieval={0: [0.4, 0, 0, 0], 1: [0.3] * 4, 2: [0.2] * 4})
+    with Context(tiny_model(Spec())) as context:
+        cache = KVCache(context.ctx)
+        cache.read(random_tokens(90, 1))
+        keep = get_policy("razor", heads=profile).keep(cache, 40)
+    # 20, 60 and 40 in steps
+    assert [layer.shape[1] for layer in keep] == [28, 60, 28]

@@ -20,7 +20,7 @@ from dapq_edge.reading.strategies import READERS
 
 WINDOW_SPEC = Spec(arch="gemma2", n_layer=4)
 SCORING = [name for name, policy in POLICIES.items() if issubclass(policy, ScoringPolicy)]
-UNEVEN = {"pyramid", "compresskv", "kvzip", "base+question"}
+UNEVEN = {"pyramid", "compresskv", "kvzip", "base+question", "razor"}
 
 
 def policy_of(name: str, granularity: str = "head", spec: Spec = SPEC) -> Policy:
@@ -99,6 +99,12 @@ def test_matrix(tiny_model, name, spec, cache_type, granularity):
         if name == "h2o" and spec is WINDOW_SPEC:
             with pytest.raises(UnsupportedModelError, match="sliding-window"):
                 policy.evict(cache, 40)
+            return
+        if name == "refit" and cache_type != "f16":
+            before = context.state()
+            with pytest.raises(UnsupportedModelError, match="it must be f16"):
+                policy.evict(cache, 40)
+            assert context.state() == before
             return
         if name in UNEVEN and granularity == "cell":
             with pytest.raises(UsageError, match="granularity cell"):

@@ -17,6 +17,8 @@ from .kvzip import KVzip
 from .laq import LAQ, LAQPlusPlus
 from .oracle import Oracle
 from .pyramid import PyramidKV
+from .razor import Razor
+from .refit import Refit
 from .snapkv import SnapKV
 from .streaming import Streaming
 from .tova import TOVA
@@ -40,6 +42,8 @@ __all__ = [
     "Policy",
     "ProbingPolicy",
     "PyramidKV",
+    "Razor",
+    "Refit",
     "ScoringPolicy",
     "SnapKV",
     "Streaming",
@@ -55,8 +59,8 @@ ENTRY_POINTS = "dapq_edge.policies"
 POLICIES: dict[str, type[Policy]] = {
     policy.name: policy
     for policy in (
-        *(Fused, DapQ, BaseQuestion, KVzip, LAQ, LAQPlusPlus, CompressKV, SnapKV, PyramidKV, TOVA, H2O, Streaming),
-        *(Full, Oracle),
+        *(Fused, DapQ, Razor, Refit, BaseQuestion, KVzip, LAQ, LAQPlusPlus, CompressKV, SnapKV, PyramidKV, TOVA, H2O),
+        *(Streaming, Full, Oracle),
     )
 }
 

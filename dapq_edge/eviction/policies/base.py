@@ -166,6 +166,13 @@ class ScoringPolicy(Policy):
             )
         return max(n_keep, always)
 
+    def enough(self, scores: Scores, n_keep: int, n_most: int) -> int:
+        """Return `n_keep`, or as many cells up to `n_most` as hold enough of the attention."""
+        if n_keep >= n_most or not self.sees_attention:
+            return n_keep
+        wanted = self.n_sink + self.n_recent + cells_to_hold(scores, MIN_KEPT, self.candidates)
+        return max(n_keep, min(wanted, n_most))
+
     def keep(self, cache: KVCache, n_keep: int) -> Keep:
         """Return the cells that `evict` keeps. The cache is left as it was."""
         return self.select(cache, self.scores(cache, n_keep), n_keep)
@@ -202,10 +209,7 @@ class ScoringPolicy(Policy):
         if n_keep >= cache.n_cells:
             return None
         scores = self.scores(cache, n_keep)
-        if n_keep < n_most and self.sees_attention:
-            wanted = self.n_sink + self.n_recent + cells_to_hold(scores, MIN_KEPT, self.candidates)
-            n_keep = max(n_keep, min(wanted, n_most))
-        keep = self.select(cache, scores, n_keep)
+        keep = self.select(cache, scores, self.enough(scores, n_keep, n_most))
         kept = attention_kept(scores, keep, self.candidates) if self.sees_attention else None
         cache.evict(keep, kept)
         return Eviction(keep, kept)

@@ -4,6 +4,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from ...budget import by_weight, pyramid
 from ...score import Scores, share_of_best
 from .owner import Owner
@@ -73,3 +75,19 @@ class ByScore(LayerBudget):
     def cells(self, policy: Owner, n_keep: int, n_cells: int, layers: Sequence[int], scores: Scores) -> list[int]:
         shares = share_of_best([layer[:, policy.candidates] for layer in scores], n_keep)
         return by_weight(n_keep, shares, policy.n_sink + policy.n_recent, n_cells, self.min_share, self.max_share)
+
+
+@dataclass(frozen=True)
+class ByRetrieval(LayerBudget):
+    """Layers keep more where heads find facts, on average (RazorAttention, arXiv 2407.15891, section 3, by layers).
+
+    min_share, max_share: bounds, in budgets.
+    """
+
+    min_share: float = 0.5
+    max_share: float = 3.0
+    needs_heads = True
+
+    def cells(self, policy: Owner, n_keep: int, n_cells: int, layers: Sequence[int], scores: Scores) -> list[int]:
+        found = [float(np.mean(policy.profile.retrieval[layer])) for layer in layers]
+        return by_weight(n_keep, found, policy.n_sink + policy.n_recent, n_cells, self.min_share, self.max_share)
