@@ -24,6 +24,12 @@ from .strategies import READERS, Skimming
 # on one half of the questions, see docs/results.md, "What is not there"
 MIN_WORDS = 0.35
 
+# the most relevant chunks, in which these words count: somewhere in a long text stand some of any question's
+N_BEST = 5
+
+# chunks of the texts on which `MIN_FOUND` was chosen: the best of more of them is more relevant where nothing is found
+N_CHOSEN = 12
+
 
 @dataclass(frozen=True)
 class ReadStats:
@@ -125,10 +131,22 @@ def absent_note(chunks: Sequence[Chunk], request: str) -> str | None:
 
     A request that asks no question ("Summarize it."), or for all of a document, is about no place of it.
     """
-    is_found = any(chunk.relevance >= MIN_FOUND or chunk.coverage >= MIN_WORDS for chunk in chunks)
-    if not chunks or is_found or level_of(request) < QUESTION or extent_of(request) is not None:
+    if not chunks or is_found(chunks) or level_of(request) < QUESTION or extent_of(request) is not None:
         return None
     return "nothing in the document is clearly about this question: the answer may not be from it"
+
+
+def is_found(chunks: Sequence[Chunk]) -> bool:
+    """Return whether one of the chunks of a document that was skimmed is clearly about what was asked.
+
+    Relevance is how likely a chunk answers; of more chunks than `N_CHOSEN`, each is less likely the one that does.
+    """
+    best = sorted(chunks, key=lambda chunk: -chunk.relevance)[:N_BEST]
+    if any(chunk.coverage >= MIN_WORDS for chunk in best):
+        return True
+    prior = min(1.0, N_CHOSEN / max(1, sum(chunk.is_skimmed for chunk in chunks)))
+    # odds, as a relevance of 1 has no finite ones
+    return best[0].relevance * prior * (1 - MIN_FOUND) >= MIN_FOUND * (1 - best[0].relevance)
 
 
 def part_note(request: str, is_partial: bool) -> str | None:

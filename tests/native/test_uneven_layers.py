@@ -80,3 +80,24 @@ def test_all_cells_are_used_again_after_uneven_layers(tiny_model, how):
             llama_cpp.llama_memory_clear(c.memory, False)
         assert c.decode(tokens, 0) == 0
         assert c.logits.tobytes() == fresh.logits.tobytes()
+
+
+@pytest.mark.parametrize("flash_attn", [False, True])
+def test_layers_that_lack_other_cells_than_before(tiny_model, flash_attn):
+    """Graphs of the same sizes with other masks in the layers are no reason to use the memory of one too early."""
+    path, tokens = tiny_model(Spec(n_layer=8)), random_tokens(400, 12)
+
+    def decode(c: Context, counts: list[int], n_tokens: int) -> np.ndarray:
+        c.set_state(prompt)
+        native.seq_gather(c.ctx, 0, 0, random_keep(c, counts))
+        assert c.decode(tokens[-n_tokens:], 400) == 0
+        return c.logits
+
+    options = {"n_ctx": 512, "n_seq_max": 2, "kv_unified": True, "flash_attn": flash_attn}
+    before, after = [300, 100, 200, 200, 200, 200, 200, 200], [300, 100, 200, 200, 200, 200, 200, 100]
+    with Context(path, **options) as c, Context(path, **options) as fresh:
+        assert c.decode(tokens, 0) == 0
+        prompt = c.state()
+        decode(c, before, 40)
+        llama_cpp.llama_memory_clear(c.memory, False)
+        assert decode(c, after, 32).tobytes() == decode(fresh, after, 32).tobytes()

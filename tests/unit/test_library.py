@@ -12,7 +12,7 @@ from dapq_edge.chat.sources import Coverage, Source
 from dapq_edge.documents.document import Document, Page
 from dapq_edge.reading.choice import Chunk
 from dapq_edge.reading.citations import Citation
-from dapq_edge.reading.stats import absent_note
+from dapq_edge.reading.stats import absent_note, is_found
 from dapq_edge.store.catalog import Catalog
 from dapq_edge.store.documents import DocumentStore
 
@@ -184,3 +184,24 @@ def test_what_is_not_there_is_said(request_text, relevance, coverage, is_said):
     chunks = [Chunk(0, 9, 0.01, 0.1), Chunk(9, 20, relevance, 0.1), Chunk(20, 30, 0.0, coverage)]
     assert bool(absent_note(chunks, request_text)) == is_said
     assert absent_note([], request_text) is None
+
+
+@pytest.mark.parametrize(
+    ("n_chunks", "relevance", "expected"),
+    [(1, 0.26, True), (12, 0.25, True), (12, 0.24, False), (120, 0.25, False), (120, 0.76, False), (120, 0.78, True)],
+)
+def test_the_best_of_many_chunks_has_to_be_more_relevant(n_chunks, relevance, expected):
+    """Ten times as many: a tenth of the odds."""
+    chunks = [Chunk(i, i + 1, relevance if i == 3 else 0.1, is_skimmed=True) for i in range(max(4, n_chunks))]
+    assert is_found(chunks) == expected
+    # those that were not looked at do not count
+    assert is_found(chunks + [Chunk(i, i + 1) for i in range(500)]) == expected
+    assert is_found([*chunks, Chunk(900, 901, relevance=1.0, is_skimmed=True)])
+
+
+def test_words_count_in_the_most_relevant_chunks():
+    chunks = [Chunk(i, i + 1, 0.01 * i, is_skimmed=True) for i in range(8)]
+    chunks[3].coverage = 0.4
+    assert is_found(chunks)
+    chunks[3].coverage, chunks[2].coverage = 0.3, 1.0
+    assert not is_found(chunks)
