@@ -153,9 +153,7 @@ class WholeAnswer:
             return self.engine.fits(self._prompt(text), self.policy, budget, one_shot=options.reading.one_shot)
 
         with progress_bar(self.console) as bar:
-            task = bar.add_task("joining")
-            control = Control(lambda done, total: bar.update(task, completed=done, total=total))
-            return self.question.parts(self.engine, fits, control)
+            return self.question.parts(self.engine, fits, Control(shown_in(bar, "joining")))
 
     def _prompt(self, parts: str) -> Prompt:
         return chat_prompt(self.engine.model, parts, self.options.question, self.options.answer_prefix)

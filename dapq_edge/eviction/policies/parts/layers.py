@@ -44,27 +44,8 @@ class Pyramid(LayerBudget):
 
 
 @dataclass(frozen=True)
-class ByError(LayerBudget):
-    """Layers keep more where eviction did more harm when the model was calibrated (CompressKV, section 3.3).
-
-    min_share, max_share: bounds, in budgets.
-    """
-
-    min_share: float = 0.5
-    max_share: float = 1.6
-    needs_heads = True
-
-    def cells(self, policy: Owner, n_keep: int, n_cells: int, layers: Sequence[int], scores: Scores) -> list[int]:
-        errors = [policy.profile.errors[layer] for layer in layers]
-        return by_weight(n_keep, errors, policy.n_sink + policy.n_recent, n_cells, self.min_share, self.max_share)
-
-
-@dataclass(frozen=True)
-class ByScore(LayerBudget):
-    """Layers keep more that have more of the best cells of all layers; their scores must mean the same.
-
-    KVzip (arXiv 2505.23416, section 3.4) shares one budget among all heads in this way, as Ada-KV (arXiv 2407.11550)
-    does among those of a layer; here the heads of a layer keep equal numbers.
+class Weighted(LayerBudget):
+    """Layers keep cells in proportion to a weight of each, see `by_weight`.
 
     min_share, max_share: bounds, in budgets.
     """
@@ -72,22 +53,44 @@ class ByScore(LayerBudget):
     min_share: float = 0.5
     max_share: float = 2.0
 
+    @abstractmethod
+    def weights(self, policy: Owner, n_keep: int, layers: Sequence[int], scores: Scores) -> list[float]:
+        """Return how much each layer needs cells. Arguments as for `cells`."""
+
     def cells(self, policy: Owner, n_keep: int, n_cells: int, layers: Sequence[int], scores: Scores) -> list[int]:
-        shares = share_of_best([layer[:, policy.candidates] for layer in scores], n_keep)
-        return by_weight(n_keep, shares, policy.n_sink + policy.n_recent, n_cells, self.min_share, self.max_share)
+        weights, n_least = self.weights(policy, n_keep, layers, scores), policy.n_sink + policy.n_recent
+        return by_weight(n_keep, weights, n_least, n_cells, self.min_share, self.max_share)
 
 
 @dataclass(frozen=True)
-class ByRetrieval(LayerBudget):
-    """Layers keep more where heads find facts, on average (RazorAttention, arXiv 2407.15891, section 3, by layers).
+class ByError(Weighted):
+    """Layers keep more where eviction did more harm when the model was calibrated (CompressKV, section 3.3)."""
 
-    min_share, max_share: bounds, in budgets.
+    max_share: float = 1.6
+    needs_heads = True
+
+    def weights(self, policy: Owner, n_keep: int, layers: Sequence[int], scores: Scores) -> list[float]:
+        return [policy.profile.errors[layer] for layer in layers]
+
+
+@dataclass(frozen=True)
+class ByScore(Weighted):
+    """Layers keep more that have more of the best cells of all layers; their scores must mean the same.
+
+    KVzip (arXiv 2505.23416, section 3.4) shares one budget among all heads in this way, as Ada-KV (arXiv 2407.11550)
+    does among those of a layer; here the heads of a layer keep equal numbers.
     """
 
-    min_share: float = 0.5
+    def weights(self, policy: Owner, n_keep: int, layers: Sequence[int], scores: Scores) -> list[float]:
+        return share_of_best([layer[:, policy.candidates] for layer in scores], n_keep)
+
+
+@dataclass(frozen=True)
+class ByRetrieval(Weighted):
+    """Layers keep more where heads find facts, on average (RazorAttention, arXiv 2407.15891, section 3, by layers)."""
+
     max_share: float = 3.0
     needs_heads = True
 
-    def cells(self, policy: Owner, n_keep: int, n_cells: int, layers: Sequence[int], scores: Scores) -> list[int]:
-        found = [float(np.mean(policy.profile.retrieval[layer])) for layer in layers]
-        return by_weight(n_keep, found, policy.n_sink + policy.n_recent, n_cells, self.min_share, self.max_share)
+    def weights(self, policy: Owner, n_keep: int, layers: Sequence[int], scores: Scores) -> list[float]:
+        return [float(np.mean(policy.profile.retrieval[layer])) for layer in layers]
