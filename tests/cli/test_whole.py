@@ -4,6 +4,7 @@ import json
 
 import pytest
 from helpers.cli import TEXT, assert_usage, dapq_edge
+from helpers.whole import windows_say
 
 from dapq_edge.cli import asking
 from dapq_edge.reading import engine
@@ -23,16 +24,7 @@ def long_doc(tmp_path):
 @pytest.fixture
 def said(monkeypatch):
     """What windows answer, one after the other; None is Ctrl-C."""
-    texts = ["1. The Ada\n2. The Bee", "none", "- the bee.\n- The Cod"]
-
-    def answer_windows(cache, model, prompt, windows, store, control):
-        for i, text in enumerate(texts):
-            if text is None:
-                raise KeyboardInterrupt
-            yield WindowAnswer(range(i * 200, i * 200 + 200), text, text.endswith("..."), i == 1, 10)
-
-    monkeypatch.setattr(engine, "answer_windows", answer_windows)
-    return texts
+    return windows_say(monkeypatch, KeyboardInterrupt())
 
 
 def whole(model, doc, question, *args, whole="on"):

@@ -7,10 +7,10 @@ import pytest
 from helpers import templates
 from helpers.cli import TEXT, assert_one_line, dapq_edge
 from helpers.tiny import Spec
+from helpers.whole import windows_say
 
 from dapq_edge.chat import asking
 from dapq_edge.reading import engine
-from dapq_edge.reading.whole import WindowAnswer
 
 LIST, COUNT, SUMMARY = "List all ships.", "How many ships are mentioned?", "Summarize it."
 NOTE = "this asks for all of the document: each of its"
@@ -33,16 +33,8 @@ def doc(tmp_path):
 @pytest.fixture
 def said(monkeypatch):
     """What windows answer, one after the other."""
-    texts = ["1. The Ada\n2. The Bee", "none", "- the bee.\n- The Cod"]
-
-    def answer_windows(cache, model, prompt, windows, store, control):
-        for i, text in enumerate(texts):
-            control.report(i, len(texts))
-            yield WindowAnswer(range(i * 200, i * 200 + 200), text, False, False, 10)
-
-    monkeypatch.setattr(engine, "answer_windows", answer_windows)
     monkeypatch.setattr(asking, "is_flat", lambda chunks: True)
-    return texts
+    return windows_say(monkeypatch, KeyboardInterrupt())
 
 
 def chat(model, lines, *args):

@@ -10,6 +10,7 @@ from helpers import templates
 from helpers.llamas import opened
 from helpers.serving import assert_error
 from helpers.tiny import Spec
+from helpers.whole import windows_say
 
 from dapq_edge.chat import asking
 from dapq_edge.errors import AbortedError
@@ -72,18 +73,8 @@ def client(path, tmp_path):
 @pytest.fixture
 def said(monkeypatch):
     """What windows answer, one after the other; None is a request that is stopped."""
-    texts = ["1. The Ada\n2. The Bee", "none", "- the bee.\n- The Cod"]
-
-    def answer_windows(cache, model, prompt, windows, store, control):
-        for i, text in enumerate(texts):
-            control.check()
-            if text is None:
-                raise AbortedError("the request was cancelled")
-            yield WindowAnswer(range(i * 200, i * 200 + 200), text, text.endswith("..."), i == 1, 10)
-
-    monkeypatch.setattr(engine, "answer_windows", answer_windows)
     monkeypatch.setattr(asking, "is_flat", lambda chunks: True)
-    return texts
+    return windows_say(monkeypatch, AbortedError("the request was cancelled"))
 
 
 def content_of(chunks):
