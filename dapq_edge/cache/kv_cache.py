@@ -379,15 +379,15 @@ class KVCache:
         return SequenceState(self.sequence, self.logits.copy() if self.has_logits else None, cells, of_context)
 
     def values(self) -> list[npt.NDArray[np.float16]]:
-        """Return a copy of V of each layer of `gathered_heads`: float16 [KV heads, cells, head_dim].
+        """Return a copy of V of each layer of `gathered_heads`: float16 [KV heads, cells of the layer, head_dim].
 
-        Raises `UnsupportedModelError` if V is not f16, without flash attention, and if layers differ in their cells.
+        Raises `UnsupportedModelError` if V is not f16, and without flash attention.
         """
         cells = self.state().cells
         return [rows.swapaxes(0, 1) for rows in self._values_in(cells)]
 
     def put_values(self, values: list[npt.NDArray[Any]]) -> None:
-        """Replace V: numbers [KV heads, cells, head_dim] for each layer. Raises as `values` and `restore` do."""
+        """Replace V: numbers [KV heads, cells of the layer, head_dim], for each. Raises as `values` and `restore` do."""
         state = self.state()
         cells = state.cells.copy()
         for rows, layer in zip(self._values_in(cells), values, strict=True):
@@ -396,14 +396,13 @@ class KVCache:
 
     def _values_in(self, cells: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.float16]]:
         """Return views of V in saved cells: float16 [cells, KV heads, head_dim] for each layer of `gathered_heads`."""
-        ranges, heads = f16_values(cells), self.gathered_heads()
+        ranges, heads, n_cells = f16_values(cells), self.gathered_heads(), self.n_cells
         if len(ranges) != len(heads):
-            raise UnsupportedModelError(
-                "V of this cache cannot be changed: it must be f16, with flash attention, and even layers"
-            )
+            raise UnsupportedModelError("V of this cache cannot be changed: it must be f16, with flash attention")
         rows = [cells[part.start : part.stop].view(np.float16) for part in ranges]
-        shapes = [(self.n_cells, n_head_kv, -1) for n_head_kv in heads.values()]
-        return [row.reshape(shape) for row, shape in zip(rows, shapes, strict=True)]
+        missing = self.sequence.n_missing or [0] * len(heads)
+        layers = zip(rows, missing, heads.values(), strict=True)
+        return [row.reshape(n_cells - n_missing, n_head_kv, -1) for row, n_missing, n_head_kv in layers]
 
     def restore(self, state: SequenceState) -> None:
         """Put back what `state` gave, into a context of the same model and types.

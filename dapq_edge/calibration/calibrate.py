@@ -21,6 +21,7 @@ from ..reading.engine import Engine
 from .needles import Needle, find_span, needle_prompt
 from .query_heads import find_query_heads
 from .questions import Asked
+from .sensitivity import find_sensitivity, sensitivity_prompts
 
 # texts and facts that come with the package
 BUILT_IN = Path(__file__).parent / "texts"
@@ -52,19 +53,23 @@ def calibrate(
     asked: Sequence[Asked] = (),
     control: Control = UNCONTROLLED,
 ) -> HeadProfile:
-    """Measure the heads of a model on prompts of `n_tokens` tokens, and its query heads on those that are `asked`.
+    """Measure the heads and layers of a model on prompts of `n_tokens` tokens, and its query heads on those `asked`.
 
     Raises `DapqError` if the model has no attention that can be probed, if a text is too short, or if the answers
     cannot be found in the prompts.
     """
     todo = list(itertools.product(haystacks, needles, DEPTHS))
-    cases, n_all = [], len(todo) + len(asked)
+    prompts = sensitivity_prompts(engine, haystacks, needles[0], n_tokens)
+    # each layer of each of these prompts is evicted once
+    n_before = len(todo) + len(asked)
+    cases, n_all = [], n_before + len(prompts) * len(engine.cache.gathered_heads())
     for i, (haystack, needle, depth) in enumerate(todo):
         control.report(i, n_all)
         cases.append(_look(engine, needle_prompt(engine.model, [needle], haystack, n_tokens, [depth]), needle))
     query = find_query_heads(engine, _reported(asked, control, len(todo), n_all)) if asked else ()
+    sensitivity = find_sensitivity(engine, prompts, control.of_part(n_before, n_all))
     control.report(n_all, n_all)
-    return replace(profile_of(model_hash(engine.model.path), cases), query=query)
+    return replace(profile_of(model_hash(engine.model.path), cases), query=query, sensitivity=sensitivity)
 
 
 def _reported(asked: Sequence[Asked], control: Control, n_done: int, n_all: int) -> Iterator[Asked]:

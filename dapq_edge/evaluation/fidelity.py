@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
-from ..cache.kv_cache import KVCache
 from ..cache.sequence import Keep
+from ..calibration.divergence import kl_divergence, log_probabilities
 from ..counts import count
 from ..errors import DapqError
 from ..eviction.policies import Oracle, ScoringPolicy
@@ -109,25 +108,6 @@ def cut_prompt(model: Model, context: str, question: str, n_tokens: int) -> Prom
         raise DapqError(f"there is no room for what is asked in {count(n_tokens, 'token')}: raise `lengths`")
     n_body = n_tokens - len(prompt.head) - len(prompt.tail)
     return Prompt.of(prompt.head, prompt.body[:n_body], prompt.tail, n_end=prompt.n_end)
-
-
-def log_probabilities(cache: KVCache, tokens: Sequence[int]) -> npt.NDArray[np.float64]:
-    """Return the log-probabilities of the whole vocabulary after each of `tokens`: float64 [tokens, n_vocab].
-
-    The tokens are read one after the other, behind what the cache holds.
-    """
-    rows = []
-    for token in tokens:
-        cache.read([token])
-        logits = cache.logits.astype(np.float64)
-        logits -= logits.max()
-        rows.append(logits - np.log(np.exp(logits).sum()))
-    return np.stack(rows)
-
-
-def kl_divergence(full: npt.NDArray[np.float64], evicted: npt.NDArray[np.float64]) -> float:
-    """Return the mean KL divergence of the evicted cache's next-token distributions from the full one's, in nats."""
-    return float((np.exp(full) * (full - evicted)).sum(axis=1).mean())
 
 
 def oracle_recall(keep: Keep, oracle: Scores, n_sink: int, n_recent: int) -> float:

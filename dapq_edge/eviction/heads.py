@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from ..files import write_atomically
 # the content of a model is known by this many blocks of its file, evenly spread
 N_BLOCKS, BLOCK = 64, 2**16
 
-# of the files of profiles; those before had no query heads
-VERSION = 2
+# of the files of profiles; version 1 had no query heads, version 2 no sensitivity
+VERSION = 3
 
 # profiles of known models
 BUILT_IN = Path(__file__).parent / "profiles"
@@ -51,13 +51,15 @@ class HeadProfile:
     retrieval: for each layer, for each query head, the share of its attention that goes from an answer to the fact that
     it comes from, and to the words around it. errors: for each layer, the share of an answer's attention that is lost
     when the layer is evicted. query: the heads that tell what answers a question, the best first; none in a profile of
-    version 1.
+    version 1. sensitivity: for each layer, its share of the harm that evicting one layer does, see
+    `calibration.sensitivity`; nothing in profiles before version 3.
     """
 
     model: str
     retrieval: dict[int, list[float]]
     errors: dict[int, float]
     query: tuple[QueryHead, ...] = ()
+    sensitivity: dict[int, float] = field(default_factory=dict)
 
     @functools.cached_property
     def digest(self) -> str:
@@ -105,11 +107,13 @@ def load_profile(path: Path, model: Path) -> HeadProfile:
             retrieval={int(layer): [float(x) for x in scores] for layer, scores in data["retrieval"].items()},
             errors={int(layer): float(error) for layer, error in data["errors"].items()},
             query=tuple(_query_head(row) for row in data.get("query", ())),
+            sensitivity={int(layer): float(harm) for layer, harm in data.get("sensitivity", {}).items()},
         )
         of_query = [number for head in profile.query for number in (head.score, head.mean, head.std)]
-        if not np.isfinite(sum(profile.retrieval.values(), [*profile.errors.values(), *of_query])).all():
+        of_layers = [*profile.errors.values(), *profile.sensitivity.values()]
+        if not np.isfinite(sum(profile.retrieval.values(), [*of_layers, *of_query])).all():
             raise ValueError("a number is not finite")
-        if profile.errors.keys() != profile.retrieval.keys():
+        if profile.errors.keys() != profile.retrieval.keys() or profile.sensitivity.keys() - profile.errors.keys():
             raise ValueError("layers are missing")
     except OSError as error:
         raise DapqError(f"cannot read {path}: {error.strerror}") from error

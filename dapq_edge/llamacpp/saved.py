@@ -3,6 +3,7 @@
 import ctypes
 import math
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,7 +41,7 @@ MAX_META = 64
 # the numbers of a row
 ROW, COLUMN = struct.Struct("<iQ"), struct.Struct("<iII")
 
-# a number of cells with this bit has marks of our patch, whose version comes next
+# a number of cells with this bit has marks of our patch, whose version comes next, and how many cells each layer lacks
 MARKED = 1 << 31
 
 
@@ -101,22 +102,41 @@ def _section(data: memoryview, start: int) -> _Tensors | None:
     if start + 8 > len(data):
         return None
     n_streams, n_cells = struct.unpack_from("<II", data, start)
-    n_cells &= ~MARKED
     if n_streams != 1:
         return None
+    start += 8
+    missing: tuple[int, ...] = ()
+    if n_cells & MARKED:
+        n_cells &= ~MARKED
+        found = _missing(data, start + 4)
+        if found is None:
+            return None
+        missing, start = found
     if n_cells == 0:
-        return _Tensors([], start + 8)
+        return _Tensors([], start)
     # what stands before the tensors depends on the model
-    for first in range(start + 8, min(start + 64 + n_cells * MAX_META, len(data) - 20), 4):
+    for first in range(start, min(start + 56 + n_cells * MAX_META, len(data) - 20), 4):
         is_transposed, n_layers, cache_type, row = struct.unpack_from("<IIiQ", data, first)
         is_some = 0 < n_layers <= MAX_LAYERS and 0 < row <= MAX_ROW
-        if is_transposed > 1 or not is_some or cache_type != F16:
+        if is_transposed > 1 or not is_some or cache_type != F16 or len(missing) not in (0, n_layers):
             continue
+        has = [n_cells - n for n in missing or [0] * n_layers]
         for n_data in range(n_layers, 0, -1):
-            found = _layers(data, first + 8, n_cells, n_layers, n_data, bool(is_transposed))
-            if found and (found.stop == len(data) or _is_section(data, found.stop)):
-                return found
+            tensors = _layers(data, first + 8, has, n_data, bool(is_transposed))
+            if tensors and (tensors.stop == len(data) or _is_section(data, tensors.stop)):
+                return tensors
     return None
+
+
+def _missing(data: memoryview, start: int) -> tuple[tuple[int, ...], int] | None:
+    """Return how many cells each layer lacks, nothing if they lack none, and where that ends."""
+    if start + 4 > len(data):
+        return None
+    (n_layers,) = struct.unpack_from("<I", data, start)
+    stop = start + 4 + 4 * n_layers
+    if n_layers > MAX_LAYERS or stop > len(data):
+        return None
+    return struct.unpack_from(f"<{n_layers}I", data, start + 4), stop
 
 
 def _is_section(data: memoryview, start: int) -> bool:
@@ -124,18 +144,18 @@ def _is_section(data: memoryview, start: int) -> bool:
 
 
 def _layers(
-    data: memoryview, start: int, n_cells: int, n_layers: int, n_data: int, is_transposed: bool
+    data: memoryview, start: int, n_cells: Sequence[int], n_data: int, is_transposed: bool
 ) -> _Tensors | None:
-    """Return the tensors of `n_layers` layers, of which the first `n_data` have some."""
-    ranges = []
+    """Return the tensors of layers with `n_cells` cells, of which the first `n_data` have some."""
+    ranges, n_layers = [], len(n_cells)
     # all K come before all V
     for i, row in enumerate([ROW] * n_layers + [COLUMN if is_transposed else ROW] * n_layers):
         if start + row.size > len(data):
             return None
         cache_type, *lengths = row.unpack_from(data, start)
-        n_bytes = math.prod(lengths) * n_cells
+        n_bytes = math.prod(lengths) * n_cells[i % n_layers]
         start += row.size
-        if cache_type != F16 or not 0 < n_bytes <= MAX_ROW * n_cells:
+        if cache_type != F16 or not 0 < n_bytes <= MAX_ROW * n_cells[i % n_layers]:
             return None
         if i % n_layers < n_data:
             ranges.append(range(start, start + n_bytes))

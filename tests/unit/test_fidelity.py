@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from dapq_edge.evaluation.fidelity import kl_divergence, oracle_recall, rouge_l
+from dapq_edge.calibration.divergence import kl_divergence
+from dapq_edge.evaluation.fidelity import oracle_recall, rouge_l
 
 
 def test_kl_divergence():

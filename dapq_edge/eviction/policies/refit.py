@@ -1,5 +1,6 @@
 """refit: fused, whose kept values make up for what is lost."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -43,14 +44,14 @@ class Refit(Fused):
         scores = self._scores(cache, layers)
         keep = self.select(cache, scores, self.enough(scores, n_keep, n_most))
         kept = attention_kept(scores, keep, self.candidates)
-        values = fitted_values(layers, cache.values(), keep)
+        values = fitted_values(layers, cache.values(), keep, cache.sequence.n_missing or [0] * len(keep))
         cache.evict(keep, kept)
         cache.put_values(values)
         return Eviction(keep, kept)
 
 
 def fitted_values(
-    layers: list[LayerAttention], values: list[npt.NDArray[np.float16]], keep: Keep
+    layers: list[LayerAttention], values: list[npt.NDArray[np.float16]], keep: Keep, missing: Sequence[int]
 ) -> list[npt.NDArray[np.float32]]:
     """Return the values of the cells in `keep`, see `refit`: float32 [KV heads, kept cells, head_dim] of each layer.
 
@@ -58,10 +59,11 @@ def fitted_values(
         layers: Attention of each query.
         values: Of all cells.
         keep: What is kept.
+        missing: How many of the first cells each layer lacks.
     """
     fitted = []
-    for seen, of_layer, cells in zip(layers, values, keep, strict=True):
-        by_head = seen.attention.reshape(seen.n_head_kv, -1, seen.attention.shape[-1])
-        heads = zip(by_head, of_layer.astype(np.float32), cells, strict=True)
+    for seen, of_layer, cells, n in zip(layers, values, keep, missing, strict=True):
+        by_head = seen.attention.reshape(seen.n_head_kv, -1, seen.attention.shape[-1])[..., n:]
+        heads = zip(by_head, of_layer.astype(np.float32), cells - n, strict=True)
         fitted.append(np.stack([refit(*head) for head in heads]))
     return fitted

@@ -86,11 +86,16 @@ class ByScore(Weighted):
 
 
 @dataclass(frozen=True)
-class ByRetrieval(Weighted):
-    """Layers keep more where heads find facts, on average (RazorAttention, arXiv 2407.15891, section 3, by layers)."""
+class BySensitivity(Weighted):
+    """Layers keep more where evicting them alone did more harm when the model was calibrated; all alike if it was not.
 
-    max_share: float = 3.0
-    needs_heads = True
+    It takes no memory beside the budget: where a layer has no room for its share, others get more.
+    """
+
+    max_share: float = 1.0
+    min_share: float = 0.25
+    most: float = 3.0
 
     def weights(self, policy: Owner, n_keep: int, layers: Sequence[int], scores: Scores) -> list[float]:
-        return [float(np.mean(policy.profile.retrieval[layer])) for layer in layers]
+        known = policy.heads.sensitivity if policy.heads else {}
+        return [known.get(layer, 0.0) for layer in layers]
