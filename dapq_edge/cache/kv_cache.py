@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..cells import BRANCH
+from ..cells import BRANCH, CHUNK
 from ..errors import DapqError, UnsupportedModelError
 from ..llamacpp import context, native
 from ..llamacpp.saved import f16_values
@@ -46,6 +46,7 @@ class KVCache:
         sequence: The ledger.
         has_logits: Whether the logits in the context are those of the last token.
         ending: Tokens that will be read before the answer, behind those that are here: the generation prompt.
+        n_after: Cells that an eviction leaves free behind them: for an answer, or for the next chunk of a text.
     """
 
     def __init__(self, ctx: context.Context, seq_id: int = 0) -> None:
@@ -54,6 +55,7 @@ class KVCache:
         self.sequence = Sequence()
         self.has_logits = False
         self.ending: list[int] = []
+        self.n_after = CHUNK
         self._is_shallow = False
 
     @property
@@ -77,15 +79,20 @@ class KVCache:
         return self.next_position + len(self.ending)
 
     @property
+    def n_layer_most(self) -> int:
+        """Cells that a layer can keep, so that what comes next has room."""
+        return native.n_cells(self.ctx) - len(self.ending) - self.n_after
+
+    @property
     def n_bytes(self) -> int:
         """Bytes of the state of the sequence, as a file has it: K and V of all layers, and a few for each cell."""
         return context.state_size(self.ctx, self.seq_id)
 
     @property
     def used(self) -> tuple[int, int]:
-        """Cells and bytes of the sequence; for a memory without cells, tokens."""
+        """Cells, on average of the layers, and bytes of the sequence; for a memory without cells, tokens."""
         try:
-            return self.n_cells, self.n_bytes
+            return self.n_cells - round(float(np.mean(self.sequence.n_missing or 0))), self.n_bytes
         except UnsupportedModelError:
             return self.sequence.n_positions, self.n_bytes
 
@@ -194,13 +201,14 @@ class KVCache:
         self.sequence = replace(self.sequence, pinned=tokens)
 
     @contextmanager
-    def before(self, ending: Tokens[int]) -> Iterator[None]:
-        """Look ahead as if `ending` had been read, which will be."""
-        self.ending = list(ending)
+    def before(self, ending: Tokens[int], n_answer: int) -> Iterator[None]:
+        """Look ahead as if `ending` had been read, which will be, and then an answer of `n_answer` tokens."""
+        before = self.ending, self.n_after
+        self.ending, self.n_after = list(ending), n_answer
         try:
             yield
         finally:
-            self.ending = []
+            self.ending, self.n_after = before
 
     @contextmanager
     def first_layers(self, n_layers: int) -> Iterator[None]:

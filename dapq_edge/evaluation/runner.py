@@ -34,7 +34,7 @@ class Job:
     def key(self, heads: HeadProfile | None) -> dict[str, Any]:
         """Return the fields that tell it from other jobs; `heads` is the profile of the model."""
         # a profile says which chunks are relevant, too
-        used = heads if self.bounded or self.policy.needs_heads else None
+        used = heads if self.bounded or self.policy.uses_heads else None
         granularity = getattr(self.policy, "granularity", "")
         values = self.policy.name, granularity, self.bounded, used.digest if used else "", self.budget
         return dict(zip(JOB_FIELDS, values, strict=True))

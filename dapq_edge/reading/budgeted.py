@@ -20,6 +20,7 @@ from ..llamacpp.model import Model
 from ..planning.ram import CACHE_RAM, for_conversations
 from ..store.conversations import Conversations
 from ..store.store import Store
+from .decide import N_ANSWER
 from .pieces import text_pieces
 from .room import plan_auto, plan_room
 from .stats import Usage
@@ -250,13 +251,18 @@ class BudgetedSequence:
             part = tokens[start : start + n_part]
             control.report(start, n_tokens)
             if self.is_evicted and self.sequence.n_cells + len(part) > n_free:
-                if self._is_answering:
-                    # for another answer, or the same one with other white space
-                    self._conversations.keep(self.cache)
-                    self._is_answering = False
-                self._evict(self.policy.while_reading)
+                self._make_room_for(n_tokens)
             first = n_before + start
             self.cache.read(part, None if self.scores is None else self.scores[first : first + len(part)])
+
+    def _make_room_for(self, n_tokens: int) -> None:
+        """Evict while `n_tokens` tokens are appended: one of an answer, or more of a prompt."""
+        if self._is_answering:
+            # for another answer, or the same one with other white space
+            self._conversations.keep(self.cache)
+            self._is_answering = False
+        with self.cache.before([], N_ANSWER + self._n_working if n_tokens == 1 else CHUNK):
+            self._evict(self.policy.while_reading)
 
     @property
     def _n_working(self) -> int:

@@ -209,7 +209,7 @@ class Engine(BudgetedSequence):
         n_text = max(step.n_tokens, len(prompt.text))
         self.cache.pin(prompt.pinned)
         self.append(tokens[step.n_tokens : n_text], control)
-        with self.cache.before(ending_of(prompt)):
+        with self.cache.before(ending_of(prompt), N_ANSWER + self._n_working):
             self._make_room()
             is_served = not step.may_reread or self._is_served(prompt, step.n_tokens, n_text)
             if is_served and self.sequence.n_cells + len(tokens) - n_text > n_limit:
@@ -351,10 +351,11 @@ class Engine(BudgetedSequence):
         self._keep_all(max(pad(n_cells), len(prompt) + plan.n_predict))
         stats = self.last_read = self._read_planned(prompt, policy, plan, control, goes_on)
         self.n_prompt = len(prompt)
-        n_needed = pad(stats.cells_kept + prompt.n_end + plan.n_predict)
         # bounded reading leaves no more than a chunk to give back
-        if plan.mode == ReadMode.FULL and stats.cells_kept < len(prompt) and n_needed < stats.cells_peak:
-            native.resize(self.cache.ctx, n_needed)
+        if plan.mode == ReadMode.FULL and stats.cells_kept < len(prompt):
+            n_needed = pad(self.cache.n_cells + plan.n_predict)
+            if n_needed < stats.cells_peak:
+                native.resize(self.cache.ctx, n_needed)
         return stats
 
     def fits(self, prompt: Prompt, policy: Policy, budget: Budget, *, one_shot: bool = False) -> bool:

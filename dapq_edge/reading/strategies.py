@@ -102,7 +102,7 @@ class Reader(ABC):
         if not self._bring_in(prompt):
             return
         self.cache.pin(prompt.pinned)
-        with self.cache.before(ending_of(prompt)):
+        with self.cache.before(ending_of(prompt), self.plan.n_predict):
             self._evict(self.policy, self.plan.n_keep)
         self.cells_kept, self.bytes_kept = self.cache.used
         self._read(prompt.end)

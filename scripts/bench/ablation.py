@@ -2,8 +2,8 @@
 
 .venv/bin/python scripts/bench/ablation.py --haystack DIR --needles FILE --news FILE --json ablation.jsonl
 
-A needle and a RULER task count as a share of what the full cache finds, news as KL divergence to it; at 64 and 256
-cells of 2,048.
+A needle and a RULER task count as a share of what the full cache finds, news as KL divergence to it, of 2,048 cells.
+Beside the KL, the geometric mean of its ratio to that of the first variant on the same news, and the 95% interval.
 """
 
 import argparse
@@ -24,26 +24,28 @@ from dapq_edge import (
     LayerAttention,
     Policy,
     ProbeType,
+    Refit,
     find_model,
     get_policy,
     open_model,
 )
 from dapq_edge.calibration.needles import read_haystack, read_needles
 from dapq_edge.evaluation import fidelity, ruler
+from dapq_edge.evaluation.estimates import mean
 from dapq_edge.evaluation.needle import needle_cases
 from dapq_edge.evaluation.results import Results, Row
 from dapq_edge.evaluation.runner import Case, evaluate, jobs_of
 from dapq_edge.evaluation.summary import of_full
 from dapq_edge.eviction.heads import find_profile
 from dapq_edge.eviction.policies import ProbingPolicy
-from dapq_edge.eviction.policies.parts import AtAnswer, ByError, Filler, Normalized, Pyramid, RandomTokens
+from dapq_edge.eviction.policies.parts import AtAnswer, ByError, Even, Filler, Normalized, Pyramid, RandomTokens
 from dapq_edge.eviction.score import Scores, pool
 from dapq_edge.eviction.select import top_cells
 from dapq_edge.llamacpp.log import captured_log
 from dapq_edge.llamacpp.model import Model
 from dapq_edge.reading.relevance import retrieval_heads
 
-BUDGETS = ("64", "256")
+TASKS = ("needle", "ruler", "fidelity")
 LENGTH = 2048
 
 
@@ -109,7 +111,10 @@ class Retrieved(Fused):
 # what is varied: as many queries as the paper of DapQ has, and its pooling
 N = 16
 BASE = Fused(
-    name="16 look-ahead tokens + 16 filler, pooled over 5", queries=AtAnswer(32, N), score=Normalized(pooled=1.0)
+    name="16 look-ahead tokens + 16 filler, pooled over 5",
+    queries=AtAnswer(32, N),
+    score=Normalized(pooled=1.0),
+    layer_budget=Even(),
 )
 
 # the parts that a variant has instead
@@ -141,8 +146,15 @@ def variants(has_profile: bool) -> dict[str, Policy]:
     made: list[Policy] = [BASE, *(replace(BASE, name=name, **parts) for name, parts in VARIANTS.items())]
     if has_profile:
         made += [replace(BASE, name="layers: by error", layer_budget=ByError())]
-        made += [Retrieved(name="a quarter by the retrieval heads", queries=BASE.queries, score=BASE.score)]
-    made += [Fused(), DapQ()]
+        made += [
+            Retrieved(
+                name="a quarter by the retrieval heads",
+                queries=BASE.queries,
+                score=BASE.score,
+                layer_budget=BASE.layer_budget,
+            )
+        ]
+    made += [replace(Fused(), name="fused, all layers alike", layer_budget=Even()), Fused(), Refit(), DapQ()]
     # pseudo queries that are not where the answer will be written
     made += [DapQ(name=f"dapq, {n:+,} positions", queries=AtAnswer(32, shift=n)) for n in (256, 4096, -256)]
     made += [get_policy(name) for name in COMPARED]
@@ -150,34 +162,52 @@ def variants(has_profile: bool) -> dict[str, Policy]:
 
 
 def cases_of(args: argparse.Namespace, model: Model) -> Iterator[Case]:
-    haystack, needles = read_haystack(sorted(Path(args.haystack).glob("*.txt"))), read_needles(Path(args.needles))
-    options = {"depths": [0.1, 0.5], "n_offsets": 1, "seed": args.seed, "n_predict": 12}
-    yield from needle_cases(needles, haystack, lengths=[LENGTH], **options)
-    yield from ruler.generated_cases(["multivalue", "multiquery"], [LENGTH], args.rows, args.seed, 48)
-    yield from fidelity.fidelity_cases(Path(args.news), args.rows, LENGTH, 48, model)
+    if "needle" in args.tasks:
+        haystack, needles = read_haystack(sorted(Path(args.haystack).glob("*.txt"))), read_needles(Path(args.needles))
+        options = {"depths": args.depths, "n_offsets": 1, "seed": args.seed, "n_predict": 12}
+        yield from needle_cases(needles, haystack, lengths=[LENGTH], **options)
+    if "ruler" in args.tasks:
+        yield from ruler.generated_cases(args.ruler, [LENGTH], args.rows, args.seed, 48)
+    if "fidelity" in args.tasks:
+        yield from fidelity.fidelity_cases(Path(args.news), args.rows, LENGTH, args.tokens, model)
 
 
-def row_of(name: str, rows: list[Row]) -> str:
+def row_of(name: str, base: str, rows: list[Row], args: argparse.Namespace) -> str:
     cells = []
-    for task in ("needle", "ruler", "fidelity"):
+    for task in args.tasks:
         of_task = [row for row in rows if row["task"].startswith(task)]
-        for budget in BUDGETS:
-            group = [row for row in of_task if row["policy"] == name and row["budget"] == budget]
+        for budget in args.budgets:
+            ours, of_base = (
+                [row for row in of_task if row["policy"] == other and row["budget"] == budget] for other in (name, base)
+            )
             if task == "fidelity":
-                cells.append(f"{np.mean([row['kl'] for row in group]):.3f}")
+                cells.append(divergence([row["kl"] for row in ours], [row["kl"] for row in of_base]))
             else:
-                share = of_full(of_task, group)
-                cells.append(f"{share.mean:.0%}" if share else "-")
+                share = of_full(of_task, ours)
+                cells.append(share.percent if share else "-")
     return f"| {name} | " + " | ".join(cells) + " |"
+
+
+def divergence(kl: list[float], of_base: list[float]) -> str:
+    """Return the mean, and the geometric mean of the ratio to `of_base`."""
+    ratio = mean(np.log(kl) - np.log(of_base))
+    low, middle, high = np.exp([ratio.low, ratio.mean, ratio.high])
+    return f"{np.mean(kl):.3f}, {middle:.2f} ({low:.2f} to {high:.2f})"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--haystack", required=True, help="folder with *.txt")
-    parser.add_argument("--needles", required=True, help="facts, JSONL")
-    parser.add_argument("--news", required=True, help="rows of LongBench, JSONL")
+    parser.add_argument("--haystack", help="folder with *.txt")
+    parser.add_argument("--needles", help="facts, JSONL")
+    parser.add_argument("--news", help="rows of LongBench, JSONL")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS, help="default: all")
+    parser.add_argument("--ruler", nargs="+", default=["multivalue", "multiquery"], help="tasks of RULER")
     parser.add_argument("--rows", type=int, default=4, help="prompts of each RULER task and of news (default: 4)")
+    parser.add_argument("--depths", nargs="+", type=float, default=[0.1, 0.5], help="of the needles")
+    parser.add_argument("--tokens", type=int, default=48, help="of the answers to news (default: 48)")
+    parser.add_argument("--budgets", nargs="+", default=["64", "256"], help="cells (default: 64 256)")
+    parser.add_argument("-t", "--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--variants", nargs="+", help="default: all")
     parser.add_argument("--json", required=True, help="results, JSONL; a rerun resumes from it")
@@ -188,14 +218,14 @@ def main() -> None:
     chosen = {name: policies[name] for name in args.variants or policies}
     results = Results(Path(args.json))
     with captured_log():
-        engine = open_model(path)
-        cases, jobs = list(cases_of(args, engine.model)), jobs_of(list(chosen.values()), BUDGETS)
+        engine = open_model(path, n_threads=args.threads)
+        cases, jobs = list(cases_of(args, engine.model)), jobs_of(list(chosen.values()), args.budgets)
         control = Control(lambda done, total: print(f"\r{done} of {total}", end="", flush=True))
         rows = evaluate(engine, cases, jobs, results, control)
-    print("\n| | " + " | ".join(f"{task} {n}" for task in ("needle", "RULER", "KL") for n in BUDGETS) + " |")
-    print("|" + "---|" * 7)
+    columns = [f"{task} {n}" for task in args.tasks for n in args.budgets]
+    print("\n| | " + " | ".join(columns) + " |\n|" + "---|" * (len(columns) + 1))
     for name in chosen:
-        print(row_of(name, rows))
+        print(row_of(name, next(iter(chosen)), rows, args))
 
 
 if __name__ == "__main__":

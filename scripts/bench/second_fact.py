@@ -136,7 +136,7 @@ def answer(cache: KVCache, before: list[int], wanted: list[int]) -> tuple[bool, 
 
 
 def score(cache: KVCache, prompt: Prompt) -> Scored:
-    with cache.before(ending_of(prompt)):
+    with cache.before(ending_of(prompt), 512):
         return Scored(KVzip().scores(cache, 0), Fused().scores(cache, 0), DapQ().scores(cache, 0))
 
 

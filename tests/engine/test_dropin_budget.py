@@ -19,7 +19,7 @@ def test_a_long_prompt_is_evicted(tiny_model, policy):
         answer(llama, random_tokens(3000, 1))
         usage = llama.usage
         assert usage.n_tokens == 3011
-        assert usage.n_cells_used == (111 if policy != "pyramid" else 175)
+        assert usage.n_cells_used == 111
         assert usage.n_cells <= 1024
         assert usage.n_evictions > 0
         assert llama.kv_cache.sequence.coverage().sum() == pytest.approx(111, abs=0.5 if policy != "pyramid" else 6)

@@ -99,7 +99,7 @@ def test_query_heads_of_a_file(planted, tmp_path, changes, message):
     path = tmp_path / "profile.json"
     profile.save(path)
     data = json.loads(path.read_text())
-    assert data["version"] == 2
+    assert data["version"] == 3
     data |= changes
     path.write_text(json.dumps({name: value for name, value in data.items() if value is not None}))
     if message:
@@ -181,12 +181,19 @@ def test_compresskv_scores_with_some_heads(tiny_model):
     assert [layer.shape[1] for layer in keep] == in_steps(budgets, [90] * 3, 12) == [29, 61, 29]
 
 
-def test_razor_keeps_more_where_heads_find_facts(tiny_model):
-    """Layers share the budget by the mean over their heads, from half to three times of it."""
-    profile = replace(random_profile(Spec()), retrieval={0: [0.4, 0, 0, 0], 1: [0.3] * 4, 2: [0.2] * 4})
+@pytest.mark.parametrize(("n_room", "expected"), [(90, [19, 19, 83]), (60, [28, 28, 60]), (0, [40, 40, 40])])
+def test_fused_keeps_more_where_eviction_does_harm(tiny_model, n_room, expected):
+    """Layers share the budget by their sensitivity, so far as there is room for what comes behind."""
     with Context(tiny_model(Spec())) as context:
         cache = KVCache(context.ctx)
         cache.read(random_tokens(90, 1))
-        keep = get_policy("razor", heads=profile).keep(cache, 40)
-    # 20, 60 and 40 in steps
-    assert [layer.shape[1] for layer in keep] == [28, 60, 28]
+        cache.n_after = cache.allocated[0] - n_room
+        keep = get_policy("fused", heads=random_profile(Spec())).keep(cache, 40)
+    assert [layer.shape[1] for layer in keep] == expected
+
+
+def test_sensitivity_is_the_harm_of_one_layer(planted):
+    """Each layer's share of the KL divergence that evicting it alone brings."""
+    path, profile = planted
+    assert profile.sensitivity.keys() == profile.errors.keys()
+    assert sum(profile.sensitivity.values()) == pytest.approx(1)

@@ -11,16 +11,16 @@ from helpers.tokens import random_tokens
 
 from dapq_edge.cache.kv_cache import KVCache
 from dapq_edge.errors import UnsupportedModelError, UsageError
-from dapq_edge.eviction.budget import Cells, parse_budget
-from dapq_edge.eviction.policies import POLICIES, BaseQuestion, Policy, ScoringPolicy, get_policy
-from dapq_edge.eviction.policies.parts import Even
+from dapq_edge.eviction.budget import STEP, Cells, parse_budget
+from dapq_edge.eviction.policies import POLICIES, BaseQuestion, DapQ, Policy, ScoringPolicy, get_policy
+from dapq_edge.eviction.policies.parts import BySensitivity, Even
 from dapq_edge.prompt import Prompt
 from dapq_edge.reading.plan import make_plan
 from dapq_edge.reading.strategies import READERS
 
 WINDOW_SPEC = Spec(arch="gemma2", n_layer=4)
 SCORING = [name for name, policy in POLICIES.items() if issubclass(policy, ScoringPolicy)]
-UNEVEN = {"pyramid", "compresskv", "kvzip", "base+question", "razor"}
+UNEVEN = {"pyramid", "compresskv", "kvzip", "base+question"}
 
 
 def policy_of(name: str, granularity: str = "head", spec: Spec = SPEC) -> Policy:
@@ -44,7 +44,7 @@ def test_scores_are_the_formula(tiny_model, name):
 def test_fused_reads_with_filler():
     """What would follow in the middle of a text is not the answer."""
     fused = get_policy("fused", "layer")
-    assert fused.while_reading == get_policy("dapq", "layer")
+    assert fused.while_reading == DapQ(granularity="layer", layer_budget=BySensitivity())
     assert get_policy("laq").while_reading == get_policy("laq")
     assert get_policy("base+question", "layer").while_reading == get_policy("kvzip", "layer")
 
@@ -150,11 +150,13 @@ def test_budget_below_the_minimum(name):
     assert policy.cells_to_keep(parse_budget("11"), 5) == 5
 
 
-@pytest.mark.parametrize("name", sorted(UNEVEN))
+@pytest.mark.parametrize("name", sorted(UNEVEN | {"fused", "refit"}))
 def test_uneven_layers_are_evicted_again(tiny_model, name):
     """What a layer has lost is never chosen again, and each head sees exactly what was kept."""
     context, cache = read(tiny_model(SPEC))
     reference, policy, pos = Reference(SPEC, TOKENS), policy_of(name), L
+    # of a tiny context, no chunk is free
+    cache.n_after = 20
     with context:
         for i in range(3):
             keep = policy.keep(cache, 30)
@@ -185,4 +187,6 @@ def test_bounded_reading(tiny_model, name, has_question):
         # after skimming, positions count what is read
         is_skimmed = has_question and policy.sees_attention
         assert reader.cache.next_position <= made.n_positions if is_skimmed else reader.cache.next_position == 1600
-        assert reader.cache.n_cells <= (1600 if name == "full" else 100 * policy.max_share)
+        assert reader.cells_kept <= (1600 if name == "full" else 100 + STEP // 2)
+        # the layer with most cells has room for the answer
+        assert reader.cache.n_cells + made.n_predict <= reader.cache.allocated[0]

@@ -51,14 +51,27 @@ def test_keys_and_what_is_kept_are_those_of_fused(tiny_model):
     assert kept[1].attention_kept == pytest.approx(kept[0].attention_kept, abs=1e-4)
 
 
-@pytest.mark.parametrize("flash_attn", [False, True])
-def test_what_it_cannot_change_it_refuses(tiny_model, flash_attn):
-    """V that is transposed, and layers with other numbers of cells."""
-    context, cache = read(tiny_model(SPEC), flash_attn=flash_attn)
+def test_transposed_values_are_refused(tiny_model):
+    context, cache = read(tiny_model(SPEC), flash_attn=False)
     with context:
-        if flash_attn:
-            get_policy("pyramid").evict(cache, 2 * N_KEEP)
         before = context.state()
         with pytest.raises(UnsupportedModelError, match="it must be f16, with flash attention"):
             get_policy("refit").evict(cache, N_KEEP)
         assert context.state() == before
+
+
+def test_values_of_layers_with_fewer_cells(tiny_model):
+    """They are those of the cells that each layer has, before and after an eviction that makes them differ."""
+    context, cache = read(tiny_model(SPEC))
+    with context:
+        values = cache.values()
+        keep = get_policy("pyramid").evict(cache, 2 * N_KEEP).keep
+        assert len({layer.shape[1] for layer in keep}) > 1
+        for now, layer, cells in zip(cache.values(), values, keep, strict=True):
+            np.testing.assert_array_equal(now, np.take_along_axis(layer, cells[:, :, None], axis=1))
+        before = context.state()
+        cache.put_values(cache.values())
+        assert context.state() == before
+        get_policy("refit").evict(cache, N_KEEP)
+        cache.read(random_tokens(5, 1))
+        assert np.isfinite(cache.logits).all()

@@ -17,7 +17,6 @@ from .kvzip import KVzip
 from .laq import LAQ, LAQPlusPlus
 from .oracle import Oracle
 from .pyramid import PyramidKV
-from .razor import Razor
 from .refit import Refit
 from .snapkv import SnapKV
 from .streaming import Streaming
@@ -42,7 +41,6 @@ __all__ = [
     "Policy",
     "ProbingPolicy",
     "PyramidKV",
-    "Razor",
     "Refit",
     "ScoringPolicy",
     "SnapKV",
@@ -59,7 +57,7 @@ ENTRY_POINTS = "dapq_edge.policies"
 POLICIES: dict[str, type[Policy]] = {
     policy.name: policy
     for policy in (
-        *(Fused, DapQ, Razor, Refit, BaseQuestion, KVzip, LAQ, LAQPlusPlus, CompressKV, SnapKV, PyramidKV, TOVA, H2O),
+        *(Fused, DapQ, Refit, BaseQuestion, KVzip, LAQ, LAQPlusPlus, CompressKV, SnapKV, PyramidKV, TOVA, H2O),
         *(Streaming, Full, Oracle),
     )
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -98,6 +99,11 @@ class Policy(ABC):
         """True if it cannot do without a head profile."""
         return False
 
+    @property
+    def uses_heads(self) -> bool:
+        """True if a head profile changes what it keeps."""
+        return self.needs_heads
+
     def n_branch(self, n_keep: int) -> int:
         """Return the free cells that it needs for a branch."""
         return 0
@@ -142,6 +148,10 @@ class ScoringPolicy(Policy):
         return self.layer_budget.needs_heads
 
     @property
+    def uses_heads(self) -> bool:
+        return self.needs_heads or self.layer_budget.uses_heads
+
+    @property
     def profile(self) -> HeadProfile:
         """The head profile. Raises `UsageError` if there is none."""
         if self.heads is None:
@@ -184,7 +194,9 @@ class ScoringPolicy(Policy):
     def layer_cells(self, cache: KVCache, scores: Scores, n_keep: int) -> list[int]:
         """Return how many cells each layer keeps."""
         scores = [layer[:, n:] for layer, n in zip(scores, _missing(cache, scores), strict=True)]
-        budgets = self.layer_budget.cells(self, n_keep, cache.n_cells, list(cache.gathered_heads()), scores)
+        # a share above 1 has memory of its own
+        n_most = min(cache.n_cells, max(math.ceil(n_keep * self.max_share), cache.n_layer_most))
+        budgets = self.layer_budget.cells(self, n_keep, n_most, list(cache.gathered_heads()), scores)
         n_least = min(n_keep, self.n_sink + self.n_recent + n_most_pinned(_pinned(cache, scores)))
         return in_steps(budgets, [layer.shape[1] for layer in scores], n_least)
 

@@ -1,6 +1,6 @@
 """The parts that a policy is made of: queries, scores, layer budgets and selections."""
 
-from .layers import ByError, ByRetrieval, ByScore, Even, LayerBudget, Pyramid
+from .layers import ByError, ByScore, BySensitivity, Even, LayerBudget, Pyramid
 from .owner import FirstPass, Owner
 from .queries import AtAnswer, BranchLookAhead, Filler, LastTokens, Queries, RandomTokens
 from .scores import HeadsOfLayer, Normalized, Pooled, Score
@@ -12,8 +12,8 @@ __all__ = [
     "BestAndRecentHalf",
     "BranchLookAhead",
     "ByError",
-    "ByRetrieval",
     "ByScore",
+    "BySensitivity",
     "Even",
     "Filler",
     "FirstPass",

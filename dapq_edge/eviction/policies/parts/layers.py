@@ -17,12 +17,13 @@ class LayerBudget(ABC):
     # cells of the layer that keeps most, for each cell of the budget
     max_share = 1.0
 
-    # whether it needs the head profile of the policy
+    # whether it needs the head profile of the policy, and whether one changes what it does
     needs_heads = False
+    uses_heads = False
 
     @abstractmethod
     def cells(self, policy: Owner, n_keep: int, n_cells: int, layers: Sequence[int], scores: Scores) -> list[int]:
-        """Return the cells that each of `layers` keeps of `n_cells`, on average `n_keep`. scores: see `Scores`."""
+        """Return the cells that each of `layers` keeps, at most `n_cells`, on average `n_keep`. scores: see `Scores`."""
 
 
 @dataclass(frozen=True)
@@ -86,16 +87,22 @@ class ByScore(Weighted):
 
 
 @dataclass(frozen=True)
-class BySensitivity(Weighted):
+class BySensitivity(LayerBudget):
     """Layers keep more where evicting them alone did more harm when the model was calibrated; all alike if it was not.
 
-    It takes no memory beside the budget: where a layer has no room for its share, others get more.
+    It takes no memory beside the budget: as many cells are free for the answer as with layers that are alike.
+
+    min_share, most: bounds, in budgets.
     """
 
-    max_share: float = 1.0
+    uses_heads = True
+
     min_share: float = 0.25
     most: float = 3.0
 
-    def weights(self, policy: Owner, n_keep: int, layers: Sequence[int], scores: Scores) -> list[float]:
+    def cells(self, policy: Owner, n_keep: int, n_cells: int, layers: Sequence[int], scores: Scores) -> list[int]:
         known = policy.heads.sensitivity if policy.heads else {}
-        return [known.get(layer, 0.0) for layer in layers]
+        if policy.granularity == "cell" or not known:
+            return [n_keep] * len(layers)
+        weights, n_least = [known.get(layer, 0.0) for layer in layers], policy.n_sink + policy.n_recent
+        return by_weight(n_keep, weights, n_least, n_cells, self.min_share, self.most)

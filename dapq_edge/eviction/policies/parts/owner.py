@@ -34,6 +34,10 @@ class Owner(Protocol):
         """Cells that can be evicted."""
 
     @property
+    def heads(self) -> HeadProfile | None:
+        """The head profile of the model, if there is one."""
+
+    @property
     def profile(self) -> HeadProfile:
         """The head profile of the model. Raises `UsageError` if there is none."""
 
