@@ -86,10 +86,12 @@ def _haystacks(haystack: str | None) -> list[str]:
 def _print(profile: HeadProfile) -> None:
     heads = [(share, layer, head) for layer, row in profile.retrieval.items() for head, share in enumerate(row)]
     table = Table(title=f"the {N_SHOWN} of {len(heads)} query heads that attend most from an answer to its fact")
-    for heading in ("layer", "head", "attention", "eviction error of the layer"):
+    for heading in ("layer", "head", "attention", "eviction error of the layer", "harm of evicting the layer"):
         table.add_column(heading, justify="right")
     for share, layer, head in sorted(heads, reverse=True)[:N_SHOWN]:
-        table.add_row(str(layer), str(head), f"{share:.2f}", f"{profile.errors[layer]:.2f}")
+        harm = profile.sensitivity.get(layer)
+        error = f"{profile.errors[layer]:.2f}"
+        table.add_row(str(layer), str(head), f"{share:.2f}", error, "" if harm is None else f"{harm:.1%}")
     printing.show(table)
     table = Table(title="the query heads that tell best which chunk of a text answers a question")
     for heading in ("layer", "head", "standard deviations above other chunks"):

@@ -179,8 +179,10 @@ def say(lines: Iterable[str], console: Console) -> None:
 
 def _note_old(profile: HeadProfile | None, console: Console) -> None:
     """Say that a head profile is used only as far as it goes."""
-    if profile is not None and not profile.query:
-        say(["the head profile is an old one, without query heads: make one with dapq-edge heads calibrate"], console)
+    if profile is None or (profile.query and profile.sensitivity):
+        return
+    lacks = "how much eviction harms each layer" if profile.query else "query heads"
+    say([f"the head profile is an old one, without {lacks}: make one with dapq-edge heads calibrate"], console)
 
 
 def n_threads(threads: int) -> int:

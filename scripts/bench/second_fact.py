@@ -22,7 +22,8 @@ from dapq_edge import BaseQuestion, DapQ, Engine, Fused, KVCache, KVzip, find_mo
 from dapq_edge.cache.sequence import Keep
 from dapq_edge.calibration.needles import Needle, read_haystack, read_needles
 from dapq_edge.evaluation.estimates import mean
-from dapq_edge.eviction.policies.parts import ByScore, Even
+from dapq_edge.eviction.heads import HeadProfile
+from dapq_edge.eviction.policies.parts import ByScore, BySensitivity, Even
 from dapq_edge.eviction.score import Scores, normalize
 from dapq_edge.llamacpp.log import captured_log
 from dapq_edge.llamacpp.model import Model
@@ -46,6 +47,7 @@ class Scored:
     base: Scores
     question: Scores
     filler: Scores
+    heads: HeadProfile | None
 
 
 # given a cache, its scores, and how many cells are kept, it returns which
@@ -53,7 +55,7 @@ Choose = Callable[[KVCache, Scored, int], Keep]
 
 
 def mixed(**settings: Any) -> Choose:
-    return lambda cache, scored, n: BaseQuestion(**settings).select(cache, scored.question, n)
+    return lambda cache, scored, n: BaseQuestion(heads=scored.heads, **settings).select(cache, scored.question, n)
 
 
 def combined(how: Callable[..., Any], layers: Callable[[Any], Any]) -> Choose:
@@ -88,17 +90,20 @@ def on_filler(cache: KVCache, scored: Scored, n: int) -> Keep:
 
 
 VARIANTS: dict[str, Choose] = {
-    "fused": lambda cache, scored, n: Fused().select(cache, scored.question, n),
-    "kvzip": lambda cache, scored, n: KVzip().select(cache, scored.base, n),
+    "fused": lambda cache, scored, n: Fused(heads=scored.heads).select(cache, scored.question, n),
+    "kvzip": lambda cache, scored, n: KVzip(heads=scored.heads).select(cache, scored.base, n),
+    "kvzip, layers by score": lambda cache, scored, n: KVzip(layer_budget=ByScore()).select(cache, scored.base, n),
     "kvzip, all layers alike": lambda cache, scored, n: KVzip(layer_budget=Even()).select(cache, scored.base, n),
     "base+question": mixed(),
+    "layers by score": mixed(layer_budget=ByScore()),
+    "layers of 0.5 to 2 budgets": mixed(layer_budget=BySensitivity(0.5, 2.0)),
     "a quarter of kvzip": mixed(share=0.25),
     "half": mixed(share=0.5),
     "all but an eighth": mixed(share=0.875),
     "all layers alike": mixed(layer_budget=Even()),
     "half, all layers alike": mixed(share=0.5, layer_budget=Even()),
-    "layers of 0.25 to 2 budgets": mixed(layer_budget=ByScore(0.25, 2.0)),
-    "layers of 0.5 to 1.6 budgets": mixed(layer_budget=ByScore(0.5, 1.6)),
+    "layers by score, 0.25 to 2 budgets": mixed(layer_budget=ByScore(0.25, 2.0)),
+    "layers by score, 0.5 to 1.6 budgets": mixed(layer_budget=ByScore(0.5, 1.6)),
     "times the norms of the values": times_norms,
     "these, all layers alike": lambda cache, scored, n: times_norms(cache, scored, n, layer_budget=Even()),
     "dapq as the base, all layers alike": on_filler,
@@ -135,9 +140,9 @@ def answer(cache: KVCache, before: list[int], wanted: list[int]) -> tuple[bool, 
     return bool((rows.argmax(axis=1) == wanted).all()), float(log_probabilities.mean())
 
 
-def score(cache: KVCache, prompt: Prompt) -> Scored:
+def score(cache: KVCache, prompt: Prompt, heads: HeadProfile | None) -> Scored:
     with cache.before(ending_of(prompt), 512):
-        return Scored(KVzip().scores(cache, 0), Fused().scores(cache, 0), DapQ().scores(cache, 0))
+        return Scored(KVzip().scores(cache, 0), Fused().scores(cache, 0), DapQ().scores(cache, 0), heads)
 
 
 def measure(engine: Engine, text: str, both: Sequence[Needle], n_keep: int, names: Sequence[str]) -> dict[str, Any]:
@@ -148,7 +153,7 @@ def measure(engine: Engine, text: str, both: Sequence[Needle], n_keep: int, name
     engine.open(len(prompt) + 512)
     engine.cache.read(prompt.text)
     engine.cache.pin(prompt.pinned)
-    scored = score(engine.cache, prompt)
+    scored = score(engine.cache, prompt, engine.heads)
     state, found = engine.cache.state(), {}
     for name in ("full cache", *names):
         # each in a new context

@@ -18,7 +18,7 @@ def test_calibrate_then_show_then_use(model, data, tmp_path):
     assert result.returncode == 0, result.stderr.decode()
     assert b"query heads" in result.stdout
     shown = dapq_edge("heads", "show", "-m", model, "--json", **env)
-    assert set(json.loads(shown.stdout)) == {"model", "retrieval", "errors", "query"}
+    assert set(json.loads(shown.stdout)) == {"model", "retrieval", "errors", "query", "sensitivity"}
     doc = tmp_path / "text.txt"
     question = ["ask", "-m", model, "--doc", doc, "--policy", "compresskv", "--kv-budget", 64, "-n", 2, "What?"]
     assert dapq_edge(*question, "--one-shot", "--allow-overflow", **env).returncode == 0

@@ -11,7 +11,7 @@ from ..score import Scores
 from .base import ScoringPolicy
 from .fused import Fused
 from .kvzip import KVzip
-from .parts import ByScore, LayerBudget
+from .parts import ByScore, BySensitivity, LayerBudget
 
 # more than any score of `fused`
 CHOSEN = 2.0
@@ -30,7 +30,7 @@ class BaseQuestion(ScoringPolicy):
 
     name: str = "base+question"
     summary: str = "kvzip for three quarters of the budget, for questions to come, and fused for the rest"
-    layer_budget: LayerBudget = ByScore()
+    layer_budget: LayerBudget = BySensitivity(otherwise=ByScore())
     share: float = 0.75
 
     @property

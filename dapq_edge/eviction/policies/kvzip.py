@@ -9,7 +9,7 @@ from ...cache.kv_cache import KVCache
 from ...llamacpp.native import ProbeType
 from ..score import Scores
 from .base import ScoringPolicy
-from .parts import ByScore, LayerBudget
+from .parts import ByScore, BySensitivity, LayerBudget
 
 # tokens that are repeated at once, and tokens before them that say where they stand (section 3.4)
 N_PART, N_BEFORE = 56, 8
@@ -22,12 +22,13 @@ class KVzip(ScoringPolicy):
     The text is repeated part by part behind its end, and the largest attention that a cell gets from it, in any query
     head of its KV head, is its score (sections 3.2 and 3.4). What was repeated once is not repeated again: its cells
     keep their score, so that a text which is read in chunks needs no full cache. The paper shares a budget among all
-    heads; here layers share it, and the heads of a layer keep equal numbers.
+    heads; here layers share it, and the heads of a layer keep equal numbers: by what harm the calibration of the model
+    found, or without one by the scores.
     """
 
     name: str = "kvzip"
     summary: str = "cells from which the text can be written again, for questions to come (KVzip, arXiv 2505.23416)"
-    layer_budget: LayerBudget = ByScore()
+    layer_budget: LayerBudget = BySensitivity(otherwise=ByScore())
 
     @property
     def n_probe(self) -> int:

@@ -88,21 +88,24 @@ class ByScore(Weighted):
 
 @dataclass(frozen=True)
 class BySensitivity(LayerBudget):
-    """Layers keep more where evicting them alone did more harm when the model was calibrated; all alike if it was not.
+    """Layers keep more where evicting them alone did more harm when the model was calibrated.
 
     It takes no memory beside the budget: as many cells are free for the answer as with layers that are alike.
 
-    min_share, most: bounds, in budgets.
+    min_share, most: bounds, in budgets. otherwise: for models that were not calibrated so.
     """
 
     uses_heads = True
 
     min_share: float = 0.25
     most: float = 3.0
+    otherwise: LayerBudget = Even()
 
     def cells(self, policy: Owner, n_keep: int, n_cells: int, layers: Sequence[int], scores: Scores) -> list[int]:
         known = policy.heads.sensitivity if policy.heads else {}
-        if policy.granularity == "cell" or not known:
+        if policy.granularity == "cell":
             return [n_keep] * len(layers)
+        if not known:
+            return self.otherwise.cells(policy, n_keep, n_cells, layers, scores)
         weights, n_least = [known.get(layer, 0.0) for layer in layers], policy.n_sink + policy.n_recent
         return by_weight(n_keep, weights, n_least, n_cells, self.min_share, self.most)
