@@ -9,6 +9,10 @@ N_RECENT = 8
 # cells beside the budget: a chunk of the text, and the probe after it
 CHUNK = 512
 
+# by multiples of how many cells layers differ: so that all backends can start there (`llama_memory_seq_gather`), and as
+# CUDA's fast attention has it
+LAYER_STEP, LAYER_STEP_GPU = 32, 256
+
 # sequences of a context: the one that is read, and a branch of it
 N_SEQ, BRANCH = 2, 1
 

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..cells import BRANCH, CHUNK
+from ..cells import BRANCH, CHUNK, LAYER_STEP, LAYER_STEP_GPU
 from ..errors import DapqError, UnsupportedModelError
 from ..llamacpp import context, native
+from ..llamacpp.devices import gpus
 from ..llamacpp.saved import f16_values
 from .sequence import Keep, Marks, Sequence
 from .state import SequenceState
@@ -82,6 +83,11 @@ class KVCache:
     def n_layer_most(self) -> int:
         """Cells that a layer can keep, so that what comes next has room."""
         return native.n_cells(self.ctx) - len(self.ending) - self.n_after
+
+    @property
+    def layer_step(self) -> int:
+        """By multiples of how many cells layers may differ."""
+        return LAYER_STEP_GPU if gpus() else LAYER_STEP
 
     @property
     def n_bytes(self) -> int:
@@ -395,7 +401,7 @@ class KVCache:
         return [rows.swapaxes(0, 1) for rows in self._values_in(cells)]
 
     def put_values(self, values: list[npt.NDArray[Any]]) -> None:
-        """Replace V: numbers [KV heads, cells of the layer, head_dim], for each. Raises as `values` and `restore` do."""
+        """Replace V: numbers [KV heads, cells of the layer, head_dim] of each. Raises as `values` and `restore` do."""
         state = self.state()
         cells = state.cells.copy()
         for rows, layer in zip(self._values_in(cells), values, strict=True):

@@ -26,9 +26,7 @@ N_SHORTER = 64
 N_ANSWER, KEPT = 48, 1 / 16
 
 
-def sensitivity_prompts(
-    engine: Engine, haystacks: Sequence[str], needle: Needle, n_tokens: int
-) -> list[Prompt]:
+def sensitivity_prompts(engine: Engine, haystacks: Sequence[str], needle: Needle, n_tokens: int) -> list[Prompt]:
     """Return two prompts for each text: one that asks for the fact in its middle, one for a summary.
 
     Raises `DapqError` if a text is too short.
@@ -38,9 +36,7 @@ def sensitivity_prompts(
     return [needle_prompt(engine.model, [case], haystack, n_tokens - N_SHORTER, [0.5]) for haystack, case in asked]
 
 
-def find_sensitivity(
-    engine: Engine, prompts: Sequence[Prompt], control: Control = UNCONTROLLED
-) -> dict[int, float]:
+def find_sensitivity(engine: Engine, prompts: Sequence[Prompt], control: Control = UNCONTROLLED) -> dict[int, float]:
     """Return each layer's share of the harm that evicting one layer does, mean over the prompts; they add up to 1.
 
     The harm is the KL divergence from the full cache along its own answer, while the layer keeps what `fused` would

@@ -10,9 +10,6 @@ import numpy as np
 
 from ..errors import UsageError
 
-# by multiples of how many cells layers on a GPU differ (`llama_memory_seq_gather`)
-STEP = 32
-
 
 class Budget(ABC):
     """Number of cells that a sequence may keep: `Cells`, `Share` or `Auto`."""
@@ -140,28 +137,29 @@ def by_weight(
     return [int(n) for n in np.clip(most * positive, low, high).round()]
 
 
-def in_steps(n_keep: Sequence[int], n_most: Sequence[int], n_min: int) -> list[int]:
-    """Round the cells of each layer so that they differ by multiples of `STEP`.
+def in_steps(n_keep: Sequence[int], n_most: Sequence[int], n_min: int, step: int) -> list[int]:
+    """Round the cells of each layer so that they differ by multiples of `step`.
 
     On average they are those of `n_keep` if all layers have as many. No layer gets less than `n_min`, unless it has
     less.
 
     Args:
         n_keep: Wanted cells of each layer.
-        n_most: Cells that each layer has; where they differ, they differ by multiples of `STEP`.
+        n_most: Cells that each layer has; where they differ, they differ by multiples of it, too.
         n_min: The least.
+        step: See `KVCache.layer_step`.
     """
     wanted, has = np.minimum(n_keep, n_most), np.asarray(n_most)
     most = wanted.max()
     if (wanted == most).all():
         return [int(n) for n in wanted]
     if (has != has[0]).any():
-        kept = has - STEP * np.rint((has - wanted) / STEP).astype(int)
-        kept -= STEP * (kept > most)
-        return [int(n) for n in np.minimum(kept + STEP * (kept < n_min), has)]
-    steps = np.rint((most - wanted) / STEP).astype(int)
+        kept = has - step * np.rint((has - wanted) / step).astype(int)
+        kept -= step * (kept > most)
+        return [int(n) for n in np.minimum(kept + step * (kept < n_min), has)]
+    steps = np.rint((most - wanted) / step).astype(int)
     while True:
-        kept = min(most, round((wanted + STEP * steps).mean())) - STEP * steps
+        kept = min(most, round((wanted + step * steps).mean())) - step * steps
         if kept.min() >= n_min or not steps.any():
             return [int(n) for n in kept]
         steps = np.minimum(steps, steps.max() - 1)

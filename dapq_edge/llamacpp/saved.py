@@ -143,9 +143,7 @@ def _is_section(data: memoryview, start: int) -> bool:
     return start + 8 <= len(data) and struct.unpack_from("<I", data, start)[0] == 1
 
 
-def _layers(
-    data: memoryview, start: int, n_cells: Sequence[int], n_data: int, is_transposed: bool
-) -> _Tensors | None:
+def _layers(data: memoryview, start: int, n_cells: Sequence[int], n_data: int, is_transposed: bool) -> _Tensors | None:
     """Return the tensors of layers with `n_cells` cells, of which the first `n_data` have some."""
     ranges, n_layers = [], len(n_cells)
     # all K come before all V

@@ -8,8 +8,8 @@ from helpers.tiny import Spec
 from helpers.tokens import random_tokens
 
 from dapq_edge import open_model
-from dapq_edge.errors import DapqError
 from dapq_edge.calibration.divergence import kl_divergence, log_probabilities
+from dapq_edge.errors import DapqError
 from dapq_edge.evaluation.fidelity import cut_prompt, fidelity_cases
 from dapq_edge.eviction.budget import parse_budget
 from dapq_edge.eviction.policies import get_policy

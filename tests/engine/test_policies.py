@@ -10,8 +10,9 @@ from helpers.tiny import Spec
 from helpers.tokens import random_tokens
 
 from dapq_edge.cache.kv_cache import KVCache
+from dapq_edge.cells import LAYER_STEP
 from dapq_edge.errors import UnsupportedModelError, UsageError
-from dapq_edge.eviction.budget import STEP, Cells, parse_budget
+from dapq_edge.eviction.budget import Cells, parse_budget
 from dapq_edge.eviction.policies import POLICIES, BaseQuestion, DapQ, Policy, ScoringPolicy, get_policy
 from dapq_edge.eviction.policies.parts import BySensitivity, Even
 from dapq_edge.prompt import Prompt
@@ -190,6 +191,6 @@ def test_bounded_reading(tiny_model, name, has_question):
         # after skimming, positions count what is read
         is_skimmed = has_question and policy.sees_attention
         assert reader.cache.next_position <= made.n_positions if is_skimmed else reader.cache.next_position == 1600
-        assert reader.cells_kept <= (1600 if name == "full" else 100 + STEP // 2)
+        assert reader.cells_kept <= (1600 if name == "full" else 100 + LAYER_STEP // 2)
         # the layer with most cells has room for the answer
         assert reader.cache.n_cells + made.n_predict <= reader.cache.allocated[0]

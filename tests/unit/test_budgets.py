@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from dapq_edge.cells import LAYER_STEP as STEP
 from dapq_edge.errors import UsageError
-from dapq_edge.eviction.budget import STEP, Auto, Cells, Share, by_weight, in_steps, parse_budget, pyramid
+from dapq_edge.eviction.budget import Auto, Cells, Share, by_weight, in_steps, parse_budget, pyramid
 
 
 def test_pyramid():
@@ -17,11 +18,11 @@ def test_pyramid():
 
 
 def test_layers_differ_in_steps():
-    assert in_steps([100, 100, 100], [500] * 3, 12) == [100, 100, 100]
-    assert in_steps([188, 144, 100, 56, 12], [500] * 5, 12) == [183, 151, 87, 55, 23]
+    assert in_steps([100, 100, 100], [500] * 3, 12, STEP) == [100, 100, 100]
+    assert in_steps([188, 144, 100, 56, 12], [500] * 5, 12, STEP) == [183, 151, 87, 55, 23]
     # the first and the last have less than they may keep
-    assert in_steps([188, 144, 100], [70, 102, 38], 12) == [70, 102, 38]
-    assert in_steps([60, 60, 30], [70, 102, 38], 12) == [38, 38, 38]
+    assert in_steps([188, 144, 100], [70, 102, 38], 12, STEP) == [70, 102, 38]
+    assert in_steps([60, 60, 30], [70, 102, 38], 12, STEP) == [38, 38, 38]
 
 
 @pytest.mark.parametrize("is_uneven", [False, True])
@@ -32,7 +33,7 @@ def test_steps_keep_their_bounds(is_uneven):
         n_layer, n_min = rng.integers(2, 9), int(rng.integers(1, 20))
         has = rng.integers(20, 400) + STEP * rng.integers(0, 9 if is_uneven else 1, n_layer)
         n_keep = rng.integers(n_min, n_min + 300, n_layer)
-        wanted, kept = np.minimum(n_keep, has), np.array(in_steps(n_keep.tolist(), has.tolist(), n_min))
+        wanted, kept = np.minimum(n_keep, has), np.array(in_steps(n_keep.tolist(), has.tolist(), n_min, STEP))
         assert ((kept - kept[0]) % STEP == 0).all()
         assert (kept >= n_min).all()
         assert (kept <= has).all()

@@ -198,7 +198,7 @@ class ScoringPolicy(Policy):
         n_most = min(cache.n_cells, max(math.ceil(n_keep * self.max_share), cache.n_layer_most))
         budgets = self.layer_budget.cells(self, n_keep, n_most, list(cache.gathered_heads()), scores)
         n_least = min(n_keep, self.n_sink + self.n_recent + n_most_pinned(_pinned(cache, scores)))
-        return in_steps(budgets, [layer.shape[1] for layer in scores], n_least)
+        return in_steps(budgets, [layer.shape[1] for layer in scores], n_least, cache.layer_step)
 
     def choose(self, cache: KVCache, scores: Scores, n_kept: Sequence[int]) -> Keep:
         """Return the cells that are kept with these scores, so many in each layer."""

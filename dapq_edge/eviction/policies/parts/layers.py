@@ -4,8 +4,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from ...budget import by_weight, pyramid
 from ...score import Scores, share_of_best
 from .owner import Owner
@@ -23,7 +21,7 @@ class LayerBudget(ABC):
 
     @abstractmethod
     def cells(self, policy: Owner, n_keep: int, n_cells: int, layers: Sequence[int], scores: Scores) -> list[int]:
-        """Return the cells that each of `layers` keeps, at most `n_cells`, on average `n_keep`. scores: see `Scores`."""
+        """Return the cells of each of `layers`, at most `n_cells`, on average `n_keep`. scores: see `Scores`."""
 
 
 @dataclass(frozen=True)
