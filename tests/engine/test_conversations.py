@@ -4,6 +4,7 @@ import llama_cpp
 import pytest
 from helpers.llamas import Evaluated, answer, opened
 from helpers.processes import run_job
+from helpers.profiles import random_profile
 from helpers.templates import CHATML
 from helpers.tiny import Spec
 from helpers.tokens import random_tokens
@@ -41,11 +42,14 @@ def solo(path, seed, **options):
         return talk.answers
 
 
+# calibrated, the layers of what is kept differ
+@pytest.mark.parametrize("is_calibrated", [False, True])
 @pytest.mark.parametrize("kv_budget", [100, 900])
 @pytest.mark.parametrize("spec", SPECS, ids=ids)
-def test_conversations_in_turn(tiny_model, spec, kv_budget, monkeypatch):
+def test_conversations_in_turn(tiny_model, spec, kv_budget, is_calibrated, monkeypatch):
     """Evicted or whole, each answers as if it were alone, and no turn reads more than its own tokens."""
-    path, options = tiny_model(spec), {"kv_budget": kv_budget, "serves": lambda *_: True}
+    path, heads = tiny_model(spec), random_profile(spec) if is_calibrated else None
+    options = {"kv_budget": kv_budget, "serves": lambda *_: True, "heads": heads}
     expected = [solo(path, seed, **options) for seed in range(4)]
     with opened(path, **options) as llama:
         talks, evaluated = [Talk(llama, seed) for seed in range(4)], Evaluated(monkeypatch)
@@ -55,6 +59,7 @@ def test_conversations_in_turn(tiny_model, spec, kv_budget, monkeypatch):
                 n = evaluated.take()
                 assert i == 0 or n < 200, (i, n)
         assert [talk.answers for talk in talks] == expected
+        assert any(llama.kv_cache.sequence.n_missing) == (is_calibrated and kv_budget == 100)
 
 
 def test_without_memory_for_them_a_text_is_read_again(tiny_model, monkeypatch):
@@ -114,7 +119,8 @@ def test_an_answer_with_other_white_space(tiny_model, change, monkeypatch):
 @pytest.mark.parametrize("spec", SPECS, ids=ids)
 def test_conversations_on_disk(tiny_model, tmp_path, spec, kv_budget, monkeypatch):
     """With memory for one of them, and in another process: each answers as if it were alone, for its own tokens."""
-    path, options = tiny_model(spec), {"kv_budget": kv_budget, "serves": lambda *_: True}
+    path = tiny_model(spec)
+    options = {"kv_budget": kv_budget, "serves": lambda *_: True, "heads": random_profile(spec)}
     expected = [solo(path, seed, **options) for seed in range(4)]
     talks, evaluated = [Talk(None, seed) for seed in range(4)], Evaluated(monkeypatch)
     for i in range(3):

@@ -11,6 +11,7 @@ import pytest
 from helpers.limits import limited
 from helpers.llamas import answer, opened
 from helpers.processes import environment, until
+from helpers.profiles import random_profile
 from helpers.tiny import Spec
 from helpers.tokens import random_tokens
 
@@ -34,7 +35,14 @@ def saved(tiny_model, tmp_path):
 
 @pytest.mark.parametrize("spec", [SPEC, WINDOW_SPEC])
 @pytest.mark.parametrize(
-    "options", [{}, {"policy": "pyramid"}, {"kv_budget": 1000}, {"type_k": "q8_0", "flash_attn": True}]
+    "options",
+    [
+        {},
+        {"heads": random_profile(SPEC)},
+        {"policy": "pyramid"},
+        {"kv_budget": 1000},
+        {"type_k": "q8_0", "flash_attn": True},
+    ],
 )
 def test_a_session_goes_on_as_if_it_had_not_ended(tiny_model, tmp_path, spec, options):
     """The same logits, kept tokens and answers, without reading again; also twice."""

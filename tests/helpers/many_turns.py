@@ -9,6 +9,8 @@ from dapq_edge.llamacpp.log import captured_log
 
 from .limits import limited
 from .llamas import answer, opened
+from .profiles import random_profile
+from .tiny import Spec
 from .tokens import random_tokens
 
 MIB = 2**20
@@ -30,7 +32,7 @@ class Talk:
 
 
 def main(model, store):
-    options = {"kv_budget": 100, "n_ctx": 8192, "serves": lambda *_: True}
+    options = {"kv_budget": 100, "n_ctx": 8192, "serves": lambda *_: True, "heads": random_profile(Spec())}
     expected = []
     for seed in range(N_TALKS):
         with opened(model, **options) as llama:
