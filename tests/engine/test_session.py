@@ -36,17 +36,13 @@ def saved(tiny_model, tmp_path):
 @pytest.mark.parametrize("spec", [SPEC, WINDOW_SPEC])
 @pytest.mark.parametrize(
     "options",
-    [
-        {},
-        {"heads": random_profile(SPEC)},
-        {"policy": "pyramid"},
-        {"kv_budget": 1000},
-        {"type_k": "q8_0", "flash_attn": True},
-    ],
+    [{}, {"heads": random_profile}, {"policy": "pyramid"}, {"kv_budget": 1000}, {"type_k": "q8_0", "flash_attn": True}],
 )
 def test_a_session_goes_on_as_if_it_had_not_ended(tiny_model, tmp_path, spec, options):
     """The same logits, kept tokens and answers, without reading again; also twice."""
     path, prompt = tmp_path / "a.session", random_tokens(900, 1)
+    # a profile is that of the model
+    options = {name: value(spec) if callable(value) else value for name, value in options.items()}
     with opened(tiny_model(spec), **options) as llama:
         first = answer(llama, prompt)
         save_session(llama, path, [{"a": "ü\ud800"}])
