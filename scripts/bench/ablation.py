@@ -2,7 +2,8 @@
 
 .venv/bin/python scripts/bench/ablation.py --haystack DIR --needles FILE --news FILE --json ablation.jsonl
 
-A needle and a RULER task count as a share of what the full cache finds, news as KL divergence to it, of 2,048 cells.
+A needle and a RULER task count as a share of what the full cache finds, news, and answers that need three places of a
+text (places), as KL divergence to it, of 2,048 cells.
 Beside the KL, the geometric mean of its ratio to that of the first variant on the same news, and the 95% interval.
 """
 
@@ -31,6 +32,7 @@ from dapq_edge import (
 )
 from dapq_edge.calibration.needles import read_haystack, read_needles
 from dapq_edge.evaluation import fidelity, ruler
+from dapq_edge.evaluation.data import digest
 from dapq_edge.evaluation.estimates import mean
 from dapq_edge.evaluation.needle import needle_cases
 from dapq_edge.evaluation.results import Results, Row
@@ -45,7 +47,7 @@ from dapq_edge.llamacpp.log import captured_log
 from dapq_edge.llamacpp.model import Model
 from dapq_edge.reading.relevance import retrieval_heads
 
-TASKS = ("needle", "ruler", "fidelity")
+TASKS = ("needle", "ruler", "fidelity", "places")
 LENGTH = 2048
 
 
@@ -164,12 +166,29 @@ def variants(has_profile: bool) -> dict[str, Policy]:
 def cases_of(args: argparse.Namespace, model: Model) -> Iterator[Case]:
     if "needle" in args.tasks:
         haystack, needles = read_haystack(sorted(Path(args.haystack).glob("*.txt"))), read_needles(Path(args.needles))
-        options = {"depths": args.depths, "n_offsets": 1, "seed": args.seed, "n_predict": 12}
+        options = {"depths": args.depths, "n_offsets": args.offsets, "seed": args.seed, "n_predict": 12}
         yield from needle_cases(needles, haystack, lengths=[LENGTH], **options)
     if "ruler" in args.tasks:
         yield from ruler.generated_cases(args.ruler, [LENGTH], args.rows, args.seed, 48)
     if "fidelity" in args.tasks:
         yield from fidelity.fidelity_cases(Path(args.news), args.rows, LENGTH, args.tokens, model)
+    if "places" in args.tasks:
+        yield from place_cases(args)
+
+
+def place_cases(args: argparse.Namespace) -> Iterator[Case]:
+    """Yield texts with three facts, one behind another, all of which are asked for."""
+    haystack, needles = read_haystack(sorted(Path(args.haystack).glob("*.txt"))), read_needles(Path(args.needles))
+    for row in range(args.rows):
+        rng = np.random.default_rng(args.seed + row)
+        start, facts = int(rng.integers(0, len(haystack) - 6 * LENGTH)), rng.choice(len(needles), 3, replace=False)
+        text = haystack[start : start + 6 * LENGTH]
+        for i, fact in sorted(enumerate(facts.tolist()), reverse=True):
+            cut = text.find(". ", int((0.3 + i) * LENGTH)) + 1
+            text = text[:cut] + needles[fact].needle + text[cut + 1 :]
+        question = " ".join(needles[fact].question for fact in facts.tolist())
+        key = {"task": "places", "row": row, "length": LENGTH, "n": args.tokens, "data": digest(text, question)}
+        yield fidelity.FidelityCase(key, text, question, [], LENGTH, args.tokens)
 
 
 def row_of(name: str, base: str, rows: list[Row], args: argparse.Namespace) -> str:
@@ -180,7 +199,7 @@ def row_of(name: str, base: str, rows: list[Row], args: argparse.Namespace) -> s
             ours, of_base = (
                 [row for row in of_task if row["policy"] == other and row["budget"] == budget] for other in (name, base)
             )
-            if task == "fidelity":
+            if task in ("fidelity", "places"):
                 cells.append(divergence([row["kl"] for row in ours], [row["kl"] for row in of_base]))
             else:
                 share = of_full(of_task, ours)
@@ -205,6 +224,7 @@ def main() -> None:
     parser.add_argument("--ruler", nargs="+", default=["multivalue", "multiquery"], help="tasks of RULER")
     parser.add_argument("--rows", type=int, default=4, help="prompts of each RULER task and of news (default: 4)")
     parser.add_argument("--depths", nargs="+", type=float, default=[0.1, 0.5], help="of the needles")
+    parser.add_argument("--offsets", type=int, default=1, help="places of the haystack (default: 1)")
     parser.add_argument("--tokens", type=int, default=48, help="of the answers to news (default: 48)")
     parser.add_argument("--budgets", nargs="+", default=["64", "256"], help="cells (default: 64 256)")
     parser.add_argument("-t", "--threads", type=int, default=2)

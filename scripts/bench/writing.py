@@ -65,7 +65,8 @@ class Redundant(Pooled):
         redundancy = np.exp(likeness[..., 0] - likeness.max())
         redundancy /= redundancy.sum(axis=1, keepdims=True)
         attention = attention / attention.sum(axis=1, keepdims=True)
-        return self.importance * attention - (1 - self.importance) * redundancy
+        weighed: npt.NDArray[np.float32] = self.importance * attention - (1 - self.importance) * redundancy
+        return weighed
 
 
 def keys(cache: KVCache) -> list[npt.NDArray[np.float32]]:
@@ -129,7 +130,8 @@ def measure(engine: Engine, tokens: list[int], n_keep: int, ways: dict[str, Poli
 
 def _divergence(full: npt.NDArray[np.float16], evicted: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     wide = full.astype(np.float32)
-    return (np.exp(wide) * (wide - evicted)).sum(axis=1)
+    nats: npt.NDArray[np.float32] = (np.exp(wide) * (wide - evicted)).sum(axis=1)
+    return nats
 
 
 def main() -> None:
