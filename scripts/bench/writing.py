@@ -10,17 +10,29 @@ geometric mean of its ratio to that of dapq on the same texts, with the 95% inte
 import argparse
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from ablation import divergence
+from simulation.transformer import Transformer
+from simulation.trigonometric import Centers, observe
 
 from dapq_edge import DapQ, Engine, Fused, KVCache, LayerAttention, Policy, ProbeType, Streaming, find_model, open_model
+from dapq_edge.calibration.calibrate import BUILT_IN
+from dapq_edge.calibration.needles import read_haystack
 from dapq_edge.cells import CHUNK
 from dapq_edge.eviction.policies.base import Queries
-from dapq_edge.eviction.policies.parts import AtAnswer, BySensitivity, LastTokens, Normalized, Pooled, RandomTokens
+from dapq_edge.eviction.policies.parts import (
+    AtAnswer,
+    BySensitivity,
+    LastTokens,
+    Normalized,
+    Pooled,
+    RandomTokens,
+    Score,
+)
 from dapq_edge.eviction.policies.parts.owner import Owner
 from dapq_edge.eviction.score import Scores
 from dapq_edge.files import read_jsonl
@@ -69,6 +81,26 @@ class Redundant(Pooled):
         return weighed
 
 
+@dataclass(frozen=True)
+class Trigonometric(Score):
+    """TriAttention (arXiv 2604.04921), see `simulation.trigonometric`; what a probe sees does not count."""
+
+    centers: Centers = field(repr=False)
+
+    def __call__(self, policy: Owner, cache: KVCache, layers: list[LayerAttention]) -> Scores:
+        return [self.centers.scores(i, layer, cache.next_position) for i, layer in enumerate(keys(cache))]
+
+    def of_layer(self, policy: Owner, layer: LayerAttention) -> npt.NDArray[np.float32]:
+        raise NotImplementedError
+
+
+def trigonometric(engine: Engine, path: Path) -> Policy:
+    """Return TriAttention for a model, calibrated on a text of ours."""
+    text = read_haystack(sorted(BUILT_IN.glob("*.txt")))
+    centers = observe(Transformer(path), np.array(engine.model.tokenize(text)))
+    return DapQ(queries=LastTokens(8), score=Trigonometric(centers))
+
+
 def keys(cache: KVCache) -> list[npt.NDArray[np.float32]]:
     """Return K of each layer, of layers that are alike: float32 [KV heads, cells, head_dim]."""
     cells, heads = cache.state().cells, cache.gathered_heads()
@@ -79,6 +111,9 @@ def keys(cache: KVCache) -> list[npt.NDArray[np.float32]]:
 
 LARGEST = Normalized(ProbeType.MAX)
 
+# made when the model is known
+TRIATTENTION = "TriAttention"
+
 WAYS: dict[str, Policy] = {
     "dapq": DapQ(),
     "dapq, layers by sensitivity": DapQ(layer_budget=BySensitivity()),
@@ -87,6 +122,7 @@ WAYS: dict[str, Policy] = {
     "the last 8 tokens (SnapKV's score)": DapQ(queries=LastTokens(8), score=Pooled()),
     "the last 32 tokens (SnapKV's score)": DapQ(queries=LastTokens(32), score=Pooled(), n_recent=32),
     "R-KV": DapQ(queries=LastTokens(8), score=Redundant()),
+    TRIATTENTION: DapQ(),
     "the last 32 tokens, their largest attention": DapQ(queries=LastTokens(32), score=LARGEST),
     "32 written and 32 of filler": DapQ(queries=WrittenThenFiller(), score=LARGEST),
     "dapq, 128 recent cells": DapQ(n_recent=128),
@@ -146,7 +182,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="results, JSONL; a rerun resumes from it")
     args = parser.parse_args()
     rows = [json.loads(line) for line in args.json.read_text().splitlines()] if args.json and args.json.exists() else []
-    engine = open_model(find_model(args.model), n_threads=args.threads, flash_attn=True)
+    path = find_model(args.model)
+    engine = open_model(path, n_threads=args.threads, flash_attn=True)
+    ways = WAYS | {TRIATTENTION: trigonometric(engine, path)} if TRIATTENTION in args.ways else WAYS
     texts = (engine.model.tokenize(text) for _, text in read_jsonl(args.news, lambda row: row["context"], "a row"))
     long_enough = (tokens[: args.tokens] for tokens in texts if len(tokens) >= args.tokens)
     for i, tokens in enumerate(long_enough):
@@ -154,7 +192,7 @@ def main() -> None:
             break
         if i < len(rows):
             continue
-        rows.append(measure(engine, tokens, args.cells, {name: WAYS[name] for name in args.ways}))
+        rows.append(measure(engine, tokens, args.cells, {name: ways[name] for name in args.ways}))
         print({name: round(kl, 4) for name, kl in rows[-1].items()}, flush=True)
         if args.json:
             with args.json.open("a") as file:
