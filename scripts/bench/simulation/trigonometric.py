@@ -1,4 +1,4 @@
-"""TriAttention (arXiv 2604.04921): what keys will draw, by the mean query before it is rotated, at distances to come."""
+"""TriAttention (arXiv 2604.04921): what keys will draw, by the mean query before it is rotated, at later positions."""
 
 from dataclasses import dataclass
 
