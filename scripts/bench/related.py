@@ -68,9 +68,8 @@ def pod(subject: Subject, n_keep: int) -> Cache:
     return subject.cache(top(shared, n_keep))
 
 
-def refitted(subject: Subject, n_keep: int, layers: bool) -> Cache:
-    n_cells = numbers.by_retrieval(subject, n_keep) if layers else n_keep
-    return changes.refitted(subject, top(subject.fused, n_cells))
+def refitted(numbers_of: Callable[[Subject, int], list]) -> System:
+    return lambda subject, n_keep: changes.refitted(subject, top(subject.fused, numbers_of(subject, n_keep)))
 
 
 SYSTEMS: dict[str, System] = {
@@ -79,6 +78,7 @@ SYSTEMS: dict[str, System] = {
     "look-ahead 32, filler 128": look_ahead(N_AHEAD, 128),
     "CAKE's layers": with_numbers(numbers.cake),
     "layers by retrieval": with_numbers(numbers.by_retrieval),
+    "layers by sensitivity": with_numbers(numbers.by_sensitivity),
     "RazorAttention's whole heads": with_numbers(numbers.razor),
     "RazorAttention": lambda s, n: changes.compensated(s, top(s.fused, numbers.razor(s, n - 1)), True),
     "FastGen's rule": with_numbers(numbers.fastgen),
@@ -94,8 +94,9 @@ SYSTEMS: dict[str, System] = {
     "EMS": merging(by_key=True, with_k=True, by_attention=False),
     "EMS, V only, by attention": merging(by_key=True, with_k=False, by_attention=True),
     "EMS, V only, and weights of cells": merging(by_key=True, with_k=False, by_attention=True, is_weighted=True),
-    "refitted values": lambda s, n: refitted(s, n, False),
-    "refitted values, layers by retrieval": lambda s, n: refitted(s, n, True),
+    "refitted values": refitted(numbers.alike),
+    "refitted values, layers by retrieval": refitted(numbers.by_retrieval),
+    "refitted values, layers by sensitivity": refitted(numbers.by_sensitivity),
     "ThinK, 60% of K's channels": lambda s, n: changes.with_channels(s, n, 0.6),
     "K q4_0": quantized("q4_0", "f16"),
     "K and V q8_0": quantized("q8_0", "q8_0"),

@@ -10,6 +10,11 @@ from .subject import ALWAYS, CANDIDATES, Scores, Subject
 FLOOR = 0.2
 
 
+def alike(subject: Subject, n_keep: int) -> list[int]:
+    """The same number in all layers."""
+    return [n_keep] * len(subject.layers)
+
+
 def by_layer(subject: Subject, wanted: np.ndarray, n_keep: int, min_share: float, max_share: float) -> list[int]:
     return by_weight(n_keep, wanted.tolist(), ALWAYS, subject.n, min_share, max_share)
 
@@ -28,6 +33,12 @@ def by_retrieval(subject: Subject, n_keep: int) -> list[int]:
     """RazorAttention's heads (arXiv 2407.15891, section 3), by layers: how well their heads find facts."""
     wanted = np.array([np.mean(subject.profile.retrieval[il]) for il in subject.layers])
     return by_layer(subject, wanted, n_keep, 0.5, 3.0)
+
+
+def by_sensitivity(subject: Subject, n_keep: int) -> list[int]:
+    """Fused's layers: how much harm evicting each of them does."""
+    wanted = np.array([subject.profile.sensitivity[il] for il in subject.layers])
+    return by_layer(subject, wanted, n_keep, 0.25, 3.0)
 
 
 def razor(subject: Subject, n_keep: int) -> list[list[int]]:
