@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+import numpy as np
+import numpy.typing as npt
+
 from ...cache.kv_cache import KVCache, LayerAttention
 from ...cache.sequence import Keep
 from ...cells import N_RECENT, N_SINK
@@ -269,7 +272,10 @@ class ProbingPolicy(ScoringPolicy):
 
     def probe(self, cache: KVCache, n_keep: int) -> list[LayerAttention]:
         """Return the attention of the queries, in the layers that can be evicted."""
-        tokens, pos = self.queries.tokens(self, cache, n_keep)
+        return self.attention(cache, *self.queries.tokens(self, cache, n_keep))
+
+    def attention(self, cache: KVCache, tokens: npt.NDArray[np.int64], pos: int) -> list[LayerAttention]:
+        """Return the attention of `tokens` at `pos`, `pos` + 1, ..., in the layers that can be evicted."""
         # a layer that reads the cells of another one has none of its own
         own = cache.gathered_heads()
         return [layer for layer in cache.probe(tokens, pos, self.score.reduce) if layer.layer in own]
