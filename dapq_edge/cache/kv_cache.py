@@ -1,6 +1,6 @@
 """The cells of one sequence: read, probe, evict, look ahead, save."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Tokens
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -13,7 +13,6 @@ from ..cells import BRANCH, CHUNK, LAYER_STEP, LAYER_STEP_GPU
 from ..errors import DapqError, UnsupportedModelError
 from ..llamacpp import context, native
 from ..llamacpp.devices import gpus
-from ..llamacpp.saved import f16_values
 from .sequence import Keep, Marks, Sequence
 from .state import SequenceState
 
@@ -293,6 +292,24 @@ class KVCache:
         rows = native.probe(self.ctx, self.seq_id, tokens, pos, reduce)
         return list(_split(rows, heads))
 
+    def probe_layers(
+        self,
+        tokens: Tokens[int] | npt.NDArray[Any],
+        pos: int,
+        reduce: native.ProbeType,
+        each: Callable[[LayerAttention], object],
+    ) -> None:
+        """Probe as `probe` does, one layer after the other: `each` is called with the attention of each.
+
+        It is a view that is valid during the call only, and `each` must not use the cache. What it raises is raised.
+        """
+        heads = self.probed_heads()
+
+        def report(layer: int, attention: npt.NDArray[np.float32]) -> None:
+            each(LayerAttention(layer, heads[layer][1], attention))
+
+        native.probe_layers(self.ctx, self.seq_id, tokens, pos, reduce, report)
+
     def sees(self, pos: int) -> bool:
         """Return whether a token that was at `pos` can be probed again: all that it saw is still there."""
         return pos >= self.sequence.n_compacted and self._has_window_before(pos)
@@ -392,31 +409,21 @@ class KVCache:
         cells = context.context_state(self.ctx) if of_context else context.seq_state(self.ctx, self.seq_id)
         return SequenceState(self.sequence, self.logits.copy() if self.has_logits else None, cells, of_context)
 
-    def values(self) -> list[npt.NDArray[np.float16]]:
-        """Return a copy of V of each layer of `gathered_heads`: float16 [KV heads, cells of the layer, head_dim].
+    def values(self, layer: int) -> npt.NDArray[np.float32]:
+        """Return a copy of V of one layer of `gathered_heads`: float32 [KV heads, cells of the layer, head_dim].
 
-        Raises `UnsupportedModelError` if V is not f16, and without flash attention.
+        Raises as `native.seq_values` does.
         """
-        cells = self.state().cells
-        return [rows.swapaxes(0, 1) for rows in self._values_in(cells)]
+        return native.seq_values(self.ctx, self.seq_id, layer)
 
-    def put_values(self, values: list[npt.NDArray[Any]]) -> None:
-        """Replace V: numbers [KV heads, cells of the layer, head_dim] of each. Raises as `values` and `restore` do."""
-        state = self.state()
-        cells = state.cells.copy()
-        for rows, layer in zip(self._values_in(cells), values, strict=True):
-            rows[:] = layer.swapaxes(0, 1)
-        self.restore(replace(state, cells=cells))
+    def put_values(self, layer: int, values: npt.NDArray[Any]) -> None:
+        """Replace V of one layer, rounded to the type of the cache. Raises as `native.set_seq_values` does.
 
-    def _values_in(self, cells: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.float16]]:
-        """Return views of V in saved cells: float16 [cells, KV heads, head_dim] for each layer of `gathered_heads`."""
-        ranges, heads, n_cells = f16_values(cells), self.gathered_heads(), self.n_cells
-        if len(ranges) != len(heads):
-            raise UnsupportedModelError("V of this cache cannot be changed: it must be f16, with flash attention")
-        rows = [cells[part.start : part.stop].view(np.float16) for part in ranges]
-        missing = self.sequence.n_missing or [0] * len(heads)
-        layers = zip(rows, missing, heads.values(), strict=True)
-        return [row.reshape(n_cells - n_missing, n_head_kv, -1) for row, n_missing, n_head_kv in layers]
+        Args:
+            layer: One of `gathered_heads`.
+            values: Numbers [KV heads, cells of the layer, head_dim].
+        """
+        native.set_seq_values(self.ctx, self.seq_id, layer, values)
 
     def restore(self, state: SequenceState) -> None:
         """Put back what `state` gave, into a context of the same model and types.

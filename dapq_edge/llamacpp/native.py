@@ -21,6 +21,7 @@ from ..errors import DapqError, NoFreeCellsError, StockBuildError, UnsupportedMo
 from . import compat
 
 NO_PROBE = "this model cannot be probed: use `policy=full` or `policy=streaming`"
+NO_VALUES = "the values of this model cannot be changed: use `policy=fused`"
 NO_EVICTION = "the memory of this model cannot be evicted: use `policy=full`"
 
 # what llama.cpp fails for is nearly always this
@@ -28,6 +29,9 @@ LOWER = "not enough memory? lower `kv_budget`, `n_ctx` or `n_batch`"
 
 _INT32_P = ctypes.POINTER(ctypes.c_int32)
 _FLOAT_P = ctypes.POINTER(ctypes.c_float)
+
+# `llama_attn_probe_callback`: layer, attention, its size, and what is not used
+_PROBE_CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_int32, _FLOAT_P, ctypes.c_int64, ctypes.c_void_p)
 
 _SIGNATURES = {
     "llama_memory_layer": ([ctypes.c_void_p, ctypes.c_int32, _INT32_P, _INT32_P], ctypes.c_int32),
@@ -39,8 +43,8 @@ _SIGNATURES = {
             ctypes.c_int32,
             ctypes.c_int32,
             ctypes.c_int,
-            _FLOAT_P,
-            ctypes.c_int64,
+            _PROBE_CALLBACK,
+            ctypes.c_void_p,
         ],
         ctypes.c_int32,
     ),
@@ -56,6 +60,18 @@ _SIGNATURES = {
             _INT32_P,
             ctypes.c_int64,
         ],
+        ctypes.c_int32,
+    ),
+    "llama_memory_seq_v_size": (
+        [ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32, _INT32_P, _INT32_P],
+        ctypes.c_int32,
+    ),
+    "llama_memory_seq_v_get": (
+        [ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32, _FLOAT_P, ctypes.c_int64],
+        ctypes.c_int32,
+    ),
+    "llama_memory_seq_v_set": (
+        [ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32, _FLOAT_P, ctypes.c_int64],
         ctypes.c_int32,
     ),
     "llama_memory_n_cells": ([ctypes.c_void_p], ctypes.c_int32),
@@ -216,6 +232,50 @@ def seq_gather(ctx: llama_cpp.llama_context_p, src: int, dst: int, keep: Sequenc
     _check(code, f"gather {cells.size} rows of sequence {src}")
 
 
+def _values_shape(ctx: llama_cpp.llama_context_p, seq_id: int, layer: int) -> tuple[int, int, int]:
+    n_cells, head_dim = ctypes.c_int32(), ctypes.c_int32()
+    code = _function("llama_memory_seq_v_size")(ctx, seq_id, layer, n_cells, head_dim)
+    _check_values(code, layer)
+    return gather_heads(ctx)[layer], n_cells.value, head_dim.value
+
+
+def _check_values(code: int, layer: int) -> None:
+    if code == -2:
+        raise UnsupportedModelError(NO_VALUES)
+    if code == -3:
+        raise DapqError(f"llama.cpp could not copy the values of layer {layer}: {LOWER}")
+    _check(code, f"copy the values of layer {layer}")
+
+
+def seq_values(ctx: llama_cpp.llama_context_p, seq_id: int, layer: int) -> npt.NDArray[np.float32]:
+    """Return V of the cells of a sequence in one layer of `gather_heads`: float32 [KV heads, cells, head_dim].
+
+    The cells are in the order of `seq_positions`, of which a layer that keeps fewer cells has the last ones. If V is
+    quantized, llama.cpp may have rotated it; sums of its values are then rotated in the same way.
+
+    Raises `UnsupportedModelError` if the model cannot be gathered or has no V of its own, and `DapqError` if an
+    argument is invalid or if there is not enough memory.
+    """
+    values = np.empty(_values_shape(ctx, seq_id, layer), dtype=np.float32)
+    code = _function("llama_memory_seq_v_get")(ctx, seq_id, layer, _pointer(values, _FLOAT_P), values.size)
+    _check_values(code, layer)
+    return values
+
+
+def set_seq_values(ctx: llama_cpp.llama_context_p, seq_id: int, layer: int, values: npt.NDArray[Any]) -> None:
+    """Replace V of the cells of a sequence in one layer, see `seq_values`: numbers [KV heads, cells, head_dim].
+
+    They are rounded to the type of the cache. Raises ValueError if the shape is another one, and as `seq_values` does,
+    also if another sequence shares one of the cells; nothing is changed then.
+    """
+    shape = _values_shape(ctx, seq_id, layer)
+    if values.shape != shape:
+        raise ValueError(f"values of layer {layer} have the shape {values.shape}, not {shape}")
+    numbers = np.ascontiguousarray(values, dtype=np.float32)
+    code = _function("llama_memory_seq_v_set")(ctx, seq_id, layer, _pointer(numbers, _FLOAT_P), numbers.size)
+    _check_values(code, layer)
+
+
 def probe_heads(ctx: llama_cpp.llama_context_p) -> dict[int, tuple[int, int]]:
     """Return {layer: (query heads, KV heads)} of the layers that a probe reports, {} if there are none."""
     return _layers(ctx, LayerFlag.PROBE)
@@ -243,21 +303,59 @@ def probe(
     Raises `NoFreeCellsError` if the context has fewer free cells than tokens, `UnsupportedModelError` if the model
     cannot be probed, and `DapqError` if an argument is invalid or the computation failed.
     """
-    tokens = _int32(tokens)
-    n_rows = sum(n_head for n_head, _ in probe_heads(ctx).values())
-    n_cells = seq_positions(ctx, seq_id).size
-    shape = (n_rows, tokens.size, n_cells) if reduce == ProbeType.NONE else (n_rows, n_cells)
+    rows, n_rows = {}, 0
+    for layer, (n_head, _) in probe_heads(ctx).items():
+        rows[layer] = slice(n_rows, n_rows + n_head)
+        n_rows += n_head
+    shape = _probe_shape(n_rows, len(tokens), seq_positions(ctx, seq_id).size, reduce)
     attention = np.empty(shape, dtype=np.float32)
+
+    def fill(layer: int, seen: npt.NDArray[np.float32]) -> None:
+        attention[rows[layer]] = seen
+
+    probe_layers(ctx, seq_id, tokens, pos, reduce, fill)
+    return attention
+
+
+def _probe_shape(n_rows: int, n_tokens: int, n_cells: int, reduce: ProbeType) -> tuple[int, ...]:
+    return (n_rows, n_tokens, n_cells) if reduce == ProbeType.NONE else (n_rows, n_cells)
+
+
+def probe_layers(
+    ctx: llama_cpp.llama_context_p,
+    seq_id: int,
+    tokens: Sequence[int] | npt.NDArray[Any],
+    pos: int,
+    reduce: ProbeType,
+    each: Callable[[int, npt.NDArray[np.float32]], object],
+) -> None:
+    """Probe as `probe` does, but hand over one layer after the other: the attention of all needs no memory then.
+
+    each: Called for each layer of `probe_heads`, in order, with its number and its attention: float32 [query heads,
+    cells], or [query heads, tokens, cells] with `ProbeType.NONE`. The array is a view that is valid during the call
+    only. It must not use the context. What it raises, `probe_layers` raises in the end; no other layer is handed over.
+    """
+    tokens = _int32(tokens)
+    n_heads = {layer: n_head for layer, (n_head, _) in probe_heads(ctx).items()}
+    n_cells = seq_positions(ctx, seq_id).size
+    errors: list[BaseException] = []
+
+    def report(layer: int, data: Any, n_data: int, _: Any) -> None:
+        if errors:
+            return
+        try:
+            seen = np.ctypeslib.as_array(data, (n_data,))
+            seen.flags.writeable = False
+            each(layer, seen.reshape(_probe_shape(n_heads[layer], tokens.size, n_cells, reduce)))
+        # it cannot pass through llama.cpp
+        except BaseException as error:
+            errors.append(error)
+
     code = _function("llama_attn_probe")(
-        ctx,
-        seq_id,
-        _pointer(tokens, _INT32_P),
-        tokens.size,
-        pos,
-        reduce,
-        _pointer(attention, _FLOAT_P),
-        attention.size,
+        ctx, seq_id, _pointer(tokens, _INT32_P), tokens.size, pos, reduce, _PROBE_CALLBACK(report), None
     )
+    if errors:
+        raise errors[0]
     if code == 1:
         raise NoFreeCellsError(
             f"no {count(tokens.size, 'free cell')} to probe in a context of {llama_cpp.llama_n_ctx(ctx)}: raise `n_ctx`"
@@ -269,4 +367,3 @@ def probe(
     if code == -3:
         raise DapqError(f"llama.cpp could not compute the probe: {LOWER}")
     _check(code, f"probe {count(tokens.size, 'token')} at position {pos} (at most {probe_tokens_max(ctx)} fit)")
-    return attention

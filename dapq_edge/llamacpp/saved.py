@@ -47,11 +47,10 @@ MARKED = 1 << 31
 
 @dataclass(frozen=True)
 class _Tensors:
-    """Bytes of K and V of some layers, whether V is transposed, and where they end."""
+    """Bytes of K and V of some layers, and where they end."""
 
     ranges: list[range]
     stop: int
-    is_transposed: bool = False
 
 
 def f16_ranges(state: npt.NDArray[np.uint8]) -> list[range]:
@@ -71,19 +70,6 @@ def f16_ranges(state: npt.NDArray[np.uint8]) -> list[range]:
         ranges += found.ranges
         start = found.stop
     return ranges
-
-
-def f16_values(state: npt.NDArray[np.uint8]) -> list[range]:
-    """Return which bytes of a saved sequence are V in f16, one row for each cell, of the full-attention layers.
-
-    Args:
-        state: What `context.seq_state` gave: uint8 [bytes].
-
-    Returns none as `f16_ranges` does, and if V is transposed, as without flash attention.
-    """
-    found = _section(state.data, N_HEADER)
-    # sliding windows come behind the full-attention layers
-    return found.ranges[len(found.ranges) // 2 :] if found and not found.is_transposed else []
 
 
 def quantize_q8_0(numbers: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
@@ -158,4 +144,4 @@ def _layers(data: memoryview, start: int, n_cells: Sequence[int], n_data: int, i
         if i % n_layers < n_data:
             ranges.append(range(start, start + n_bytes))
             start += n_bytes
-    return _Tensors(ranges, start, is_transposed) if start <= len(data) else None
+    return _Tensors(ranges, start) if start <= len(data) else None

@@ -25,7 +25,6 @@ from dapq_edge import (
     LayerAttention,
     Policy,
     ProbeType,
-    Refit,
     find_model,
     get_policy,
     open_model,
@@ -40,7 +39,16 @@ from dapq_edge.evaluation.runner import Case, evaluate, jobs_of
 from dapq_edge.evaluation.summary import of_full
 from dapq_edge.eviction.heads import find_profile
 from dapq_edge.eviction.policies import ProbingPolicy
-from dapq_edge.eviction.policies.parts import AtAnswer, ByError, Even, Filler, Normalized, Pyramid, RandomTokens
+from dapq_edge.eviction.policies.parts import (
+    AsTheyAre,
+    AtAnswer,
+    ByError,
+    Even,
+    Filler,
+    Normalized,
+    Pyramid,
+    RandomTokens,
+)
 from dapq_edge.eviction.score import Scores, pool
 from dapq_edge.eviction.select import top_cells
 from dapq_edge.llamacpp.log import captured_log
@@ -100,7 +108,8 @@ class Retrieved(Fused):
         return True
 
     def scores(self, cache: KVCache, n_keep: int) -> Scores:
-        layers, always = self.probe(cache, n_keep), self.n_sink + self.n_recent
+        layers = self.probe(cache, *self.queries.tokens(self, cache, n_keep))
+        always = self.n_sink + self.n_recent
         seen = pool(retrieval_heads(layers, self.profile).sum(axis=0, keepdims=True), 7)
         (chosen,) = top_cells(seen, always + (n_keep - always) // 4, self.n_sink, self.n_recent)
         scores = self.score(self, cache, layers)
@@ -117,6 +126,7 @@ BASE = Fused(
     queries=AtAnswer(32, N),
     score=Normalized(pooled=1.0),
     layer_budget=Even(),
+    values=AsTheyAre(),
 )
 
 # the parts that a variant has instead
@@ -154,9 +164,12 @@ def variants(has_profile: bool) -> dict[str, Policy]:
                 queries=BASE.queries,
                 score=BASE.score,
                 layer_budget=BASE.layer_budget,
+                values=BASE.values,
             )
         ]
-    made += [replace(Fused(), name="fused, all layers alike", layer_budget=Even()), Fused(), Refit(), DapQ()]
+    as_they_are = replace(Fused(), values=AsTheyAre())
+    made += [replace(as_they_are, name="all layers alike, values as they are", layer_budget=Even())]
+    made += [replace(as_they_are, name="values as they are"), Fused(), DapQ()]
     # pseudo queries that are not where the answer will be written
     made += [DapQ(name=f"dapq, {n:+,} positions", queries=AtAnswer(32, shift=n)) for n in (256, 4096, -256)]
     made += [get_policy(name) for name in COMPARED]

@@ -11,17 +11,18 @@ import argparse
 import json
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from ablation import divergence
 
-from dapq_edge import DapQ, Engine, Full, Fused, KVCache, Policy, Share, find_model, open_model
+from dapq_edge import DapQ, Engine, Full, Fused, KVCache, Share, find_model, open_model
 from dapq_edge.calibration.divergence import kl_divergence, log_probabilities
 from dapq_edge.evaluation.fidelity import FidelityCase, fidelity_cases
-from dapq_edge.eviction.policies.parts import AtAnswer, BranchLookAhead, RandomTokens
+from dapq_edge.eviction.policies import ProbingPolicy
+from dapq_edge.eviction.policies.parts import AsTheyAre, AtAnswer, BranchLookAhead, RandomTokens
 from dapq_edge.eviction.policies.parts.owner import FirstPass, Owner
 from dapq_edge.llamacpp.log import captured_log
 
@@ -48,7 +49,7 @@ class OnBranch(Fused):
         return DapQ()
 
 
-WAYS: dict[str, Policy] = {
+WAYS: dict[str, ProbingPolicy] = {
     "32 tokens on the full cache (fused)": Fused(),
     "16": Fused(queries=AtAnswer(N_QUERIES, 16)),
     "8": Fused(queries=AtAnswer(N_QUERIES, 8)),
@@ -68,7 +69,8 @@ def measure(engine: Engine, case: FidelityCase, budgets: list[int]) -> dict[str,
     state, (answer, _) = cache.state(), cache.peek(case.n_predict)
     full, found = log_probabilities(cache, answer), {}
     for name, policy in WAYS.items():
-        policy, numbers = policy.with_heads(engine.heads), []
+        # what is kept is compared, not what its values make up for
+        policy, numbers = replace(policy, heads=engine.heads, values=AsTheyAre()), []
         for budget in budgets:
             cache.restore(state)
             start = time.process_time()

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from dapq_edge import Engine, Full, LayerAttention, Refit, Share, find_model, open_model
+from dapq_edge import Engine, Full, Fused, LayerAttention, ProbeType, Share, find_model, open_model
 from dapq_edge.cache.sequence import Keep
 from dapq_edge.calibration.divergence import kl_divergence, log_probabilities
 from dapq_edge.evaluation.fidelity import FidelityCase, fidelity_cases
@@ -43,10 +43,11 @@ def measure(engine: Engine, case: FidelityCase) -> dict[str, list[float]]:
     prompt = case.prompt(engine)
     n_cells = 2 * (len(prompt) + case.n_predict)
     engine.read(prompt, Full(), Share(100), n_predict=case.n_predict, n_cells=n_cells, one_shot=True)
-    cache, policy = engine.cache, replace(Refit(), heads=engine.heads)
+    cache, policy = engine.cache, replace(Fused(), heads=engine.heads)
     state, (answer, _) = cache.state(), cache.peek(case.n_predict)
     # fused's queries, each of them
-    layers = policy.probe(cache, 0)
+    tokens, pos = policy.queries.tokens(policy, cache, 0)
+    layers = cache.probe(tokens, pos, ProbeType.NONE)
     reduced = [replace(layer, attention=layer.attention.max(axis=1)) for layer in layers]
     scores = policy.score(policy, cache, reduced)
     full = log_probabilities(cache, answer)

@@ -45,7 +45,7 @@ def measure(engine: Engine, tokens: list[int], n_keep: int, proxies: list[Proxy]
         rows[name] = time.perf_counter() - start, n_bytes() - before
 
     step(f"prefill of {len(tokens):,} tokens", lambda: cache.read(tokens))
-    step("probe of 32 tokens", lambda: policy.probe(cache, n_keep))
+    step("probe of 32 tokens", lambda: policy.scores(cache, n_keep))
     step(f"probe and eviction to {n_keep} cells", lambda: policy.evict(cache, n_keep))
     step("32 tokens of an answer", lambda: cache.look_ahead(32))
     return rows

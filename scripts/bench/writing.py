@@ -25,7 +25,7 @@ from dapq_edge.calibration.needles import read_haystack
 from dapq_edge.cells import CHUNK
 from dapq_edge.eviction.policies.base import Queries
 from dapq_edge.eviction.policies.parts import (
-    AtAnswer,
+    AsTheyAre,
     BySensitivity,
     LastTokens,
     Normalized,
@@ -117,8 +117,8 @@ TRIATTENTION = "TriAttention"
 WAYS: dict[str, Policy] = {
     "dapq": DapQ(),
     "dapq, layers by sensitivity": DapQ(layer_budget=BySensitivity()),
+    "fused, values as they are": Fused(values=AsTheyAre()),
     "fused": Fused(),
-    "fused, 8 tokens written ahead": Fused(queries=AtAnswer(64, 8)),
     "the last 8 tokens (SnapKV's score)": DapQ(queries=LastTokens(8), score=Pooled()),
     "the last 32 tokens (SnapKV's score)": DapQ(queries=LastTokens(32), score=Pooled(), n_recent=32),
     "R-KV": DapQ(queries=LastTokens(8), score=Redundant()),

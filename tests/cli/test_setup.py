@@ -163,7 +163,7 @@ def test_wrong_checksum_is_refused(clone, served, is_served):
     ("names", "reason"),
     [
         (["{stem}-py3-none-" + OTHER + ".whl"], f"none there is for this machine, only {OTHER}"),
-        (["llama_cpp_python-0.3.36+dapq.7-7_0123456789abcdef-py3-none-any.whl"], "none of the 1 there is {stem}"),
+        (["llama_cpp_python-0.3.36+dapq.8-8_0123456789abcdef-py3-none-any.whl"], "none of the 1 there is {stem}"),
         ([], "none of the 0 there is {stem}"),
     ],
     ids=["other machine", "other patches", "empty"],

@@ -25,7 +25,7 @@ from .checks import eviction_error, opened
 from .context import Context
 from .device import Tested, opened_device
 from .families import FAMILIES, REFUSED, write_family
-from .gathered import cells_of
+from .gathered import cells_of, floats, stored
 from .tiny import Spec, write_gguf
 from .tokens import N_PROMPT, PROBE, PROMPT, random_tokens
 
@@ -48,6 +48,19 @@ def check_gathered(c: Context, seq_id: int, stored: list[np.ndarray], keep: list
         assert (actual == np.take_along_axis(rows, kept.T[..., None], axis=0)).all()
 
 
+def check_values(c: Context, type_v: str) -> None:
+    """V of each layer is what the state has of it, and what is put in its place."""
+    expected, layers = cells_of(c, 0)[0].data, native.gather_heads(c.ctx)
+    for i, layer in enumerate(layers, start=len(layers)):
+        values = native.seq_values(c.ctx, 0, layer)
+        np.testing.assert_array_equal(values, floats(expected[i], type_v))
+        new = np.random.default_rng(layer).permuted(values, axis=1)
+        expected[i] = stored(new, type_v)
+        native.set_seq_values(c.ctx, 0, layer, new)
+    for actual, rows in zip(cells_of(c, 0)[0].data, expected, strict=True):
+        assert (actual == rows).all()
+
+
 def run(path: Path, n_gpu_layers: int, unified: bool, **options: Any) -> list[np.ndarray]:
     """Attention and logits, before and after evictions."""
     with Context(path, n_gpu_layers=n_gpu_layers, n_seq_max=2, kv_unified=unified, **options) as c:
@@ -67,6 +80,7 @@ def run(path: Path, n_gpu_layers: int, unified: bool, **options: Any) -> list[np
         keep = random_keep(c, [8, 40, 8, 72] if unified else [20] * 4, N_PROMPT, rng)
         native.seq_gather(c.ctx, 0, 0, keep)
         check_gathered(c, 0, stored, keep)
+        check_values(c, options["type_v"])
         gathered = c.state()
         results.append(native.probe(c.ctx, 0, PROBE, N_PROMPT))
         native.resize(c.ctx, 256)

@@ -53,7 +53,7 @@ def gather(c: Context, dst: int, keep: list[np.ndarray]) -> int:
 
 
 def probe(c: Context) -> int:
-    tokens, data = native._int32(PROBE), np.empty(10**6, np.float32)
+    tokens = native._int32(PROBE)
     return native._function("llama_attn_probe")(
         c.ctx,
         0,
@@ -61,9 +61,15 @@ def probe(c: Context) -> int:
         tokens.size,
         N_PROMPT,
         native.ProbeType.MAX,
-        native._pointer(data, native._FLOAT_P),
-        data.size,
+        native._PROBE_CALLBACK(lambda *_: None),
+        None,
     )
+
+
+def put_values(c: Context, values: np.ndarray, name: str = "set") -> int:
+    """Get the values of the last layer, or put them where they were."""
+    last, data = list(native.gather_heads(c.ctx))[-1], native._pointer(values, native._FLOAT_P)
+    return native._function(f"llama_memory_seq_v_{name}")(c.ctx, 0, last, data, values.size)
 
 
 def states(c: Context) -> tuple:
@@ -76,6 +82,7 @@ def each_allocation(path: Path, what: str, kind: str, faults: Faults) -> None:
         "gather": lambda c: gather(c, 0, keep),
         "copy": lambda c: gather(c, 1, keep),
         "probe": probe,
+        "values": lambda c: put_values(c, values, kind),
         "resize": lambda c: native._function("llama_memory_resize")(c.ctx, 512 if kind == "up" else 256),
     }
     n_failed, n_removed, k, options = 0, 0, 0, CELLS | ({"n_ctx": 512} if kind == "down" else {})
@@ -84,6 +91,7 @@ def each_allocation(path: Path, what: str, kind: str, faults: Faults) -> None:
         for context in (c, stock):
             assert context.decode(PROMPT, 0) == 0
         before, keep = states(c), random_keep(c, [20, 12, 16] if kind == "uneven" else 20)
+        values = native.seq_values(c.ctx, 0, list(native.gather_heads(c.ctx))[-1])
         while True:
             k += 1
             faults.allocation.value = k

@@ -95,7 +95,6 @@ FORMULAS = {
     "base+question": lambda: FORMULAS["fused"](),
     "dapq": lambda: dapq_formula(FILLER),
     "fused": lambda: dapq_formula(answer(32) + FILLER, 0.25),
-    "refit": lambda: dapq_formula(answer(32) + FILLER, 0.25),
     "oracle": lambda: dapq_formula(answer(48)),
     "snapkv": snapkv_formula,
     "pyramid": lambda: snapkv_formula(8),

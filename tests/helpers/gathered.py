@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from unittest import mock
 
+import gguf
 import llama_cpp
 import numpy as np
 
@@ -95,6 +96,21 @@ def parse(state: bytes, n_head_kv: int) -> list[Cells]:
 
 def cells_of(c: Context, seq_id: int, n_head_kv: int = 2) -> list[Cells]:
     return parse(c.state(seq_id), n_head_kv)
+
+
+def floats(rows: np.ndarray, kind: str) -> np.ndarray:
+    """The numbers of K or V of a layer, as `native.seq_values` gives them: float32 [KV heads, cells, head_dim]."""
+    if kind == "f16":
+        return rows.copy().view(np.float16).astype(np.float32).swapaxes(0, 1)
+    return gguf.quants.dequantize(rows, gguf.GGMLQuantizationType[kind.upper()]).swapaxes(0, 1)
+
+
+def stored(numbers: np.ndarray, kind: str) -> np.ndarray:
+    """The bytes of numbers, float32 [KV heads, cells, head_dim]: uint8 [cells, KV heads, bytes]."""
+    rows = np.ascontiguousarray(numbers.swapaxes(0, 1))
+    if kind == "f16":
+        return rows.astype(np.float16).view(np.uint8)
+    return gguf.quants.quantize(rows, gguf.GGMLQuantizationType[kind.upper()])
 
 
 def random_keep(

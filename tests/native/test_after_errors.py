@@ -34,7 +34,10 @@ def path_of(model, tiny_model, family_model):
     return tiny_model(specs[model]) if model in specs else family_model(model)
 
 
-CALLS = [("gather", "even"), ("copy", ""), ("probe", ""), ("resize", "up"), ("resize", "down")]
+CALLS = [
+    *(("gather", "even"), ("copy", ""), ("probe", ""), ("resize", "up"), ("resize", "down")),
+    *(("values", "get"), ("values", "set")),
+]
 
 
 @pytest.mark.slow

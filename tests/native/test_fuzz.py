@@ -6,7 +6,7 @@ import llama_cpp
 import numpy as np
 import pytest
 from helpers.context import Context
-from helpers.gathered import Cells, assert_same_cells, assert_same_logits, load, parse
+from helpers.gathered import Cells, assert_same_cells, assert_same_logits, floats, load, parse, stored
 from helpers.tiny import Spec
 from helpers.tokens import random_tokens
 
@@ -23,8 +23,8 @@ NUMBERS = [-(2**31), -1, 0, 1, 2**31 - 1]
 
 
 class Fuzzer:
-    def __init__(self, c: Context, unified: bool, seed: int) -> None:
-        self.c, self.unified, self.rng = c, unified, np.random.default_rng(seed)
+    def __init__(self, c: Context, unified: bool, cache_type: str, seed: int) -> None:
+        self.c, self.unified, self.cache_type, self.rng = c, unified, cache_type, np.random.default_rng(seed)
 
     def cells(self, seq_id: int) -> Cells:
         caches = parse(self.c.state(seq_id), SPEC.n_head_kv)
@@ -187,16 +187,34 @@ class Fuzzer:
         assert native.gather_heads(c.ctx) == dict.fromkeys(range(SPEC.n_layer), SPEC.n_head_kv)
         return []
 
+    def values(self) -> list:
+        """Those of one layer, and random ones in their place."""
+        c, seq_id, layer = self.c, self.seq_id(), self.number(0, SPEC.n_layer)
+        before = self.cells(seq_id % N_SEQ)
+        values = native.seq_values(c.ctx, seq_id, layer)
+        i = SPEC.n_layer + layer
+        if values.shape[1]:
+            assert (values == floats(before.data[i], self.cache_type)).all()
+        new = self.rng.standard_normal(values.shape).astype(np.float32)
+        native.set_seq_values(c.ctx, seq_id, layer, new)
+        after = self.cells(seq_id)
+        if values.shape[1]:
+            before.data[i] = stored(new, self.cache_type)
+        assert_same_cells(after, before)
+        return [seq_id]
+
     def raw(self) -> list:
         """The C functions with null pointers, negative sizes and wrong ids."""
         rng, c = self.rng, self.c
         data = native._int32(rng.integers(-5, 300, 64))
         ints = native._pointer(data, native._INT32_P)
         floats = native._pointer(np.zeros(64, np.float32), native._FLOAT_P)
+        each = native._PROBE_CALLBACK(lambda *_: None)
         seq_id, bad_id, n = int(rng.integers(N_SEQ)), int(rng.choice(SEQ_IDS)), int(rng.integers(-(2**31), 0))
         n_layer, wrong = SPEC.n_layer, int(rng.choice([*NUMBERS, 2, 4]))
         memory, far = c.memory, int(rng.choice([-(2**62), -1, 2**62, 2**32]))
-        name, *args = [
+        values = str(rng.choice(["llama_memory_seq_v_get", "llama_memory_seq_v_set"]))
+        calls = [
             ("llama_memory_seq_pos_get", None, seq_id, ints, 1),
             ("llama_memory_seq_pos_get", memory, bad_id, ints, 1),
             ("llama_memory_seq_pos_get", memory, seq_id, None, 1),
@@ -220,15 +238,26 @@ class Fuzzer:
             ("llama_memory_layer", c.ctx, 0, ints, None),
             ("llama_set_n_layer_eval", None, 1),
             ("llama_set_n_layer_eval", c.ctx, int(rng.choice([n, n_layer + 1, 2**31 - 1]))),
-            ("llama_attn_probe", None, seq_id, ints, 1, 0, 1, floats, 64),
-            ("llama_attn_probe", c.ctx, bad_id, ints, 1, 0, 1, floats, 64),
-            ("llama_attn_probe", c.ctx, seq_id, None, 1, 0, 1, floats, 64),
-            ("llama_attn_probe", c.ctx, seq_id, ints, n, 0, 1, floats, 64),
-            ("llama_attn_probe", c.ctx, seq_id, ints, 1, n, 1, floats, 64),
-            ("llama_attn_probe", c.ctx, seq_id, ints, 1, 0, int(rng.choice([-1, 3])), floats, 64),
-            ("llama_attn_probe", c.ctx, seq_id, ints, 1, 0, 1, None, 64),
-            ("llama_attn_probe", c.ctx, seq_id, ints, 1, 0, 1, floats, n),
-        ][rng.integers(31)]
+            ("llama_attn_probe", None, seq_id, ints, 1, 0, 1, each, None),
+            ("llama_attn_probe", c.ctx, bad_id, ints, 1, 0, 1, each, None),
+            ("llama_attn_probe", c.ctx, seq_id, None, 1, 0, 1, each, None),
+            ("llama_attn_probe", c.ctx, seq_id, ints, n, 0, 1, each, None),
+            ("llama_attn_probe", c.ctx, seq_id, ints, 1, n, 1, each, None),
+            ("llama_attn_probe", c.ctx, seq_id, ints, 1, 0, int(rng.choice([-1, 3])), each, None),
+            ("llama_attn_probe", c.ctx, seq_id, ints, 1, 0, 1, native._PROBE_CALLBACK(), None),
+            ("llama_memory_seq_v_size", None, seq_id, 0, ints, ints),
+            ("llama_memory_seq_v_size", c.ctx, bad_id, 0, ints, ints),
+            ("llama_memory_seq_v_size", c.ctx, seq_id, n, ints, ints),
+            ("llama_memory_seq_v_size", c.ctx, seq_id, 0, None, ints),
+            ("llama_memory_seq_v_size", c.ctx, seq_id, 0, ints, None),
+            (values, None, seq_id, 0, floats, 64),
+            (values, c.ctx, bad_id, 0, floats, 64),
+            (values, c.ctx, seq_id, int(rng.choice([n, n_layer, 2**31 - 1])), floats, 64),
+            (values, c.ctx, seq_id, 0, None, 0),
+            (values, c.ctx, seq_id, 0, floats, far),
+            (values, c.ctx, seq_id, 0, floats, 63),
+        ]
+        name, *args = calls[rng.integers(len(calls))]
         assert native._function(name)(*args) < 0, (name, args)
         layer, nowhere = native._function("llama_memory_layer"), ((None, 0), (c.ctx, -1), (c.ctx, n), (c.ctx, n_layer))
         assert [layer(ctx, il, ints, ints) for ctx, il in nowhere] == [0] * 4
@@ -238,10 +267,11 @@ class Fuzzer:
 CALLS = {  # and how often
     Fuzzer.decode: 0.24,
     Fuzzer.limit: 0.04,
-    Fuzzer.remove: 0.12,
-    Fuzzer.gather: 0.25,
+    Fuzzer.remove: 0.11,
+    Fuzzer.gather: 0.22,
     Fuzzer.probe: 0.1,
-    Fuzzer.resize: 0.08,
+    Fuzzer.values: 0.05,
+    Fuzzer.resize: 0.07,
     Fuzzer.share: 0.02,
     Fuzzer.reload: 0.03,
     Fuzzer.read: 0.05,
@@ -264,10 +294,10 @@ def test_random_calls(tiny_model, pytestconfig, unified, flash_attn, cache_type)
     ended = Counter()
     with Context(path, **options) as c, Context(path, **options) as fresh, captured_log():
         llama_cpp.llama_set_n_threads(c.ctx, 1, 1)
-        fuzzer = Fuzzer(c, unified, seed=1)
+        fuzzer = Fuzzer(c, unified, cache_type, seed=1)
         for _ in range(n_calls):
             ended[fuzzer.call()] += 1
-        for name in ("decode", "limit", "remove", "gather", "probe", "resize", "read", "raw"):
+        for name in ("decode", "limit", "remove", "gather", "probe", "values", "resize", "read", "raw"):
             assert ended[name] > n_calls / 100, ended
         for name in ("remove", "gather", "probe", "resize", "read"):
             assert ended[f"{name} DapqError"] > 0, ended

@@ -245,17 +245,61 @@ def test_invalid_arguments(tiny_model):
             with pytest.raises(DapqError):
                 native.probe(c.ctx, seq_id, tokens, pos)
         call = native._function("llama_attn_probe")
-        buffer = np.zeros(12 * N_PROMPT, dtype=np.float32)
-        data = native._pointer(buffer, native._FLOAT_P)
+        layers = []
+        each = native._PROBE_CALLBACK(lambda layer, _data, n_data, _: layers.append((layer, n_data)))
         tokens = native._pointer(native._int32(PROBE), native._INT32_P)
-        assert call(None, 0, tokens, 1, 80, 1, data, buffer.size) == -1
-        assert call(c.ctx, 0, None, 1, 80, 1, data, buffer.size) == -1
-        assert call(c.ctx, 0, tokens, 1, 80, 1, None, buffer.size) == -1
-        assert call(c.ctx, 0, tokens, 1, 80, 3, data, buffer.size) == -1
-        assert call(c.ctx, 0, tokens, 1, 80, -1, data, buffer.size) == -1
-        assert call(c.ctx, 0, tokens, 1, 80, 1, data, buffer.size - 1) == -1
-        assert call(c.ctx, 0, tokens, 1, 80, 1, data, buffer.size) == 0
+        assert call(None, 0, tokens, 1, 80, 1, each, None) == -1
+        assert call(c.ctx, 0, None, 1, 80, 1, each, None) == -1
+        assert call(c.ctx, 0, tokens, 1, 80, 1, native._PROBE_CALLBACK(), None) == -1
+        assert call(c.ctx, 0, tokens, 1, 80, 3, each, None) == -1
+        assert call(c.ctx, 0, tokens, 1, 80, -1, each, None) == -1
+        assert layers == []
+        assert call(c.ctx, 0, tokens, 1, 80, 1, each, None) == 0
+        assert layers == [(layer, 4 * N_PROMPT) for layer in range(3)]
         assert c.state() == before
+
+
+@pytest.mark.parametrize("arch", ["llama", "gemma2"])
+@pytest.mark.parametrize("reduce", ProbeType)
+def test_one_layer_after_the_other(tiny_model, arch, reduce):
+    """What a probe returns at once, in the order of the layers, in arrays that nobody can change."""
+    with Context(tiny_model(Spec(arch=arch, n_layer=4))) as c:
+        assert c.decode(PROMPT, 0) == 0
+        before, seen = c.state(), []
+
+        def each(layer: int, attention: np.ndarray) -> None:
+            with pytest.raises(ValueError, match="read-only"):
+                attention[:] = 0
+            seen.append((layer, attention.copy()))
+
+        native.probe_layers(c.ctx, 0, PROBE, N_PROMPT - 20, reduce, each)
+        assert [layer for layer, _ in seen] == list(native.probe_heads(c.ctx))
+        expected = native.probe(c.ctx, 0, PROBE, N_PROMPT - 20, reduce)
+        np.testing.assert_array_equal(np.concatenate([attention for _, attention in seen]), expected)
+        assert c.state() == before
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
+def test_what_a_layer_raises_is_raised(tiny_model, error):
+    """After the probe, which leaves everything as it was; no other layer is handed over."""
+    path = tiny_model(Spec())
+    with Context(path) as c, Context(path) as stock:
+        for context in (c, stock):
+            assert context.decode(PROMPT, 0) == 0
+        before, layers = c.state(), []
+
+        def each(layer: int, _: np.ndarray) -> None:
+            layers.append(layer)
+            if layer == 1:
+                raise error
+
+        with pytest.raises(error):
+            native.probe_layers(c.ctx, 0, PROBE, N_PROMPT - 20, ProbeType.NONE, each)
+        assert layers == [0, 1]
+        assert c.state() == before
+        for context in (c, stock):
+            assert context.decode(PROBE, N_PROMPT) == 0
+        assert c.logits.tobytes() == stock.logits.tobytes()
 
 
 def test_log_is_captured(tiny_model, capfd):
@@ -276,7 +320,9 @@ def test_log_is_captured(tiny_model, capfd):
 def test_empty_sequence(tiny_model):
     with Context(tiny_model(Spec())) as c:
         assert native.probe(c.ctx, 0, PROBE, 0).shape == (12, 0)
-        assert native.seq_positions(c.ctx, 0).size == 0
+        layers = []
+        native.probe_layers(c.ctx, 0, PROBE, 0, ProbeType.NONE, lambda *layer: layers.append(layer))
+        assert [(layer, attention.shape) for layer, attention in layers] == [(i, (4, N_PROBE, 0)) for i in range(3)]
         assert native.seq_positions(c.ctx, 0).size == 0
 
 

@@ -17,7 +17,6 @@ from .kvzip import KVzip
 from .laq import LAQ, LAQPlusPlus
 from .oracle import Oracle
 from .pyramid import PyramidKV
-from .refit import Refit
 from .snapkv import SnapKV
 from .streaming import Streaming
 from .tova import TOVA
@@ -41,7 +40,6 @@ __all__ = [
     "Policy",
     "ProbingPolicy",
     "PyramidKV",
-    "Refit",
     "ScoringPolicy",
     "SnapKV",
     "Streaming",
@@ -57,7 +55,7 @@ ENTRY_POINTS = "dapq_edge.policies"
 POLICIES: dict[str, type[Policy]] = {
     policy.name: policy
     for policy in (
-        *(Fused, DapQ, Refit, BaseQuestion, KVzip, LAQ, LAQPlusPlus, CompressKV, SnapKV, PyramidKV, TOVA, H2O),
+        *(Fused, DapQ, BaseQuestion, KVzip, LAQ, LAQPlusPlus, CompressKV, SnapKV, PyramidKV, TOVA, H2O),
         *(Streaming, Full, Oracle),
     )
 }

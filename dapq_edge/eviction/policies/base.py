@@ -1,10 +1,10 @@
-"""Base of all policies: probe -> score -> budget -> select -> evict."""
+"""Base of all policies: probe -> score -> budget -> select -> refit -> evict."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -16,12 +16,17 @@ from ..budget import Budget, Cells, in_steps
 from ..heads import HeadProfile
 from ..score import Scores, attention_kept, cells_to_hold
 from ..select import Pinned, n_most_pinned
-from .parts import Best, Even, FirstPass, LayerBudget, Queries, Score, Selection
+from .parts import AsTheyAre, Best, Even, FirstPass, LayerBudget, Queries, Score, Selection, Values
+from .parts.queries import Tokens
+from .parts.values import NewValues
 
 __all__ = ["Eviction", "Policy", "ProbingPolicy", "Queries", "Score", "ScoringPolicy"]
 
 # share of the attention that a budget which may be raised shall hold, see docs/results.md, "Fidelity"
 MIN_KEPT = 0.8
+
+# from the cells that stay to their values
+Fit = Callable[[Keep], NewValues]
 
 # free cells that probing needs at least, so that chunks have the same size with most policies
 N_PROBE = 32
@@ -139,6 +144,10 @@ class ScoringPolicy(Policy):
     def scores(self, cache: KVCache, n_keep: int) -> Scores:
         """Score each cell, for each KV head of each layer of `cache.gathered_heads`. The cache is left as it was."""
 
+    def look(self, cache: KVCache, n_keep: int) -> tuple[Scores, Fit]:
+        """Return the scores, and what gives new values for the cells that stay. The cache is left as it was."""
+        return self.scores(cache, n_keep), lambda keep: {}
+
     @property
     def max_share(self) -> float:
         return self.layer_budget.max_share
@@ -220,10 +229,13 @@ class ScoringPolicy(Policy):
         self.check(cache)
         if n_keep >= cache.n_cells:
             return None
-        scores = self.scores(cache, n_keep)
+        scores, fit = self.look(cache, n_keep)
         keep = self.select(cache, scores, self.enough(scores, n_keep, n_most))
         kept = attention_kept(scores, keep, self.candidates) if self.sees_attention else None
+        values = fit(keep)
         cache.evict(keep, kept)
+        for layer, rows in values.items():
+            cache.put_values(layer, rows)
         return Eviction(keep, kept)
 
 
@@ -245,10 +257,12 @@ class ProbingPolicy(ScoringPolicy):
     Attributes:
         queries: The tokens to probe with, and where they stand.
         score: How their attention becomes a score.
+        values: What becomes of V in the cells that stay.
     """
 
     queries: Queries = None  # type: ignore[assignment]
     score: Score = None  # type: ignore[assignment]
+    values: Values = AsTheyAre()
 
     @property
     def n_probe(self) -> int:
@@ -267,12 +281,16 @@ class ProbingPolicy(ScoringPolicy):
         if self.needs_heads or self.heads:
             self.profile.check(heads)
 
-    def probe(self, cache: KVCache, n_keep: int) -> list[LayerAttention]:
-        """Return the attention of the queries, in the layers that can be evicted."""
-        tokens, pos = self.queries.tokens(self, cache, n_keep)
+    def probe(self, cache: KVCache, tokens: Tokens, pos: int) -> list[LayerAttention]:
+        """Return the attention of queries from `pos` on, in the layers that can be evicted."""
         # a layer that reads the cells of another one has none of its own
         own = cache.gathered_heads()
         return [layer for layer in cache.probe(tokens, pos, self.score.reduce) if layer.layer in own]
 
     def scores(self, cache: KVCache, n_keep: int) -> Scores:
-        return self.score(self, cache, self.probe(cache, n_keep))
+        return self.look(cache, n_keep)[0]
+
+    def look(self, cache: KVCache, n_keep: int) -> tuple[Scores, Fit]:
+        tokens, pos = self.queries.tokens(self, cache, n_keep)
+        scores = self.score(self, cache, self.probe(cache, tokens, pos))
+        return scores, lambda keep: self.values.fit(cache, tokens, pos, keep)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from .base import ProbingPolicy
 from .dapq import DapQ
-from .parts import AtAnswer, BySensitivity, LayerBudget, Normalized, Queries, Score
+from .parts import AtAnswer, BySensitivity, LayerBudget, Normalized, Queries, Refitted, Score, Values
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,8 @@ class Fused(ProbingPolicy):
     Before anything is evicted, 32 tokens are generated, and forgotten again. They say what the answer begins with, 32
     tokens of filler behind them what the rest of it may need. Queries that know what they look for need less of the
     words around it. Layers keep more where the calibration of the model
-    found that eviction does harm. Every part was varied; see docs/ablations.md.
+    found that eviction does harm, and the values that stay are fitted to what the queries read from all cells. Every
+    part was varied; see docs/ablations.md.
     """
 
     name: str = "fused"
@@ -22,6 +23,7 @@ class Fused(ProbingPolicy):
     queries: Queries = AtAnswer(64, n_look_ahead=32)
     score: Score = Normalized(pooled=0.25)
     layer_budget: LayerBudget = BySensitivity()
+    values: Values = Refitted()
 
     @property
     def while_reading(self) -> DapQ:
