@@ -1,14 +1,17 @@
 """The values of the cells that stay, in llama.cpp."""
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from helpers.context import Context
 from helpers.formulas import SPEC, read
 from helpers.profiles import random_profile
 from helpers.tiny import Spec
 from helpers.tokens import random_tokens
 
+from dapq_edge.cache.kv_cache import KVCache
 from dapq_edge.eviction.policies import get_policy
 from dapq_edge.eviction.policies.parts import AsTheyAre
 from dapq_edge.eviction.refit import refit
@@ -83,6 +86,21 @@ def test_values_of_all_layers_are_fitted_as_in_one_probe(tiny_model):
             by_head = seen.attention.reshape(seen.n_head_kv, -1, seen.attention.shape[-1])
             fitted = [refit(*head) for head in zip(by_head, values[seen.layer], cells, strict=True)]
             np.testing.assert_allclose(cache.values(seen.layer), np.float16(fitted), rtol=2e-3, atol=2e-3)
+
+
+def test_the_attention_of_all_layers_is_never_in_memory(tiny_model):
+    spec, text = Spec(n_head=16, n_head_kv=2, head_dim=32, n_layer=10), random_tokens(400, 1)
+    with Context(tiny_model(spec)) as context:
+        cache = KVCache(context.ctx)
+        cache.read(text)
+        tracemalloc.start()
+        try:
+            FUSED.evict(cache, N_KEEP)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    n_layer = 4 * spec.n_head * 64 * len(text)
+    assert peak < 3 * n_layer < spec.n_layer * n_layer / 3
 
 
 def test_an_error_in_a_layer_evicts_nothing(tiny_model, monkeypatch):

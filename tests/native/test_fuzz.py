@@ -180,7 +180,7 @@ class Fuzzer:
 
     def read(self) -> list:
         # rare calls, of which hundreds have to hold a wrong one
-        seq_id, c = self.seq_id(wrong=0.3), self.c
+        seq_id, c = self.seq_id(wrong=0.5), self.c
         positions = native.seq_positions(c.ctx, seq_id)
         cells = self.cells(seq_id)
         assert positions.tolist() == cells.positions.tolist()
@@ -268,10 +268,10 @@ CALLS = {  # and how often
     Fuzzer.decode: 0.24,
     Fuzzer.limit: 0.04,
     Fuzzer.remove: 0.11,
-    Fuzzer.gather: 0.22,
+    Fuzzer.gather: 0.21,
     Fuzzer.probe: 0.1,
     Fuzzer.values: 0.05,
-    Fuzzer.resize: 0.07,
+    Fuzzer.resize: 0.08,
     Fuzzer.share: 0.02,
     Fuzzer.reload: 0.03,
     Fuzzer.read: 0.05,
@@ -294,12 +294,12 @@ def test_random_calls(tiny_model, pytestconfig, unified, flash_attn, cache_type)
     ended = Counter()
     with Context(path, **options) as c, Context(path, **options) as fresh, captured_log():
         llama_cpp.llama_set_n_threads(c.ctx, 1, 1)
-        fuzzer = Fuzzer(c, unified, cache_type, seed=1)
+        fuzzer = Fuzzer(c, unified, cache_type, seed=2)
         for _ in range(n_calls):
             ended[fuzzer.call()] += 1
         for name in ("decode", "limit", "remove", "gather", "probe", "values", "resize", "read", "raw"):
             assert ended[name] > n_calls / 100, ended
-        for name in ("remove", "gather", "probe", "resize", "read"):
+        for name in ("remove", "gather", "probe", "values", "resize", "read"):
             assert ended[f"{name} DapqError"] > 0, ended
         llama_cpp.llama_memory_clear(c.memory, True)
         native.resize(c.ctx, N_CTX)
