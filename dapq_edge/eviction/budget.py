@@ -140,26 +140,29 @@ def by_weight(
 def in_steps(n_keep: Sequence[int], n_most: Sequence[int], n_min: int, step: int) -> list[int]:
     """Round the cells of each layer so that they differ by multiples of `step`.
 
-    On average they are those of `n_keep` if all layers have as many. No layer gets less than `n_min`, unless it has
-    less.
+    On average they are those of `n_keep`, or fewer where layers have no more. No layer gets less than `n_min`, unless
+    it has less.
 
     Args:
         n_keep: Wanted cells of each layer.
-        n_most: Cells that each layer has; where they differ, they differ by multiples of it, too.
+        n_most: Cells that each layer has.
         n_min: The least.
         step: See `KVCache.layer_step`.
     """
     wanted, has = np.minimum(n_keep, n_most), np.asarray(n_most)
-    most = wanted.max()
+    most, least = wanted.max(), np.minimum(n_min, has)
     if (wanted == most).all():
         return [int(n) for n in wanted]
-    if (has != has[0]).any():
-        kept = has - step * np.rint((has - wanted) / step).astype(int)
-        kept -= step * (kept > most)
-        return [int(n) for n in np.minimum(kept + step * (kept < n_min), has)]
     steps = np.rint((most - wanted) / step).astype(int)
-    while True:
-        kept = min(most, round((wanted + step * steps).mean())) - step * steps
-        if kept.min() >= n_min or not steps.any():
+    while steps.any():
+        # what a layer without a step keeps, so that the mean stays, and no layer needs more than it has
+        first = min(most, round((wanted + step * steps).mean()), (has + step * steps).min())
+        kept = first - step * steps
+        if (kept >= least).all():
             return [int(n) for n in kept]
         steps = np.minimum(steps, steps.max() - 1)
+    n_all = int(has.min())
+    if n_all >= n_min:
+        return [int(min(most, max(n_min, round(wanted.mean())), n_all))] * len(has)
+    # the layer that has least keeps all of it, and the others need not keep as few
+    return [int(n) for n in n_all + (np.maximum(wanted, least) - n_all) // step * step]

@@ -148,6 +148,18 @@ def test_budget_below_the_minimum(name):
     assert policy.cells_to_keep(parse_budget("11"), 5) == 5
 
 
+def test_uneven_layers_keep_what_is_pinned(tiny_model):
+    """Also when they are evicted again, and it is more than a layer's share of the budget."""
+    pinned, policy = np.arange(100), policy_of("fused")
+    with Context(tiny_model(SPEC), n_ctx=1024) as context:
+        cache = KVCache(context.ctx)
+        cache.pin(pinned)
+        for i in range(3):
+            cache.read(random_tokens(250, i))
+            assert len({layer.shape[1] for layer in policy.evict(cache, 200).keep}) > 1
+            assert all(np.isin(pinned, head).all() for layer in cache.sequence.kept for head in layer)
+
+
 @pytest.mark.parametrize("name", sorted(UNEVEN | CAN_DIFFER))
 def test_uneven_layers_are_evicted_again(tiny_model, name):
     """What a layer has lost is never chosen again, and each head sees exactly what was kept."""

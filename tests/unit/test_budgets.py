@@ -22,22 +22,30 @@ def test_layers_differ_in_steps():
     assert in_steps([188, 144, 100, 56, 12], [500] * 5, 12, STEP) == [183, 151, 87, 55, 23]
     # the first and the last have less than they may keep
     assert in_steps([188, 144, 100], [70, 102, 38], 12, STEP) == [70, 102, 38]
-    assert in_steps([60, 60, 30], [70, 102, 38], 12, STEP) == [38, 38, 38]
+    assert in_steps([60, 60, 30], [70, 102, 38], 12, STEP) == [60, 60, 28]
+    # none has as many as the wanted ones in steps from what it has
+    assert in_steps([38, 38, 44], [50, 50, 82], 12, STEP) == [40, 40, 40]
+    # the least is far more than what is wanted
+    assert in_steps([64, 64, 640], [300, 300, 812], 140, STEP) == [149, 149, 469]
+    # two layers have less than that
+    assert in_steps([250, 1300, 405, 1300], [452, 1316, 484, 1316], 486, STEP) == [452, 1284, 484, 1284]
 
 
 @pytest.mark.parametrize("is_uneven", [False, True])
 def test_steps_keep_their_bounds(is_uneven):
-    """No layer keeps more than it has or less than the sinks and the recent cells; the mean stays."""
+    """No layer keeps more than it has or than was wanted of any, or less than what must stay; the mean stays."""
     rng = np.random.default_rng(1)
     for _ in range(500):
-        n_layer, n_min = rng.integers(2, 9), int(rng.integers(1, 20))
+        n_layer = rng.integers(2, 9)
         has = rng.integers(20, 400) + STEP * rng.integers(0, 9 if is_uneven else 1, n_layer)
-        n_keep = rng.integers(n_min, n_min + 300, n_layer)
+        n_min = int(rng.integers(1, rng.choice([20, has.min()])))
+        n_keep = rng.integers(n_min // 2, n_min + 300, n_layer)
+        n_keep += max(0, n_min - int(n_keep.mean()))
         wanted, kept = np.minimum(n_keep, has), np.array(in_steps(n_keep.tolist(), has.tolist(), n_min, STEP))
         assert ((kept - kept[0]) % STEP == 0).all()
         assert (kept >= n_min).all()
-        assert (kept <= has).all()
-        assert is_uneven or kept.max() == wanted.max() or abs(kept.mean() - wanted.mean()) <= 1
+        assert (kept <= np.minimum(has, wanted.max())).all()
+        assert is_uneven or n_min >= 20 or kept.max() == wanted.max() or abs(kept.mean() - wanted.mean()) <= 1
 
 
 @pytest.mark.parametrize(
