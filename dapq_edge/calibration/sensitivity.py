@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from ..cells import N_RECENT, N_SINK
+from ..cells import LAYER_STEP, N_RECENT, N_SINK
 from ..control import UNCONTROLLED, Control
 from ..eviction.budget import Share
 from ..eviction.policies import Full, Fused
@@ -22,7 +22,7 @@ SUMMARY = "Write a summary of the text."
 # tokens by which a prompt is shorter that asks for a summary instead of the fact in it, at most
 N_SHORTER = 64
 
-# tokens of an answer, and the share of the cells that the layer keeps
+# tokens of an answer, and the share of the cells that the layer keeps, rounded up to a step
 N_ANSWER, KEPT = 48, 1 / 16
 
 
@@ -52,14 +52,18 @@ def find_sensitivity(engine: Engine, prompts: Sequence[Prompt], control: Control
 
 def _harm(engine: Engine, prompt: Prompt, control: Control) -> npt.NDArray[np.float64]:
     """Return the KL divergence for each layer that can be evicted, in nats per token."""
-    engine.read(prompt, Full(), Share(100), n_predict=N_ANSWER, one_shot=True)
+    policy = Fused()
+    # it probes with more tokens than the answer has
+    engine.read(prompt, Full(), Share(100), n_predict=max(N_ANSWER, policy.n_probe), one_shot=True)
     cache = engine.cache
     state, n_cells = cache.state(), cache.n_cells
     answer, _ = cache.peek(N_ANSWER)
-    scores = Fused().scores(cache, 0)
+    scores = policy.scores(cache, 0)
     everything = [np.tile(np.arange(n_cells), (len(layer), 1)) for layer in scores]
     full = log_probabilities(cache, answer)
-    n_keep, harm = max(N_SINK + N_RECENT, int(KEPT * n_cells)), []
+    # devices want layers that differ by such steps
+    n_steps = int((n_cells - max(N_SINK + N_RECENT, KEPT * n_cells)) / LAYER_STEP)
+    n_keep, harm = n_cells - n_steps * LAYER_STEP, []
     for i, layer in enumerate(scores):
         control.report(i, len(scores))
         cache.restore(state)
