@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from helpers.context import Context
 from helpers.profiles import random_profile
+from helpers.reading import make_prompt
 from helpers.tiny import EPS, N_EMBD, Spec
 from helpers.tokens import random_tokens
 
@@ -15,6 +16,7 @@ from dapq_edge import open_model
 from dapq_edge.cache.kv_cache import KVCache
 from dapq_edge.calibration.calibrate import calibrate
 from dapq_edge.calibration.needles import Needle
+from dapq_edge.calibration.sensitivity import N_ANSWER, find_sensitivity
 from dapq_edge.cells import LAYER_STEP
 from dapq_edge.errors import DapqError, UsageError
 from dapq_edge.eviction.budget import by_weight, in_steps
@@ -200,3 +202,11 @@ def test_sensitivity_is_the_harm_of_one_layer(planted):
     assert profile.sensitivity[2] == 0
     assert min(profile.sensitivity[0], profile.sensitivity[1]) > 0.01
     assert sum(profile.sensitivity.values()) == pytest.approx(1)
+
+
+def test_sensitivity_has_room_for_its_probe(tiny_model):
+    """Whatever the cache is padded to."""
+    engine = open_model(tiny_model(PlantedSpec()), n_threads=1)
+    shares = find_sensitivity(engine, [make_prompt(512 - N_ANSWER - 25)])
+    assert sum(shares.values()) == pytest.approx(1)
+    engine.close()

@@ -6,6 +6,7 @@ A process of its own: a device that is registered stays registered. It prints "s
 "skipped: ...".
 """
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable
@@ -17,6 +18,8 @@ import numpy as np
 import pytest
 from llama_cpp._logger import set_verbose
 
+from dapq_edge import open_model
+from dapq_edge.calibration.sensitivity import find_sensitivity
 from dapq_edge.errors import DapqError
 from dapq_edge.llamacpp import native
 from dapq_edge.llamacpp.native import ProbeType
@@ -26,6 +29,7 @@ from .context import Context
 from .device import Tested, opened_device
 from .families import FAMILIES, REFUSED, write_family
 from .gathered import cells_of, floats, stored
+from .reading import make_prompt
 from .tiny import Spec, write_gguf
 from .tokens import N_PROMPT, PROBE, PROMPT, random_tokens
 
@@ -182,6 +186,15 @@ def check_memory(path: Path, device: Tested) -> None:
         assert c.decode(PROBE, N_PROMPT) == 0
 
 
+def check_sensitivity(path: Path, device: Tested) -> None:
+    """What evicting one layer does is measured there as on the host."""
+    shares = []
+    for n_layers in (0, 99):
+        with contextlib.closing(open_model(path, n_threads=1, n_gpu_layers=n_layers)) as engine:
+            shares.append(list(find_sensitivity(engine, [make_prompt(400)]).values()))
+    assert shares[1] == pytest.approx(shares[0], abs=0.05)
+
+
 def main() -> None:
     set_verbose(False)
     name, folder, check, *arguments = sys.argv[1:]
@@ -193,7 +206,8 @@ def main() -> None:
         elif check == "families":
             check_families(Path(folder))
         else:
-            {"copies": check_copies, "memory": check_memory}[check](path, device)
+            checks = {"copies": check_copies, "memory": check_memory, "sensitivity": check_sensitivity}
+            checks[check](path, device)
     print("same")
 
 

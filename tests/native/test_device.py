@@ -55,3 +55,8 @@ def test_the_cache_is_not_copied_to_the_host(tmp_path, device, counter):
 @pytest.mark.parametrize("device", DEVICES)
 def test_memory_of_the_device_is_given_back(tmp_path, device):
     run_job("device_job", device, tmp_path, "memory")
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_sensitivity_is_measured_on_a_device(tmp_path, device):
+    run_job("device_job", device, tmp_path, "sensitivity")
