@@ -13,6 +13,7 @@ from dapq_edge import Control, KVCache, get_policy
 from dapq_edge.errors import AbortedError, TooLongError, UsageError
 from dapq_edge.prompt.request import N_SHORT
 from dapq_edge.reading import relevance
+from dapq_edge.reading.decide import N_ANSWER
 
 SPEC = Spec(n_ctx=4096)
 
@@ -132,6 +133,13 @@ def test_a_remark_needs_no_document(tiny_model):
             text += random_tokens(n_tokens - 1, 1)
             text += answer(llama, text, 20)
             assert llama.usage.n_rereads == n_rereads
+
+
+@pytest.mark.parametrize("heads", [None, random_profile(Spec())], ids=["even", "uneven"])
+def test_nothing_is_evicted_for_an_answer_that_has_room(tiny_model, heads):
+    with opened(tiny_model(SPEC), kv_budget=256, heads=heads) as llama:
+        assert len(answer(llama, random_tokens(1500, 1), N_ANSWER)) == N_ANSWER
+        assert llama.usage.n_evictions == 1
 
 
 def test_an_answer_may_be_longer_than_the_cells(tiny_model):
