@@ -1,6 +1,7 @@
 """A sequence within a budget: its context, what is added to it, and evictions where the cells are used up."""
 
 import contextlib
+import math
 from collections.abc import Iterator
 from collections.abc import Sequence as Tokens
 
@@ -233,8 +234,13 @@ class BudgetedSequence:
         if n_tokens != self.sequence.n_tokens:
             self.cache.truncate(n_tokens)
 
-    def append(self, tokens: Tokens[int], control: Control = UNCONTROLLED) -> None:
+    def append(self, tokens: Tokens[int], control: Control = UNCONTROLLED, n_behind: int = 0) -> None:
         """Evaluate tokens after the sequence; where the cells are used up, evict.
+
+        Args:
+            tokens: Token ids.
+            control: Watches and stops.
+            n_behind: Tokens that are read behind them before an answer is looked ahead.
 
         Raises `TooLongError` if there are more than `n_ctx`, what `control` raises, and as `KVCache.read` does.
         """
@@ -244,25 +250,32 @@ class BudgetedSequence:
             raise TooLongError(f"the context of {self.n_ctx:,} tokens is full")
         n_part, n_free = self.model.n_batch, self.n_ctx
         if self.is_evicted:
-            n_free = native.n_cells(self.cache.ctx) - self._n_working
+            n_free = native.n_cells(self.cache.ctx) - self._n_working - n_behind
             if self.sequence.n_cells + n_tokens > n_free:
                 n_part = min(n_part, CHUNK - self.policy.n_probe)
         for start in range(0, n_tokens, n_part):
             part = tokens[start : start + n_part]
             control.report(start, n_tokens)
-            if self.is_evicted and self.sequence.n_cells + len(part) > n_free:
-                self._make_room_for(n_tokens)
+            # what can follow an eviction does: a question that is cut by one cannot be asked
+            n_next = n_tokens - start if self._n_kept + n_tokens - start <= n_free else len(part)
+            if self.is_evicted and self.sequence.n_cells + n_next > n_free:
+                self._make_room_for(N_ANSWER if n_tokens == 1 else max(n_next + n_behind, CHUNK - self._n_working))
             first = n_before + start
             self.cache.read(part, None if self.scores is None else self.scores[first : first + len(part)])
 
-    def _make_room_for(self, n_tokens: int) -> None:
-        """Evict while `n_tokens` tokens are appended: one of an answer, or more of a prompt."""
+    def _make_room_for(self, n_next: int) -> None:
+        """Evict while tokens are appended, so that `n_next` more have room: of an answer, or of a prompt."""
         if self._is_answering:
             # for another answer, or the same one with other white space
             self._conversations.keep(self.cache)
             self._is_answering = False
-        with self.cache.before([], N_ANSWER + self._n_working if n_tokens == 1 else CHUNK):
+        with self.cache.before([], n_next + self._n_working):
             self._evict(self.policy.while_reading)
+
+    @property
+    def _n_kept(self) -> int:
+        """Cells that an eviction keeps at most, in the layer that keeps most."""
+        return math.ceil(self.budget.n_limit * self.policy.max_share)
 
     @property
     def _n_working(self) -> int:

@@ -208,8 +208,9 @@ class Engine(BudgetedSequence):
         self._n_unpinned = prompt.n_unpinned
         n_text = max(step.n_tokens, len(prompt.text))
         self.cache.pin(prompt.pinned)
-        self.append(tokens[step.n_tokens : n_text], control)
-        with self.cache.before(ending_of(prompt), N_ANSWER + self._n_working):
+        ending = ending_of(prompt)
+        self.append(tokens[step.n_tokens : n_text], control, len(ending))
+        with self.cache.before(ending, N_ANSWER + self._n_working):
             self._make_room()
             is_served = not step.may_reread or self._is_served(prompt, step.n_tokens, n_text)
             if is_served and self.sequence.n_cells + len(tokens) - n_text > n_limit:

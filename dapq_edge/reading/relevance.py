@@ -76,8 +76,11 @@ def ask(cache: KVCache, question: Sequence[int], heads: HeadProfile | None, n_qu
 def serves(cache: KVCache, question: Sequence[int], heads: HeadProfile | None, n_queries: int) -> bool:
     """Return whether the cells that were kept before `question`, the cache's last tokens, answer it, or none need to.
 
-    If they do, a guess at the answer attends to them, and the model is sure of it.
+    If they do, a guess at the answer attends to them, and the model is sure of it. A question that cannot be probed,
+    since something was evicted in the middle of it, is not known to be answered.
     """
+    if not cache.sees(cache.next_position - len(question)):
+        return False
     found = ask(cache, question, heads, n_queries)
     cells = slice(N_SINK, cache.n_cells - len(question))
     if relevance(found.guessed, cells) < MIN_USED:

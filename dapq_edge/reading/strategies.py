@@ -102,7 +102,8 @@ class Reader(ABC):
         if not self._bring_in(prompt):
             return
         self.cache.pin(prompt.pinned)
-        with self.cache.before(ending_of(prompt), self.plan.n_predict):
+        # behind an answer, its sources are probed, or it is evicted
+        with self.cache.before(ending_of(prompt), self.plan.n_predict + self.policy.n_probe):
             self._evict(self.policy, self.plan.n_keep)
         self.cells_kept, self.bytes_kept = self.cache.used
         self._read(prompt.end)

@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 from helpers.context import Context
 from helpers.profiles import random_profile
+from helpers.reading import make_prompt
 from helpers.tiny import Spec, forward
 from helpers.tokens import random_tokens
 
+from dapq_edge import get_policy, open_model
 from dapq_edge.cache.kv_cache import KVCache
+from dapq_edge.eviction.budget import Cells
 from dapq_edge.llamacpp.native import ProbeType
 from dapq_edge.reading import citations
 from dapq_edge.reading.citations import N_TOGETHER, cite, strongest
@@ -43,6 +46,16 @@ def test_attention_while_it_was_written(tiny_model, profile, written):
     expected = np.mean([largest[layer, head] for layer, head in best_heads(profile, largest)], axis=0)
     assert not seen[first:].any()
     np.testing.assert_allclose(seen[:first], expected[:first], atol=0.02 * expected.max())
+
+
+@pytest.mark.parametrize("heads", [None, PROFILE], ids=["even", "uneven"])
+def test_cells_are_free_behind_an_answer(tiny_model, heads):
+    """Also behind one of as many tokens as may be."""
+    engine = open_model(tiny_model(Spec(n_ctx=8192)), heads=heads, n_threads=1)
+    engine.read(make_prompt(2000), get_policy("fused"), Cells(256), n_predict=256)
+    list(engine.stream(256))
+    assert engine.cache.allocated[0] - engine.cache.n_cells >= N_CITED
+    engine.close()
 
 
 def test_cells_are_tokens_again_after_an_eviction(tiny_model):

@@ -2,13 +2,18 @@
 
 import llama_cpp
 import pytest
+from helpers.context import Context
 from helpers.llamas import Evaluated, answer, opened, set_decode
+from helpers.profiles import random_profile
+from helpers.templates import CHATML
 from helpers.tiny import Spec
 from helpers.tokens import random_tokens
 
-from dapq_edge import Control
+from dapq_edge import Control, KVCache, get_policy
 from dapq_edge.errors import AbortedError, TooLongError, UsageError
 from dapq_edge.prompt.request import N_SHORT
+from dapq_edge.reading import relevance
+from dapq_edge.reading.decide import N_ANSWER
 
 SPEC = Spec(n_ctx=4096)
 
@@ -88,6 +93,37 @@ def test_a_turn_that_fits_a_chunk_reads_nothing_again(tiny_model):
         assert llama.engine.last_read is first
 
 
+@pytest.mark.parametrize("heads", [None, random_profile(Spec())], ids=["even", "uneven"])
+def test_no_eviction_cuts_a_question(tiny_model, heads):
+    """Whatever room the last turn has left: it is asked in the cells that are there, before any is evicted."""
+    path, asked = tiny_model(Spec(n_ctx=8192, template=CHATML)), []
+
+    def is_asked(cache, question, *_):
+        asked.append(cache.sees(cache.next_position - len(question)))
+        return True
+
+    with opened(path, kv_budget=300, heads=heads, serves=is_asked) as llama:
+        messages = [{"role": "user", "content": 150 * "so long " + "\n\nWhat is it?"}]
+        answers = llama.create_chat_completion(messages, max_tokens=8)["choices"]
+        state = llama.save_state()
+        # the generation prompt has 11 tokens
+        for n_chars in range(130, 650, 10):
+            llama.load_state(state)
+            asking = {"role": "user", "content": n_chars * "x" + " and what is the other one?"}
+            llama.create_chat_completion([*messages, answers[0]["message"], asking], max_tokens=1)
+    assert len(asked) > 40
+    assert all(asked)
+
+
+def test_a_question_that_an_eviction_cut_is_not_served(tiny_model):
+    with Context(tiny_model(SPEC), n_ctx=1024) as context:
+        cache, question = KVCache(context.ctx), random_tokens(30, 2)
+        cache.read(random_tokens(300, 1) + question[:20])
+        get_policy("dapq").evict(cache, 100)
+        cache.read(question[20:])
+        assert not relevance.serves(cache, question, None, 32)
+
+
 def test_a_remark_needs_no_document(tiny_model):
     with opened(tiny_model(Spec(n_ctx=8192)), n_ctx=8192, serves=lambda *_: False) as llama:
         text = random_tokens(900, 0)
@@ -97,6 +133,13 @@ def test_a_remark_needs_no_document(tiny_model):
             text += random_tokens(n_tokens - 1, 1)
             text += answer(llama, text, 20)
             assert llama.usage.n_rereads == n_rereads
+
+
+@pytest.mark.parametrize("heads", [None, random_profile(Spec())], ids=["even", "uneven"])
+def test_nothing_is_evicted_for_an_answer_that_has_room(tiny_model, heads):
+    with opened(tiny_model(SPEC), kv_budget=256, heads=heads) as llama:
+        assert len(answer(llama, random_tokens(1500, 1), N_ANSWER)) == N_ANSWER
+        assert llama.usage.n_evictions == 1
 
 
 def test_an_answer_may_be_longer_than_the_cells(tiny_model):
