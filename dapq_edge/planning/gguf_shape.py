@@ -50,11 +50,15 @@ WITHOUT_CACHE = (
 SHARING = ("gemma3n", "gemma4")
 
 # see `ModelShape.compute_bytes`
-PROCESS_BYTES = 64 * MIB
+PROCESS_BYTES = 68 * MIB
 BYTES_PER_WORD = 176
 BYTES_PER_ACTIVATION = 13
 BYTES_PER_SCORE = 850
 BYTES_PER_MASKED = 2.4
+
+# while values are fitted: the attention of 64 queries in one layer, and V in 16 bits, with what becomes of half of it
+BYTES_PER_ATTENTION = 256
+BYTES_PER_VALUE = 3
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,7 @@ class ModelShape:
         return n_cells * self.bytes_per_cell(type_k, type_v) + windows + self.state_bytes
 
     def compute_bytes(self, n_cells: int, n_batch: int) -> int:
-        """An estimate of the rest: the process, the vocabulary, activations, the mask and the scores of a probe.
+        """An estimate of the rest: the process, the vocabulary, activations, the mask, scores of a probe, and values.
 
         It is what the process touches, without weights and K and V, on a CPU with flash attention; llama.cpp reserves
         more, for logits that are never computed. The constants were fitted to the anonymous memory and the libraries of
@@ -148,7 +152,9 @@ class ModelShape:
         512 and 768 to 8,704 cells: it is 1.0 to 1.4 times of that, 1.7 where a policy never probes.
         """
         activations = (n_batch + CHUNK) * self.n_activation * BYTES_PER_ACTIVATION
-        per_cell = self.n_head * BYTES_PER_SCORE + int(n_batch * BYTES_PER_MASKED)
+        n_values = sum(layer.n_head_kv * layer.value_length for layer in self.layers if not layer.window)
+        fitted = self.n_head * BYTES_PER_ATTENTION + n_values * BYTES_PER_VALUE
+        per_cell = self.n_head * BYTES_PER_SCORE + int(n_batch * BYTES_PER_MASKED) + fitted
         return PROCESS_BYTES + self.n_words * BYTES_PER_WORD + activations + n_cells * per_cell
 
     def total_bytes(self, n_cells: int, type_k: str, type_v: str, n_batch: int) -> int:

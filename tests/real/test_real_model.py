@@ -6,6 +6,7 @@ from helpers.real import LLAMA_CPP, SHARED, needs_build, needs_shared
 
 from dapq_edge import Engine
 from dapq_edge.calibration.needles import Needle, read_haystack, read_needles
+from dapq_edge.cells import LAYER_STEP
 from dapq_edge.chat.sources import find_coverage, find_sources
 from dapq_edge.documents.document import Document
 from dapq_edge.evaluation.needle import needle_cases
@@ -139,7 +140,8 @@ def test_window_model_reads_and_answers(gemma, question):
     prompt = chat_prompt(gemma.model, document, question, "The first step is to")
     stats = gemma.read(prompt, get_policy("fused"), parse_budget("300"), n_predict=20)
     assert stats.mode == (ReadMode.SKIM if question else ReadMode.CHUNKED)
-    assert stats.cells_kept == 300
+    # the mean of layers that differ in steps
+    assert 300 - LAYER_STEP // 2 <= stats.cells_kept <= 300
     assert stats.cells_peak == 1024
     answer = "".join(gemma.stream(20))
     assert sum(character.isalpha() for character in answer) > len(answer) / 2 > 10
