@@ -314,6 +314,14 @@ class KVCache:
         """Return whether a token that was at `pos` can be probed again: all that it saw is still there."""
         return pos >= self.sequence.n_compacted and self._has_window_before(pos)
 
+    def can_go_on(self, n_tokens: int) -> bool:
+        """Return whether all that stands behind the first `n_tokens` tokens can be forgotten, and others be read.
+
+        A sliding window may have lost what they see: of a sequence that was put back, or that is much longer.
+        """
+        position = int(np.searchsorted(self.sequence.text_index, n_tokens))
+        return position in (0, self.sequence.n_positions) or self._has_window_before(position)
+
     def _has_window_before(self, pos: int) -> bool:
         """Return whether the sliding-window layers still have all that a token at `pos` sees in them."""
         n_swa = context.n_swa(self.ctx)

@@ -24,7 +24,7 @@ from ..store.store import Store
 from .ahead import Ahead, store_windows
 from .align import Aligned, align
 from .budgeted import BudgetedSequence
-from .decide import N_ANSWER, Append, Limits, Reread, decide
+from .decide import N_ANSWER, Append, Limits, Reread, Reuse, decide
 from .plan import N_SKIM, Plan, ReadMode, SkimMode, make_plan, skim_mode
 from .relevance import Serves, serves
 from .skimming import skimming_of
@@ -174,6 +174,8 @@ class Engine(BudgetedSequence):
         tokens, messages = self._aligned(self.sequence, tokens, messages)
         self.n_prompt = len(tokens)
         step = decide(self.sequence, tokens, self._limits)
+        if isinstance(step, Reuse | Append) and not self.cache.can_go_on(step.n_tokens):
+            step = decide(Sequence(), tokens, self._limits)
         # what was chosen for another question says nothing about this one
         is_chosen = goes_on is not None and self.sequence.n_skipped > 0
         if isinstance(step, Reread) or is_chosen:

@@ -62,6 +62,18 @@ def test_conversations_in_turn(tiny_model, spec, kv_budget, is_calibrated, monke
         assert any(llama.kv_cache.sequence.n_missing) == (is_calibrated and kv_budget == 100)
 
 
+@pytest.mark.parametrize("kv_budget", [100, 900])
+def test_another_answer_behind_what_a_window_has_lost(tiny_model, kv_budget):
+    """What comes back has no more of a sliding window than its end sees: it cannot be cut further before."""
+    prompt, other = random_tokens(300, 1), random_tokens(20, 3)
+    with opened(tiny_model(SPECS[1]), kv_budget=kv_budget, serves=lambda *_: True) as llama:
+        first = answer(llama, prompt, 60)
+        answer(llama, random_tokens(100, 2))
+        answer(llama, [*prompt, *first[:20], *other])
+        assert llama.n_tokens == 351
+        assert llama.kv_cache.next_position == 351
+
+
 def test_without_memory_for_them_a_text_is_read_again(tiny_model, monkeypatch):
     with opened(tiny_model(SPECS[0]), cache_ram=0) as llama:
         talks, evaluated = [Talk(llama, seed) for seed in range(2)], Evaluated(monkeypatch)
