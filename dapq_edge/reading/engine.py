@@ -215,13 +215,21 @@ class Engine(BudgetedSequence):
         with self.cache.before(ending, N_ANSWER + self._n_working):
             self._make_room()
             is_served = not step.may_reread or self._is_served(prompt, step.n_tokens, n_text)
-            if is_served and self.sequence.n_cells + len(tokens) - n_text > n_limit:
+            if is_served and self._is_full(len(tokens) - n_text, n_limit):
                 self._evict(self.policy)
         if is_served:
             self.append(tokens[n_text:], control)
         else:
             self._n_rereads += 1
             self._read_anew(tokens, control, messages, goes_on, prompt)
+
+    def _is_full(self, n_tokens: int, n_limit: int) -> bool:
+        """Return whether `n_tokens` more are beyond a limit of cells, or leave too few free ones for an answer.
+
+        Layers with more cells than the limit may have them, so far as no others need them.
+        """
+        n_most = max(n_limit, native.n_cells(self.cache.ctx) - N_ANSWER)
+        return self.cache.used[0] + n_tokens > n_limit or self.sequence.n_cells + n_tokens > n_most
 
     def _make_room(self) -> None:
         """Evict before an eviction looks ahead, if there are too few cells for what comes before the answer."""

@@ -124,6 +124,18 @@ def test_a_question_that_an_eviction_cut_is_not_served(tiny_model):
         assert not relevance.serves(cache, question, None, 32)
 
 
+def test_short_turns_evict_seldom_where_layers_differ(tiny_model):
+    """The layer that keeps most may have more than the budget and half a chunk."""
+    options = {"kv_budget": 300, "heads": random_profile(Spec()), "serves": lambda *_: True}
+    with opened(tiny_model(Spec(n_ctx=8192)), **options) as llama:
+        text = random_tokens(1200, 0)
+        for turn in range(6):
+            text += answer(llama, text, 5)
+            assert llama.kv_cache.n_cells > 300 + N_ANSWER
+            text += random_tokens(20, turn)
+        assert llama.usage.n_evictions <= 3
+
+
 def test_a_remark_needs_no_document(tiny_model):
     with opened(tiny_model(Spec(n_ctx=8192)), n_ctx=8192, serves=lambda *_: False) as llama:
         text = random_tokens(900, 0)

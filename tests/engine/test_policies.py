@@ -1,14 +1,18 @@
 """Scores of each policy against its paper's formula in plain numpy, and what all policies have in common."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from helpers.context import Context
 from helpers.formulas import FILLER, FORMULAS, SPEC, TOKENS, L, read
 from helpers.gathered import Reference, assert_same_logits
 from helpers.profiles import random_profile
+from helpers.reading import make_prompt
 from helpers.tiny import Spec
 from helpers.tokens import random_tokens
 
+from dapq_edge import open_model
 from dapq_edge.cache.kv_cache import KVCache
 from dapq_edge.cells import LAYER_STEP
 from dapq_edge.errors import UnsupportedModelError, UsageError
@@ -146,6 +150,16 @@ def test_budget_below_the_minimum(name):
     # a share that comes out below the minimum is raised to it
     assert policy.cells_to_keep(parse_budget("1%"), L) == max(n_min, 1)
     assert policy.cells_to_keep(parse_budget("11"), 5) == 5
+
+
+def test_uneven_layers_leave_room_for_a_branch(tiny_model):
+    """The next eviction looks ahead on one."""
+    heads = replace(random_profile(SPEC), sensitivity={0: 0.0, 1: 0.0, 2: 1.0})
+    policy = replace(get_policy("laq", heads=heads), layer_budget=BySensitivity())
+    engine = open_model(tiny_model(Spec(n_ctx=8192)), n_threads=1)
+    engine.read(make_prompt(1500, has_question=False), policy, Cells(256), n_predict=16)
+    assert any(engine.sequence.n_missing)
+    engine.close()
 
 
 def test_uneven_layers_keep_what_is_pinned(tiny_model):

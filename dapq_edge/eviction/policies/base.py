@@ -204,7 +204,8 @@ class ScoringPolicy(Policy):
         """Return how many cells each layer keeps."""
         scores = [layer[:, n:] for layer, n in zip(scores, _missing(cache, scores), strict=True)]
         # a share above 1 has memory of its own
-        n_most = min(cache.n_cells, max(math.ceil(n_keep * self.max_share), cache.n_layer_most))
+        n_room = cache.n_layer_most - self.n_branch(n_keep)
+        n_most = min(cache.n_cells, max(math.ceil(n_keep * self.max_share), n_room))
         budgets = self.layer_budget.cells(self, n_keep, n_most, list(cache.gathered_heads()), scores)
         n_least = min(n_keep, self.n_sink + self.n_recent + n_most_pinned(_pinned(cache, scores)))
         return in_steps(budgets, [layer.shape[1] for layer in scores], n_least, cache.layer_step)
