@@ -127,7 +127,7 @@ def _measure(engine: Engine, case: Case, jobs: Sequence[Job]) -> Iterator[tuple[
         return
     prompt = case.prompt(engine)
     if one_shot or case.needs_full:
-        _read_all(engine, case, prompt)
+        read_all(engine, case, prompt)
         # a probe before the end of the prompt needs the cells that left a window
         state = engine.cache.state(of_context=True)
         case.observe(engine)
@@ -152,7 +152,7 @@ def _evict(engine: Engine, job: Job, prompt: Prompt) -> Seen:
     return Seen(prompt, evicted.keep, attention_kept=evicted.attention_kept) if evicted else Seen(prompt)
 
 
-def _read_all(engine: Engine, case: Case, prompt: Prompt) -> None:
-    # room for a branch as large as the prompt
+def read_all(engine: Engine, case: Case, prompt: Prompt) -> None:
+    """Read the prompt of a case into a full cache, with room for a branch as large as it. Raises as `Engine.read`."""
     n_cells = 2 * (len(prompt) + case.n_predict)
     engine.read(prompt, FULL.policy, Share(100), n_predict=case.n_predict, n_cells=n_cells, one_shot=True)

@@ -8,7 +8,6 @@ Beside the KL, the geometric mean of its ratio to that of the first variant on t
 """
 
 import argparse
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -85,18 +84,8 @@ class TimesValueNorms(Normalized):
 
 
 def value_norms(cache: KVCache) -> list[npt.NDArray[np.float32]]:
-    """Return the norms in each layer of an f16 cache with flash attention, before an eviction: [KV heads, cells]."""
-    state, heads, n_cells = cache.state().cells, cache.gathered_heads(), cache.n_cells
-    # the layers of V are the last ones, each a type (4 bytes), the size of a row (8) and the rows
-    sizes = range(2, len(state) // n_cells)
-    n_row = next(n for n in sizes if struct.unpack_from("<Q", state, len(state) - n_cells * n - 8) == (n,))
-    n_layer = 12 + n_cells * n_row
-    norms = []
-    for i, n_head_kv in enumerate(heads.values()):
-        offset = len(state) - (len(heads) - i) * n_layer + 12
-        rows = np.frombuffer(state, np.float16, n_cells * n_row // 2, offset).reshape(n_cells, n_head_kv, -1)
-        norms.append(np.linalg.norm(rows.astype(np.float32), axis=-1).T)
-    return norms
+    """Return the norms of the values in each layer: [KV heads, cells]."""
+    return [np.linalg.norm(cache.values(layer), axis=-1) for layer in cache.gathered_heads()]
 
 
 @dataclass(frozen=True)

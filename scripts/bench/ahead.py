@@ -8,7 +8,6 @@ interval, and the seconds of an eviction (CPU time, median), of 2,048 tokens or 
 """
 
 import argparse
-import json
 import statistics
 import time
 from dataclasses import dataclass, replace
@@ -17,10 +16,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from ablation import divergence
+from resuming import measured
 
-from dapq_edge import DapQ, Engine, Full, Fused, KVCache, Share, find_model, open_model
+from dapq_edge import DapQ, Engine, Fused, KVCache, find_model, open_model
 from dapq_edge.calibration.divergence import kl_divergence, log_probabilities
 from dapq_edge.evaluation.fidelity import FidelityCase, fidelity_cases
+from dapq_edge.evaluation.runner import read_all
 from dapq_edge.eviction.policies import ProbingPolicy
 from dapq_edge.eviction.policies.parts import AsTheyAre, AtAnswer, BranchLookAhead, RandomTokens
 from dapq_edge.eviction.policies.parts.owner import FirstPass, Owner
@@ -62,9 +63,7 @@ WAYS: dict[str, ProbingPolicy] = {
 
 def measure(engine: Engine, case: FidelityCase, budgets: list[int]) -> dict[str, list[float]]:
     """Return the KL divergence of each way with each budget, and the seconds of the evictions."""
-    prompt = case.prompt(engine)
-    n_cells = 2 * (len(prompt) + case.n_predict)
-    engine.read(prompt, Full(), Share(100), n_predict=case.n_predict, n_cells=n_cells, one_shot=True)
+    read_all(engine, case, case.prompt(engine))
     cache = engine.cache
     state, (answer, _) = cache.state(), cache.peek(case.n_predict)
     full, found = log_probabilities(cache, answer), {}
@@ -91,15 +90,9 @@ def main() -> None:
     parser.add_argument("-t", "--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, help="results, JSONL; a rerun resumes from it")
     args = parser.parse_args()
-    rows = [json.loads(line) for line in args.json.read_text().splitlines()] if args.json and args.json.exists() else []
     engine = open_model(find_model(args.model), n_threads=args.threads, flash_attn=True)
-    cases = list(fidelity_cases(args.news, args.rows, args.length, 48, engine.model))
-    for case in cases[len(rows) :]:
-        rows.append(measure(engine, case, args.budgets))
-        print(f"{len(rows)} of {len(cases)}", flush=True)
-        if args.json:
-            with args.json.open("a") as file:
-                file.write(json.dumps(rows[-1]) + "\n")
+    cases = fidelity_cases(args.news, args.rows, args.length, 48, engine.model)
+    rows = measured(cases, lambda case: measure(engine, case, args.budgets), args.json)
     base = next(iter(WAYS))
     print("| | " + " | ".join(f"KL, {n} cells, times" for n in args.budgets) + " | seconds |")
     print("|" + "---|" * (len(args.budgets) + 2))

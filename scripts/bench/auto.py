@@ -8,17 +8,18 @@ is kept on average, the thresholds that keep as many are found, and the mean KL 
 """
 
 import argparse
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from resuming import measured
 
-from dapq_edge import Engine, Full, Fused, LayerAttention, ProbeType, Share, find_model, open_model
+from dapq_edge import Engine, Fused, LayerAttention, ProbeType, find_model, open_model
 from dapq_edge.cache.sequence import Keep
 from dapq_edge.calibration.divergence import kl_divergence, log_probabilities
 from dapq_edge.evaluation.fidelity import FidelityCase, fidelity_cases
+from dapq_edge.evaluation.runner import read_all
 from dapq_edge.eviction.score import attention_kept
 from dapq_edge.llamacpp.log import captured_log
 
@@ -40,9 +41,7 @@ def norm_kept(layers: list[LayerAttention], keep: Keep) -> float:
 
 def measure(engine: Engine, case: FidelityCase) -> dict[str, list[float]]:
     """Return the divergence with each budget, and what the cells of each hold."""
-    prompt = case.prompt(engine)
-    n_cells = 2 * (len(prompt) + case.n_predict)
-    engine.read(prompt, Full(), Share(100), n_predict=case.n_predict, n_cells=n_cells, one_shot=True)
+    read_all(engine, case, case.prompt(engine))
     cache, policy = engine.cache, replace(Fused(), heads=engine.heads)
     state, (answer, _) = cache.state(), cache.peek(case.n_predict)
     # fused's queries, each of them
@@ -77,15 +76,9 @@ def main() -> None:
     parser.add_argument("-t", "--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, help="results, JSONL; a rerun resumes from it")
     args = parser.parse_args()
-    rows = [json.loads(line) for line in args.json.read_text().splitlines()] if args.json and args.json.exists() else []
     engine = open_model(find_model(args.model), n_threads=args.threads, flash_attn=True)
-    cases = list(fidelity_cases(args.news, args.rows, 2048, 48, engine.model))
-    for case in cases[len(rows) :]:
-        rows.append(measure(engine, case))
-        print(f"{len(rows)} of {len(cases)}", flush=True)
-        if args.json:
-            with args.json.open("a") as file:
-                file.write(json.dumps(rows[-1]) + "\n")
+    cases = fidelity_cases(args.news, args.rows, 2048, 48, engine.model)
+    rows = measured(cases, lambda case: measure(engine, case), args.json)
     print("| cells, mean | fixed | " + " | ".join(RULES) + " |\n|---|---|" + "---|" * len(RULES))
     for i, cells in enumerate(BUDGETS):
         columns = [f"{np.mean([row['kl'][i] for row in rows]):.3f}"]

@@ -9,7 +9,6 @@ interval over the documents.
 """
 
 import argparse
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from ablation import value_norms
+from resuming import measured
 
 from dapq_edge import BaseQuestion, DapQ, Engine, Fused, KVCache, KVzip, find_model, open_model
 from dapq_edge.cache.sequence import Keep
@@ -193,15 +193,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="results, JSONL; a rerun resumes from it")
     args = parser.parse_args()
     haystack, needles = read_haystack(sorted(args.haystack.glob("*.txt"))), read_needles(args.needles)
-    rows = [json.loads(line) for line in args.json.read_text().splitlines()] if args.json and args.json.exists() else []
     engine = open_model(find_model(args.model), n_threads=args.threads, flash_attn=True)
-    for seed in range(args.seed + len(rows), args.seed + args.documents):
+
+    def found_in(seed: int) -> dict[str, Any]:
         document = make_document(engine.model, haystack, needles, args.length, seed)
-        rows.append(measure(engine, *document, int(args.share * args.length), args.variants))
-        print(f"{len(rows)} of {args.documents}", flush=True)
-        if args.json:
-            with args.json.open("a") as file:
-                file.write(json.dumps(rows[-1]) + "\n")
+        return measure(engine, *document, int(args.share * args.length), args.variants)
+
+    rows = measured(range(args.seed, args.seed + args.documents), found_in, args.json)
     print("| | first fact | less probable | second fact | less probable |\n|---|---|---|---|---|")
     print("\n".join(line_of(name, rows) for name in args.variants))
 

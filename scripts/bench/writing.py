@@ -8,14 +8,16 @@ geometric mean of its ratio to that of dapq on the same texts, with the 95% inte
 """
 
 import argparse
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 from ablation import divergence
+from resuming import measured
 from simulation.transformer import Transformer
 from simulation.trigonometric import Centers, observe
 
@@ -23,6 +25,7 @@ from dapq_edge import DapQ, Engine, Fused, KVCache, LayerAttention, Policy, Prob
 from dapq_edge.calibration.calibrate import BUILT_IN
 from dapq_edge.calibration.needles import read_haystack
 from dapq_edge.cells import CHUNK
+from dapq_edge.eviction.policies import ScoringPolicy
 from dapq_edge.eviction.policies.base import Queries
 from dapq_edge.eviction.policies.parts import (
     AsTheyAre,
@@ -31,7 +34,6 @@ from dapq_edge.eviction.policies.parts import (
     Normalized,
     Pooled,
     RandomTokens,
-    Score,
 )
 from dapq_edge.eviction.policies.parts.owner import Owner
 from dapq_edge.eviction.score import Scores
@@ -42,6 +44,10 @@ from dapq_edge.reading.decide import N_ANSWER
 
 # tokens between two evictions, and free cells that the next one needs, as when an answer is written
 PART, N_PROBE = N_ANSWER - 64, 64
+
+
+# its policy is made when the model is known
+TRIATTENTION = "TriAttention"
 
 
 @dataclass(frozen=True)
@@ -82,23 +88,25 @@ class Redundant(Pooled):
 
 
 @dataclass(frozen=True)
-class Trigonometric(Score):
-    """TriAttention (arXiv 2604.04921), see `simulation.trigonometric`; what a probe sees does not count."""
+class TriAttention(ScoringPolicy):
+    """TriAttention (arXiv 2604.04921), see `simulation.trigonometric`: it looks at keys, and at no attention.
 
-    centers: Centers = field(repr=False)
+    centers: Of the model.
+    """
 
-    def __call__(self, policy: Owner, cache: KVCache, layers: list[LayerAttention]) -> Scores:
+    sees_attention: ClassVar[bool] = False
+
+    name: str = TRIATTENTION
+    centers: Centers | None = field(default=None, repr=False)
+
+    def scores(self, cache: KVCache, n_keep: int) -> Scores:
         return [self.centers.scores(i, layer, cache.next_position) for i, layer in enumerate(keys(cache))]
 
-    def of_layer(self, policy: Owner, layer: LayerAttention) -> npt.NDArray[np.float32]:
-        raise NotImplementedError
 
-
-def trigonometric(engine: Engine, path: Path) -> Policy:
-    """Return TriAttention for a model, calibrated on a text of ours."""
+def calibrated(engine: Engine, path: Path) -> TriAttention:
+    """Return TriAttention for a model, whose queries were observed on a text of ours."""
     text = read_haystack(sorted(BUILT_IN.glob("*.txt")))
-    centers = observe(Transformer(path), np.array(engine.model.tokenize(text)))
-    return DapQ(queries=LastTokens(8), score=Trigonometric(centers))
+    return TriAttention(centers=observe(Transformer(path), np.array(engine.model.tokenize(text))))
 
 
 def keys(cache: KVCache) -> list[npt.NDArray[np.float32]]:
@@ -111,9 +119,6 @@ def keys(cache: KVCache) -> list[npt.NDArray[np.float32]]:
 
 LARGEST = Normalized(ProbeType.MAX)
 
-# made when the model is known
-TRIATTENTION = "TriAttention"
-
 WAYS: dict[str, Policy] = {
     "dapq": DapQ(),
     "dapq, layers by sensitivity": DapQ(layer_budget=BySensitivity()),
@@ -122,7 +127,6 @@ WAYS: dict[str, Policy] = {
     "the last 8 tokens (SnapKV's score)": DapQ(queries=LastTokens(8), score=Pooled()),
     "the last 32 tokens (SnapKV's score)": DapQ(queries=LastTokens(32), score=Pooled(), n_recent=32),
     "R-KV": DapQ(queries=LastTokens(8), score=Redundant()),
-    TRIATTENTION: DapQ(),
     "the last 32 tokens, their largest attention": DapQ(queries=LastTokens(32), score=LARGEST),
     "32 written and 32 of filler": DapQ(queries=WrittenThenFiller(), score=LARGEST),
     "dapq, 128 recent cells": DapQ(n_recent=128),
@@ -177,26 +181,18 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=10, help="the first ones that are long enough (default: 10)")
     parser.add_argument("--tokens", type=int, default=4000)
     parser.add_argument("--cells", type=int, default=1024)
-    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
+    parser.add_argument("--ways", nargs="+", choices=[*WAYS, TRIATTENTION], default=[*WAYS, TRIATTENTION])
     parser.add_argument("-t", "--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, help="results, JSONL; a rerun resumes from it")
     args = parser.parse_args()
-    rows = [json.loads(line) for line in args.json.read_text().splitlines()] if args.json and args.json.exists() else []
     path = find_model(args.model)
     engine = open_model(path, n_threads=args.threads, flash_attn=True)
-    ways = WAYS | {TRIATTENTION: trigonometric(engine, path)} if TRIATTENTION in args.ways else WAYS
+    ways = WAYS | {TRIATTENTION: calibrated(engine, path)} if TRIATTENTION in args.ways else WAYS
     texts = (engine.model.tokenize(text) for _, text in read_jsonl(args.news, lambda row: row["context"], "a row"))
     long_enough = (tokens[: args.tokens] for tokens in texts if len(tokens) >= args.tokens)
-    for i, tokens in enumerate(long_enough):
-        if i == args.texts:
-            break
-        if i < len(rows):
-            continue
-        rows.append(measure(engine, tokens, args.cells, {name: ways[name] for name in args.ways}))
-        print({name: round(kl, 4) for name, kl in rows[-1].items()}, flush=True)
-        if args.json:
-            with args.json.open("a") as file:
-                file.write(json.dumps(rows[-1]) + "\n")
+    chosen = {name: ways[name] for name in args.ways}
+    cases = islice(long_enough, args.texts)
+    rows = measured(cases, lambda tokens: measure(engine, tokens, args.cells, chosen), args.json)
     base = [row[args.ways[0]] for row in rows]
     print(f"| of {len(rows)} texts | KL, times |\n|---|---|")
     for name in args.ways:
