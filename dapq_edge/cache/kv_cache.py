@@ -94,10 +94,15 @@ class KVCache:
         return context.state_size(self.ctx, self.seq_id)
 
     @property
+    def n_cells_mean(self) -> int:
+        """Cells of the sequence, on average of the layers. Raises as `n_cells` does."""
+        return self.n_cells - round(float(np.mean(self.sequence.n_missing or 0)))
+
+    @property
     def used(self) -> tuple[int, int]:
         """Cells, on average of the layers, and bytes of the sequence; for a memory without cells, tokens."""
         try:
-            return self.n_cells - round(float(np.mean(self.sequence.n_missing or 0))), self.n_bytes
+            return self.n_cells_mean, self.n_bytes
         except UnsupportedModelError:
             return self.sequence.n_positions, self.n_bytes
 

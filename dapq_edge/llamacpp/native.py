@@ -21,7 +21,7 @@ from ..errors import DapqError, NoFreeCellsError, StockBuildError, UnsupportedMo
 from . import compat
 
 NO_PROBE = "this model cannot be probed: use `policy=full` or `policy=streaming`"
-NO_VALUES = "the values of this model cannot be changed: use `policy=fused`"
+NO_VALUES = "the values of this model cannot be changed"
 NO_EVICTION = "the memory of this model cannot be evicted: use `policy=full`"
 
 # what llama.cpp fails for is nearly always this

@@ -229,7 +229,7 @@ class Engine(BudgetedSequence):
         Layers with more cells than the limit may have them, so far as no others need them.
         """
         n_most = max(n_limit, native.n_cells(self.cache.ctx) - N_ANSWER)
-        return self.cache.used[0] + n_tokens > n_limit or self.sequence.n_cells + n_tokens > n_most
+        return self.cache.n_cells_mean + n_tokens > n_limit or self.sequence.n_cells + n_tokens > n_most
 
     def _make_room(self) -> None:
         """Evict before an eviction looks ahead, if there are too few cells for what comes before the answer."""

@@ -88,7 +88,7 @@ class ByScore(Weighted):
 class BySensitivity(LayerBudget):
     """Layers keep more where evicting them alone did more harm when the model was calibrated.
 
-    It takes no memory beside the budget: as many cells are free for the answer as with layers that are alike.
+    In bounded reading it takes no memory beside the budget: a context has as many cells as with layers that are alike.
 
     min_share, most: bounds, in budgets. otherwise: for models that were not calibrated so.
     """
