@@ -14,6 +14,7 @@ EXPECTED = (
     "no ../shared: the evaluation data is not in the project",
     "root may read every file",
     "needs Chromium",
+    "needs Tesseract",
     "needs llm",
 )
 
