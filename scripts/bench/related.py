@@ -1,178 +1,140 @@
-"""Related systems on news, also those that the patch cannot run: KL divergence to the full cache, as a Markdown table.
+"""Related systems, also those that the patch cannot run, against fused with layers that are alike, as Markdown tables.
 
-.venv/bin/python scripts/bench/related.py --news FILE --json related.jsonl
+.venv/bin/python scripts/bench/related.py --news FILE --haystack DIR --needles FILE --json related.jsonl
 
 The model is evaluated in numpy (`simulation/`), so that each KV head may keep its own number of cells, and cells may be
-changed. All systems keep as many cells, or bytes, as fused, and score with it, if nothing else is said. "late" is the
-KL of the tokens that fused's look-ahead has not seen.
+changed. All systems keep as many cells, or bytes, as fused, and score with it, if nothing else is said. News count as
+KL divergence to the full cache along its own answer, and its geometric mean ratio to fused on the same news with its
+interval of 95%. Of needles, of RULER (multi-key, multi-value and multi-query), and of second questions, which come when
+the first one has decided what is kept, that counts which the full cache finds: each of its tokens has to be the most
+probable one. "Seconds" is what a system computes beside the probe of fused, in numpy: the median.
 """
 
 import argparse
 import json
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from simulation import changes, numbers
-from simulation.reading import read
-from simulation.subject import N_AHEAD, N_FILLER, Scores, Subject, top
+from ablation import divergence
+from simulation.reading import Reading, read
+from simulation.subject import Subject
+from simulation.systems import BASE, SYSTEMS
+from simulation.tasks import N_ANSWER, PROMPTS, Task, tasks_of
 from simulation.transformer import Cache, Transformer
 
 from dapq_edge import find_model, open_model
-from dapq_edge.evaluation.fidelity import fidelity_cases
 from dapq_edge.eviction.heads import HeadProfile, find_profile
-from dapq_edge.eviction.score import group_heads
 from dapq_edge.files import read_jsonl
 from dapq_edge.llamacpp.log import captured_log
+from dapq_edge.llamacpp.model import Model
 
-LENGTH, N_ANSWER = 2048, 48
-
-# caches whose divergence is computed at once
+# caches whose answers are computed at once
 N_BATCH = 6
 
-System = Callable[[Subject, int], Cache]
-
-
-def look_ahead(n_ahead: int, n_filler: int) -> System:
-    def system(subject: Subject, n_keep: int) -> Cache:
-        seen = subject.probe(n_ahead, n_filler)
-        return subject.cache(top(subject.scores([np.concatenate(layer.attention) for layer in seen]), n_keep))
-
-    return system
-
-
-def with_numbers(numbers_of: Callable[[Subject, int], list]) -> System:
-    return lambda subject, n_keep: subject.cache(top(subject.fused, numbers_of(subject, n_keep)))
-
-
-def merging(**options: bool) -> System:
-    return lambda subject, n_keep: changes.merged(subject, top(subject.fused, n_keep), **options)
-
-
-def quantized(type_k: str, type_v: str) -> System:
-    return lambda subject, n_keep: changes.quantized(subject, n_keep, type_k, type_v)
-
-
-def votes(subject: Subject) -> Scores:
-    """CORM (arXiv 2404.15949, section 4): how many queries look at a cell more than at the average one."""
-    return [
-        group_heads((layer > 1 / subject.n).mean(axis=1) + 1e-3 * layer.mean(axis=1), subject.reading.model.n_head_kv)
-        for layer in subject.attention
-    ]
-
-
-def pod(subject: Subject, n_keep: int) -> Cache:
-    """PoD (arXiv 2412.02252, section 3): two layers share their choice."""
-    pairs = [subject.fused[i : i + 2] for i in range(0, len(subject.fused), 2)]
-    shared = [np.mean(pair, axis=0) for pair in pairs for _ in pair]
-    return subject.cache(top(shared, n_keep))
-
-
-def refitted(numbers_of: Callable[[Subject, int], list]) -> System:
-    return lambda subject, n_keep: changes.refitted(subject, top(subject.fused, numbers_of(subject, n_keep)))
-
-
-SYSTEMS: dict[str, System] = {
-    "fused, all layers alike": look_ahead(N_AHEAD, N_FILLER),
-    **{f"look-ahead {n} + filler {N_FILLER}": look_ahead(n, N_FILLER) for n in (8, 16, 24, 48)},
-    "look-ahead 32, filler 128": look_ahead(N_AHEAD, 128),
-    "CAKE's layers": with_numbers(numbers.cake),
-    "layers by retrieval": with_numbers(numbers.by_retrieval),
-    "layers by sensitivity": with_numbers(numbers.by_sensitivity),
-    "RazorAttention's whole heads": with_numbers(numbers.razor),
-    "RazorAttention": lambda s, n: changes.compensated(s, top(s.fused, numbers.razor(s, n - 1)), True),
-    "FastGen's rule": with_numbers(numbers.fastgen),
-    "Ada-KV": with_numbers(numbers.ada),
-    "Ada-KV over all layers": with_numbers(numbers.all_heads),
-    "CORM's votes": lambda s, n: s.cache(top(votes(s), n)),
-    "PoD, two layers": pod,
-    "compensation cell": lambda s, n: changes.compensated(s, top(s.fused, n - 1), True),
-    "compensation cell without a weight": lambda s, n: changes.compensated(s, top(s.fused, n - 1), False),
-    "SubGen, half clusters": lambda s, n: changes.clustered(s, n, 0.5),
-    "Elastic Cache": merging(by_key=False, with_k=True, by_attention=False),
-    "Elastic Cache, V only, by attention": merging(by_key=False, with_k=False, by_attention=True),
-    "EMS": merging(by_key=True, with_k=True, by_attention=False),
-    "EMS, V only, by attention": merging(by_key=True, with_k=False, by_attention=True),
-    "EMS, V only, and weights of cells": merging(by_key=True, with_k=False, by_attention=True, is_weighted=True),
-    "refitted values": refitted(numbers.alike),
-    "refitted values, layers by retrieval": refitted(numbers.by_retrieval),
-    "refitted values, layers by sensitivity": refitted(numbers.by_sensitivity),
-    "ThinK, 60% of K's channels": lambda s, n: changes.with_channels(s, n, 0.6),
-    "K q4_0": quantized("q4_0", "f16"),
-    "K and V q8_0": quantized("q8_0", "q8_0"),
-    "K and V q4_0": quantized("q4_0", "q4_0"),
-}
-
-BASE = next(iter(SYSTEMS))
-
-
-def prompts(args: argparse.Namespace) -> Iterator[np.ndarray]:
-    with captured_log():
-        engine = open_model(find_model(args.model))
-        for case in fidelity_cases(Path(args.news), args.rows, LENGTH, N_ANSWER, engine.model):
-            yield np.array(case.prompt(engine).tokens)
+Job = tuple[str, int]
 
 
 def measure(
-    model: Transformer, profile: HeadProfile, tokens: np.ndarray, jobs: list[tuple[str, int]]
-) -> Iterator[dict]:
-    subject = Subject(read(model, tokens, N_ANSWER), profile)
+    model: Transformer, profile: HeadProfile, words: Model, task: Task, jobs: Sequence[Job]
+) -> Iterator[dict[str, object]]:
+    reading = read(model, task.tokens, N_ANSWER, words.is_end)
+    subject = Subject(reading, profile)
+    tokens = np.array([*task.then, *task.wanted]) if task.then else reading.answer
+    (full,) = reading.log_probabilities([{}], tokens)
+    spans = wanted_in(task, reading, words)
+    spans = [span for span in spans if is_most_probable(full, tokens, span)]
+    if not spans and task.name != "news":
+        return
+    # what all of them use
+    _ = subject.fused, subject.raw, subject.window
     for start in range(0, len(jobs), N_BATCH):
         part = jobs[start : start + N_BATCH]
-        caches = [SYSTEMS[name](subject, n_keep) for name, n_keep in part]
-        for (name, n_keep), kl in zip(part, subject.reading.divergences(caches), strict=True):
-            yield {"system": name, "cells": n_keep, "kl": float(kl.mean()), "late": float(kl[N_AHEAD:].mean())}
+        caches, seconds = zip(*(timed(subject, *job) for job in part), strict=True)
+        for (name, n_keep), took, rows in zip(part, seconds, reading.log_probabilities(caches, tokens), strict=True):
+            found = [is_most_probable(rows, tokens, span) for span in spans]
+            kl = (np.exp(full) * (full - rows)).sum(axis=-1).mean()
+            row = {"task": task.name, "row": task.row, "system": name, "cells": n_keep, "kl": float(kl)}
+            yield row | {"found": sum(found), "of": len(found), "seconds": took}
 
 
-def compared(rows: list[dict], name: str, n_keep: int) -> str:
-    """Mean KL, and the mean difference to fused over the same prompts with its interval of 95%."""
-
-    def of(system: str) -> dict[int, float]:
-        return {row["row"]: row["kl"] for row in rows if (row["system"], row["cells"]) == (system, n_keep)}
-
-    own, base = of(name), of(BASE)
-    difference = np.array([own[row] - base[row] for row in own])
-    if name == BASE or len(difference) < 2:
-        return f"{np.mean(list(own.values())):.3f}"
-    interval = 1.96 * difference.std(ddof=1) / np.sqrt(len(difference))
-    return f"{np.mean(list(own.values())):.3f} ({difference.mean():+.3f} ± {interval:.3f})"
+def timed(subject: Subject, name: str, n_keep: int) -> tuple[Cache, float]:
+    start = time.perf_counter()
+    return SYSTEMS[name](subject, n_keep), time.perf_counter() - start
 
 
-def table(rows: list[dict], budgets: list[int], systems: list[str]) -> Iterator[str]:
-    yield "| | " + " | ".join(f"{n} cells" for n in budgets) + " | late, " + ", ".join(map(str, budgets)) + " |"
+def wanted_in(task: Task, reading: Reading, words: Model) -> list[range]:
+    """Return the tokens of each thing that is wanted, of those that follow the prompt."""
+    if task.then:
+        return [range(len(task.then), len(task.then) + len(task.wanted))]
+    ends = np.cumsum([len(words.detokenize([token])) for token in reading.answer.tolist()])
+    answer, spans = words.detokenize(reading.answer.tolist()), []
+    for output in task.outputs:
+        start = answer.lower().find(output.lower().encode())
+        if start >= 0:
+            first, last = np.searchsorted(ends, [start + 1, start + len(output)])
+            spans.append(range(first, last + 1))
+    return spans
+
+
+def is_most_probable(rows: np.ndarray, tokens: np.ndarray, span: range) -> bool:
+    """Return whether all tokens of a span are the most probable ones. What the prompt itself gives is known to all."""
+    return all(rows[i - 1].argmax() == tokens[i] for i in span if i)
+
+
+def table(rows: list[dict], budgets: list[int], names: Sequence[str], task: str) -> Iterator[str]:
+    yield f"\n| {task} | " + " | ".join(f"{n} cells" for n in budgets) + " | seconds |"
     yield "|" + "---|" * (len(budgets) + 2)
-    for name in systems:
-        of_name = [[row for row in rows if (row["system"], row["cells"]) == (name, n)] for n in budgets]
-        late = ", ".join(f"{np.mean([row['late'] for row in part]):.2f}" for part in of_name)
-        yield f"| {name} | " + " | ".join(compared(rows, name, n) for n in budgets) + f" | {late} |"
+    for name in names:
+        cells = [cell_of(rows, task, name, n) for n in budgets]
+        seconds = np.median([row["seconds"] for row in rows if (row["task"], row["system"]) == (task, name)])
+        yield f"| {name} | {' | '.join(cells)} | {seconds:.2f} |"
+
+
+def cell_of(rows: list[dict], task: str, name: str, n_keep: int) -> str:
+    own, base = (
+        {row["row"]: row for row in rows if (row["task"], row["system"], row["cells"]) == (task, system, n_keep)}
+        for system in (name, BASE)
+    )
+    if task == "news":
+        return divergence([own[row]["kl"] for row in own], [base[row]["kl"] for row in own])
+    return f"{sum(row['found'] for row in own.values())} of {sum(row['of'] for row in own.values())}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-m", "--model", default="smollm2-135m")
-    parser.add_argument("--news", required=True, help="rows of LongBench, JSONL")
-    parser.add_argument("--rows", type=int, default=10, help="prompts (default: 10)")
+    parser.add_argument("--tasks", nargs="+", choices=list(PROMPTS), default=list(PROMPTS), help="default: all")
+    parser.add_argument("--news", type=Path, help="rows of LongBench, JSONL")
+    parser.add_argument("--haystack", type=Path, help="folder with *.txt")
+    parser.add_argument("--needles", type=Path, help="facts, JSONL")
+    parser.add_argument("--rows", type=int, default=8, help="prompts, facts, or prompts of each kind (default: 8)")
     parser.add_argument("--budgets", type=int, nargs="+", default=[64, 128, 256])
     parser.add_argument("--systems", nargs="+", help="default: all")
-    parser.add_argument("--json", required=True, help="results, JSONL; a rerun resumes from it")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, required=True, help="results, JSONL; a rerun resumes from it")
     args = parser.parse_args()
 
-    path, results = find_model(args.model), Path(args.json)
+    path = find_model(args.model)
     model, profile = Transformer(path), find_profile(path)
     if profile is None:
         parser.error("calibrate the model first: dapq-edge heads calibrate")
-    systems = list(dict.fromkeys([BASE, *(args.systems or SYSTEMS)]))
-    rows = [row for _, row in read_jsonl(results, dict, "a result")] if results.exists() else []
-    done = {(row["row"], row["system"], row["cells"]) for row in rows}
-    for number, tokens in enumerate(prompts(args)):
-        jobs = [(name, n) for name in systems for n in args.budgets if (number, name, n) not in done]
-        for row in measure(model, profile, tokens, jobs) if jobs else ():
-            rows.append({"row": number, **row})
-            with results.open("a") as file:
-                file.write(json.dumps(rows[-1]) + "\n")
-        print(f"\r{number + 1} of {args.rows}", end="", flush=True)
-    print()
-    print("\n".join(table(rows, args.budgets, systems)))
+    names = list(dict.fromkeys([BASE, *(args.systems or SYSTEMS)]))
+    rows = [row for _, row in read_jsonl(args.json, dict, "a result")] if args.json.exists() else []
+    done = {(row["task"], row["row"], row["system"], row["cells"]) for row in rows}
+    with captured_log():
+        engine = open_model(path)
+        for task in tasks_of(args, engine):
+            every = [(name, n) for name in names for n in args.budgets]
+            jobs = [job for job in every if (task.name, task.row, *job) not in done]
+            for row in measure(model, profile, engine.model, task, jobs) if jobs else ():
+                rows.append(row)
+                with args.json.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+            print(f"\r{task.name} {task.row}", end="", flush=True)
+    for task in args.tasks:
+        print("\n".join(table(rows, args.budgets, names, task)))
 
 
 if __name__ == "__main__":

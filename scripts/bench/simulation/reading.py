@@ -1,7 +1,7 @@
 """A prompt that the numpy model has read: its full cache, its answer, what queries see, and how far others diverge."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
@@ -48,31 +48,25 @@ class Reading:
         layers = enumerate(self.model.layers(tokens, pos, [self.full(pos)]))
         return [seen for il, (seen, _) in layers if not self.model.has_window(il)]
 
-    @cached_property
-    def _log_probabilities(self) -> np.ndarray:
-        return log_softmax(self._logits([self.full()]))[0]
+    def log_probabilities(self, caches: list[Cache], tokens: np.ndarray) -> Iterator[np.ndarray]:
+        """Of what comes behind each of the tokens that follow the prompt, for caches that have other cells.
 
-    def _logits(self, caches: list[Cache]) -> np.ndarray:
-        *_, (_, x) = self.model.layers(self.answer, self.n, caches)
-        return self.model.logits(x)
-
-    def divergences(self, caches: list[Cache]) -> np.ndarray:
-        """KL divergence behind each token of the answer, of caches that have other cells: float64 [caches, tokens]."""
-        full = self._log_probabilities
-        logits = self._logits([self.full() | cache for cache in caches])
-        # one after the other: a vocabulary is large
-        return np.stack([(np.exp(full) * (full - log_softmax(each))).sum(axis=-1) for each in logits])
+        Gives float32 [tokens, n_vocab] for each of them, one after the other: a vocabulary is large.
+        """
+        *_, (_, x) = self.model.layers(tokens, self.n, [self.full() | cache for cache in caches])
+        for each in x:
+            yield log_softmax(self.model.logits(each))
 
 
-def read(model: Transformer, tokens: np.ndarray, n_answer: int) -> Reading:
-    """Read a prompt and write the answer."""
+def read(model: Transformer, tokens: np.ndarray, n_answer: int, is_end: Callable[[int], bool]) -> Reading:
+    """Read a prompt and write the answer, to its end or so many tokens."""
     shape = (model.n_head_kv, len(tokens) + n_answer, model.head_dim)
     k, v = ([np.empty(shape, np.float32) for _ in range(model.n_layer)] for _ in range(2))
     reading = Reading(model, tokens[:0], k, v, tokens[:0])
     for start in range(0, len(tokens), CHUNK):
         x = _append(reading, tokens[start : start + CHUNK])
     answer: list[int] = []
-    while len(answer) < n_answer:
+    while len(answer) < n_answer and not (answer and is_end(answer[-1])):
         answer.append(int(model.logits(x[:, -1]).argmax()))
         x = _append(reading, np.array(answer[-1:]))
     of_prompt = [[layer[:, : len(tokens)] for layer in layers] for layers in (k, v)]

@@ -64,8 +64,10 @@ class Subject:
         return self.probe(N_AHEAD, N_FILLER)
 
     def probe(self, n_ahead: int, n_filler: int) -> list[LayerSeen]:
+        ahead = self.reading.answer[:n_ahead]
+        n_filler += n_ahead - len(ahead)
         filler = np.random.default_rng(0).integers(self.reading.model.n_vocab, size=n_filler)
-        return self.reading.probe(np.concatenate([self.reading.answer[:n_ahead], filler]))
+        return self.reading.probe(np.concatenate([ahead, filler]))
 
     @cached_property
     def window(self) -> Scores:
