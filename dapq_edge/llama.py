@@ -301,8 +301,10 @@ class Llama(GuardedLlama):
 
     def save_state(self) -> llama_cpp.LlamaState:
         """Return a state as `llama_cpp.Llama.save_state` does, with what was evicted."""
+        # what the answer has is read before it is saved
+        sequence = self._engine.sequence if self._engine else None
         state = super().save_state()
-        state.sequence = self._engine.sequence if self._engine else None
+        state.sequence = sequence
         return state
 
     def load_state(self, state: llama_cpp.LlamaState) -> None:
@@ -332,7 +334,7 @@ class Llama(GuardedLlama):
     @property
     def n_tokens(self) -> int:
         """Tokens of the sequence; to set it forgets the last ones."""
-        return self._engine.sequence.n_tokens if self._engine else self._n_plain
+        return self._engine.n_tokens if self._engine else self._n_plain
 
     @n_tokens.setter
     def n_tokens(self, n_tokens: int) -> None:

@@ -13,6 +13,7 @@ from ..cells import BRANCH, CHUNK, LAYER_STEP, LAYER_STEP_GPU
 from ..errors import DapqError, UnsupportedModelError
 from ..llamacpp import context, native
 from ..llamacpp.devices import gpus
+from .look_ahead import LookAhead
 from .sequence import Keep, Marks, Sequence
 from .state import SequenceState
 
@@ -47,6 +48,7 @@ class KVCache:
         has_logits: Whether the logits in the context are those of the last token.
         ending: Tokens that will be read before the answer, behind those that are here: the generation prompt.
         n_after: Cells that an eviction leaves free behind them: for an answer, or for the next chunk of a text.
+        foreseen: How the answer begins, as `foresee` saw it last; None if other text was read or put back since.
     """
 
     def __init__(self, ctx: context.Context, seq_id: int = 0) -> None:
@@ -56,6 +58,7 @@ class KVCache:
         self.has_logits = False
         self.ending: list[int] = []
         self.n_after = CHUNK
+        self.foreseen: LookAhead | None = None
         self._is_shallow = False
 
     @property
@@ -135,7 +138,7 @@ class KVCache:
     def clear(self) -> None:
         """Free all cells of the sequence."""
         self._remove(-1)
-        self.sequence, self.has_logits = Sequence(), False
+        self.sequence, self.has_logits, self.foreseen = Sequence(), False, None
 
     def truncate(self, n_tokens: int) -> None:
         """Forget all tokens of the text after the first `n_tokens`.
@@ -148,6 +151,8 @@ class KVCache:
             self.has_logits = False
         self._remove(shorter.n_positions)
         self.sequence = shorter
+        if self.foreseen and n_tokens < self.foreseen.start - len(self.foreseen.before):
+            self.foreseen = None
 
     def mend(self) -> bool:
         """Bring llama.cpp and the ledger together after an exception in between; returns whether they agreed.
@@ -190,6 +195,8 @@ class KVCache:
         Raises as `context.decode` does; the batches before are read then.
         """
         n_batch = context.n_batch(self.ctx)
+        if self.foreseen and not self.foreseen.holds_behind(self.sequence.n_tokens, tokens):
+            self.foreseen = None
         try:
             for start in range(0, len(tokens), n_batch):
                 part = tokens[start : start + n_batch]
@@ -204,7 +211,7 @@ class KVCache:
 
     def place(self, text: Tokens[int], text_index: npt.NDArray[np.intp]) -> None:
         """Say that what was read is a part of a longer text, see `Sequence.place`."""
-        self.sequence = self.sequence.place(text, text_index, self.logits.copy())
+        self.sequence, self.foreseen = self.sequence.place(text, text_index, self.logits.copy()), None
 
     def pin(self, tokens: npt.NDArray[np.intp]) -> None:
         """Say which tokens of the text are never evicted, those that are read later, too: integers, ascending."""
@@ -243,17 +250,20 @@ class KVCache:
         """Say whether the text has a part that is long enough to be read again for a question."""
         self.sequence = replace(self.sequence, has_document=has_document)
 
-    def look_ahead(self, n_tokens: int) -> tuple[list[int], float]:
+    def look_ahead(self, n_tokens: int, rows: list[npt.NDArray[np.float32]] | None = None) -> tuple[list[int], float]:
         """Return the first tokens of the answer by greedy decoding, and how sure the model is of them, 0 to 1.
 
         That is the geometric mean of the probabilities of all but the first one. The answer ends with a token that says
-        so, or after `n_tokens`. What comes before it is read, and all but its last token.
+        so, or after `n_tokens`. What comes before it is read, and all but its last token. `rows`, if it is given, gets
+        the logits that gave each token.
         """
         self.read(self.ending)
         tokens: list[int] = []
         log_probabilities = []
         while True:
             logits = self.logits.astype(np.float64)
+            if rows is not None:
+                rows.append(self.logits.copy())
             tokens.append(int(np.argmax(logits)))
             log_probabilities.append(-np.log(np.exp(logits - logits.max()).sum()))
             if len(tokens) == n_tokens or context.is_end(self.ctx, tokens[-1]):
@@ -370,15 +380,22 @@ class KVCache:
             finally:
                 branch.clear()
 
-    def peek(self, n_tokens: int) -> tuple[list[int], float]:
+    def peek(self, n_tokens: int, rows: list[npt.NDArray[np.float32]] | None = None) -> tuple[list[int], float]:
         """Return what `look_ahead` gives; afterwards its cells are removed, and windows, states and logits put back."""
-        before, pos = self.sequence, self.next_position
+        before, foreseen, pos = self.sequence, self.foreseen, self.next_position
         with self._logits_put_back(), self._state_put_back(pos):
             try:
-                return self.look_ahead(n_tokens)
+                return self.look_ahead(n_tokens, rows)
             finally:
                 self._remove(pos)
-                self.sequence = before
+                self.sequence, self.foreseen = before, foreseen
+
+    def foresee(self, n_tokens: int) -> list[int]:
+        """Return the first tokens of the answer as `peek` does; they, and their logits, are `foreseen` from then on."""
+        rows: list[npt.NDArray[np.float32]] = []
+        tokens, _ = self.peek(n_tokens, rows)
+        self.foreseen = LookAhead(self.ending, self.sequence.n_tokens + len(self.ending), tokens, np.stack(rows))
+        return tokens
 
     @contextmanager
     def _state_put_back(self, pos: int) -> Iterator[None]:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..cache.kv_cache import KVCache
+from ..cache.look_ahead import LookAhead
 from ..cache.sequence import Sequence
 from ..cells import CHUNK
 from ..control import UNCONTROLLED, Control
@@ -42,7 +43,6 @@ class BudgetedSequence:
     Raises `DapqError` if the profile is of another model.
 
     Attributes:
-        cache: Its cells; `cache.sequence` is the ledger.
         n_ctx: Tokens of prompt and answer at most.
         policy: Chooses what is kept.
         budget: Says how much.
@@ -64,6 +64,9 @@ class BudgetedSequence:
     ) -> None:
         self.model = model
         self.heads = heads
+        # how the answer begins, and tokens of it that need not be read yet
+        self._foreseen: LookAhead | None = None
+        self._unread: list[int] = []
         self.cache = KVCache(model.context)
         probed = native.probe_heads(model.context)
         if heads is not None and probed:
@@ -98,9 +101,26 @@ class BudgetedSequence:
                 self.scores[:n_tokens] = before[:n_tokens]
 
     @property
+    def cache(self) -> KVCache:
+        """The cells. Tokens of the answer that `append` did not need to read are read first."""
+        if self._unread:
+            self._read([], UNCONTROLLED)
+            self._put_foreseen()
+        return self._cache
+
+    @cache.setter
+    def cache(self, cache: KVCache) -> None:
+        self._cache, self._foreseen, self._unread = cache, None, []
+
+    @property
     def sequence(self) -> Sequence:
         """The ledger."""
         return self.cache.sequence
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of the sequence."""
+        return self._cache.sequence.n_tokens + len(self._unread)
 
     @property
     def is_evicted(self) -> bool:
@@ -237,6 +257,9 @@ class BudgetedSequence:
     def append(self, tokens: Tokens[int], control: Control = UNCONTROLLED, n_behind: int = 0) -> None:
         """Evaluate tokens after the sequence; where the cells are used up, evict.
 
+        A token of the answer whose logits were foreseen is not read before others follow: what the look-ahead wrote is
+        not written again.
+
         Args:
             tokens: Token ids.
             control: Watches and stops.
@@ -245,9 +268,19 @@ class BudgetedSequence:
         Raises `TooLongError` if there are more than `n_ctx`, what `control` raises, and as `KVCache.read` does.
         """
         control.check()
-        n_before, n_tokens = self.sequence.n_tokens, len(tokens)
-        if n_before + n_tokens > self.n_ctx:
+        if self.n_tokens + len(tokens) > self.n_ctx:
             raise TooLongError(f"the context of {self.n_ctx:,} tokens is full")
+        if self._foreseen and self._foreseen.goes_on(self.n_tokens, tokens):
+            self._unread += tokens
+            self._put_foreseen()
+        else:
+            self._foreseen = None
+            self._read(tokens, control, n_behind)
+
+    def _read(self, tokens: Tokens[int], control: Control, n_behind: int = 0) -> None:
+        """Evaluate what was not read so far, and `tokens`."""
+        tokens, self._unread = [*self._unread, *tokens], []
+        n_before, n_tokens = self.sequence.n_tokens, len(tokens)
         n_part, n_free = self.model.n_batch, self.n_ctx
         if self.is_evicted:
             n_free = native.n_cells(self.cache.ctx) - self._n_working - n_behind
@@ -262,6 +295,18 @@ class BudgetedSequence:
                 self._make_room_for(N_ANSWER if n_tokens == 1 else max(n_next + n_behind, CHUNK - self._n_working))
             first = n_before + start
             self.cache.read(part, None if self.scores is None else self.scores[first : first + len(part)])
+
+    def _foresee(self) -> None:
+        """Begin an answer with what the last eviction foresaw."""
+        foreseen = self.cache.foreseen
+        is_next = foreseen is not None and self.scores is None and foreseen.start == self.n_tokens
+        self._foreseen = foreseen if is_next else None
+        self._put_foreseen()
+
+    def _put_foreseen(self) -> None:
+        logits = self._foreseen.logits_at(self.n_tokens) if self._foreseen else None
+        if logits is not None:
+            self._cache.put_logits(logits)
 
     def _make_room_for(self, n_next: int) -> None:
         """Evict while tokens are appended, so that `n_next` more have room: of an answer, or of a prompt."""
@@ -306,7 +351,7 @@ class BudgetedSequence:
                 self.is_cut = False
                 return
             yield token
-            if i + 1 == n_predict or self.sequence.n_tokens == self.n_ctx:
+            if i + 1 == n_predict or self.n_tokens == self.n_ctx:
                 return
             self.append([token])
 

@@ -103,10 +103,11 @@ class Engine(BudgetedSequence):
         tokens = list(tokens)
         try:
             self.cache.mend()
-            self._is_answering = False
+            self._is_answering, self._foreseen = False, None
             if self.scores is None:
                 self._conversations.exchange(self.cache, lambda sequence: self._aligned(sequence, tokens, messages)[0])
             self._prefill(tokens, control, messages, goes_on)
+            self._foresee()
             self._is_answering = True
         except BaseException as error:
             is_stopped = isinstance(error, (AbortedError, KeyboardInterrupt))
@@ -367,6 +368,7 @@ class Engine(BudgetedSequence):
             n_needed = pad(self.cache.n_cells + plan.n_predict)
             if n_needed < stats.cells_peak:
                 native.resize(self.cache.ctx, n_needed)
+        self._foresee()
         return stats
 
     def fits(self, prompt: Prompt, policy: Policy, budget: Budget, *, one_shot: bool = False) -> bool:

@@ -68,8 +68,7 @@ class AtAnswer(Queries):
     """Tokens where the answer will be written, from its first position L on.
 
     n: how many.
-    n_look_ahead: so many of them are the answer itself, as the full cache would write it: they are generated, and
-        forgotten again.
+    n_look_ahead: so many of them are the answer itself, as the full cache would write it, see `KVCache.foresee`.
     filler: what the others are; None for no others.
     shift: positions behind L at which they stand instead.
     """
@@ -83,7 +82,7 @@ class AtAnswer(Queries):
         return self.n
 
     def tokens(self, policy: Owner, cache: KVCache, n_keep: int) -> tuple[Tokens, int]:
-        ahead = np.array(cache.peek(self.n_look_ahead)[0] if self.n_look_ahead else [], dtype=np.int64)
+        ahead = np.array(cache.foresee(self.n_look_ahead) if self.n_look_ahead else [], dtype=np.int64)
         rest = self.filler(cache, self.n - len(ahead)) if self.filler else ahead[:0]
         return np.concatenate([ahead, rest]), cache.answer_position + self.shift
 

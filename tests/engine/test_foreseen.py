@@ -1,0 +1,239 @@
+"""What an eviction looked ahead to begins the answer, and is not written twice."""
+
+import llama_cpp
+import numpy as np
+import pytest
+from helpers.llamas import answer, opened, set_decode, stock
+from helpers.tiny import Spec
+from helpers.tokens import random_tokens
+
+from dapq_edge import Fused, KVCache, get_policy, open_model
+from dapq_edge.cache.look_ahead import LookAhead
+from dapq_edge.errors import DapqError
+from dapq_edge.eviction.budget import parse_budget
+from dapq_edge.eviction.policies.parts import AtAnswer
+
+PROMPT, N = random_tokens(700, 1), 32
+
+# of K and V, which batches of other sizes round otherwise
+ROUNDING = 0.01
+
+# one that fits, and one that is read in chunks
+LENGTHS = (700, 100)
+
+FAMILIES = {
+    "full attention": Spec(n_ctx=4096),
+    "sliding windows": Spec(arch="gemma2", n_layer=4, window=40, n_ctx=4096),
+}
+
+
+class Batches:
+    """Sizes of the batches that llama.cpp decodes."""
+
+    def __init__(self, monkeypatch):
+        self.sizes = []
+        decode = llama_cpp.llama_decode
+
+        def counted(ctx, batch):
+            self.sizes.append(batch.n_tokens)
+            return decode(ctx, batch)
+
+        set_decode(monkeypatch, counted)
+
+
+@pytest.fixture(params=FAMILIES)
+def path(tiny_model, request):
+    return tiny_model(FAMILIES[request.param])
+
+
+@pytest.fixture
+def engine(path):
+    engine = open_model(path, n_threads=1, seed=0)
+    yield engine
+    engine.close()
+
+
+def read(engine, policy="fused", budget="100", **options):
+    return engine.read(PROMPT, get_policy(policy), parse_budget(budget), n_predict=100, one_shot=True, **options)
+
+
+def sampled(engine, n):
+    """Greedy tokens, and the logits that gave them."""
+    tokens, rows = [], []
+    for _ in range(n):
+        rows.append(engine._cache.logits.copy())
+        tokens.append(int(rows[-1].argmax()))
+        engine.append(tokens[-1:])
+    return tokens, np.array(rows)
+
+
+def test_an_answer_begins_as_with_the_full_cache(engine):
+    """To the bit, as far as was looked ahead; what comes then is from the cells that were kept."""
+    read(engine, "full", "100%")
+    expected, rows = sampled(engine, N + 8)
+    read(engine)
+    tokens, ours = sampled(engine, N + 8)
+    assert tokens[:N] == expected[:N]
+    assert ours[:N].tobytes() == rows[:N].tobytes()
+    assert not np.array_equal(ours[N], rows[N])
+
+
+def test_the_cells_are_those_of_the_tokens(engine):
+    """As if each token had been read behind the eviction, wherever the answer ends."""
+    for n in (0, 1, 5, N - 1, N, N + 3):
+        read(engine)
+        tokens, _ = sampled(engine, n)
+        after = random_tokens(20, 3)
+        engine.append(after)
+        ours, sequence = engine.cache.logits.copy(), engine.sequence
+        read(engine)
+        cache = engine.cache
+        cache.read(tokens)
+        cache.read(after)
+        assert sequence.text.tolist() == cache.sequence.text.tolist() == [*PROMPT, *tokens, *after]
+        np.testing.assert_allclose(ours, cache.logits, atol=ROUNDING)
+
+
+def test_what_was_written_ahead_is_read_at_once(engine, monkeypatch):
+    read(engine)
+    batches = Batches(monkeypatch)
+    sampled(engine, N - 1)
+    assert batches.sizes == []
+    assert engine.n_tokens == len(PROMPT) + N - 1
+    # what anybody wants to know of the cells is true
+    assert engine.usage.n_tokens == len(PROMPT) + N - 1
+    assert batches.sizes == [N - 1]
+    sampled(engine, 2)
+    assert batches.sizes == [N - 1, 1, 1]
+
+
+def test_who_looks_changes_nothing(engine):
+    """The state of the sequence is asked for in the middle of an answer, or a part of it is saved and put back."""
+    read(engine)
+    expected, rows = sampled(engine, N)
+    read(engine)
+    tokens, ours = [], []
+    for _ in range(N):
+        step, row = sampled(engine, 1)
+        tokens, ours = tokens + step, [*ours, *row]
+        assert engine.sequence.text.tolist() == [*PROMPT, *tokens]
+    assert (tokens, np.stack(ours).tobytes()) == (expected, rows.tobytes())
+
+
+def test_another_token_leaves_it(engine):
+    """What was foreseen for one answer says nothing about another."""
+    read(engine)
+    expected, _ = sampled(engine, 4)
+    read(engine)
+    sampled(engine, 2)
+    other = expected[2] ^ 1
+    engine.append([other])
+    ours = engine._cache.logits.copy()
+    # also if a later token is the foreseen one again
+    engine.append([expected[3]])
+    read(engine)
+    engine.cache.read([*expected[:2], other])
+    np.testing.assert_allclose(ours, engine.cache.logits, atol=ROUNDING)
+    assert engine._foreseen is not None
+    engine.append([other])
+    assert engine._foreseen is None
+
+
+@pytest.mark.parametrize("n_prompt", LENGTHS)
+@pytest.mark.parametrize("policy", ["fused", "dapq"])
+def test_the_same_prompt_has_the_same_answer(path, policy, n_prompt):
+    with opened(path, policy=policy) as llama:
+        first = answer(llama, PROMPT[:n_prompt], 40)
+        assert answer(llama, PROMPT[:n_prompt], 40) == first
+        # and in a conversation that goes on behind a part of it
+        more = [*PROMPT[:n_prompt], *first[:9], *random_tokens(30, 5)]
+        assert len(answer(llama, more, 5)) == 5
+        assert llama.n_tokens == llama.engine.sequence.n_tokens
+
+
+def test_llama_begins_as_llama_cpp(tiny_model):
+    """As `llama_cpp.Llama`, whose cache is full: the text that fits the cells before the eviction."""
+    path = tiny_model(Spec(n_ctx=4096))
+    with opened(path, one_shot=True) as llama, stock(path) as theirs:
+        assert answer(llama, PROMPT, N) == answer(theirs, PROMPT, N)
+        assert llama.usage.n_evictions == 1
+
+
+def test_sampled_answers(engine):
+    """Whatever is sampled, the ledger has it."""
+    for seed in range(5):
+        engine.model._llama.set_seed(seed)
+        read(engine)
+        tokens = list(engine._answer(20, 0.5))
+        text = engine.sequence.text.tolist()
+        assert text == [*PROMPT, *tokens][: len(text)]
+        assert len(text) >= len(PROMPT) + len(tokens) - 1
+
+
+def test_an_answer_that_cannot_be_read(engine, monkeypatch):
+    """The tokens are not in the sequence then, and the next prompt is read as ever."""
+    read(engine)
+    tokens, _ = sampled(engine, 5)
+    with monkeypatch.context() as broken:
+        set_decode(broken, lambda ctx, batch: -3)
+        with pytest.raises(DapqError, match="cannot read 5 tokens"):
+            _ = engine.usage
+    assert engine.sequence.text.tolist() == PROMPT
+    read(engine)
+    assert sampled(engine, 5)[0] == tokens
+
+
+def test_no_look_ahead_is_no_beginning(engine):
+    for policy in ("dapq", "snapkv", "streaming"):
+        read(engine, policy)
+        assert engine._foreseen is None
+
+
+def test_other_text_before_the_answer(engine):
+    """What was foreseen behind one ending is not what stands behind another."""
+    cache, ending = engine.cache, random_tokens(6, 4)
+    for read_then, is_right in ((ending, True), (ending[:3], True), (random_tokens(6, 5), False)):
+        engine.open(1024)
+        cache = engine.cache
+        cache.read(PROMPT[:200])
+        with cache.before(ending, 100):
+            assert cache.foresee(5) == cache.peek(5)[0]
+        cache.read(read_then)
+        assert (cache.foreseen is not None) == is_right
+        cache.truncate(200)
+        assert (cache.foreseen is not None) == is_right
+        cache.truncate(199)
+        assert cache.foreseen is None
+
+
+def test_what_holds_behind_a_part():
+    ahead = LookAhead([7, 8], 12, [1, 2, 3], np.zeros((3, 4), np.float32))
+    assert ahead.holds_behind(10, [7])
+    assert ahead.holds_behind(10, [7, 8])
+    assert ahead.holds_behind(11, [8, 1])
+    assert not ahead.holds_behind(11, [7])
+    assert not ahead.holds_behind(10, [8])
+    assert ahead.logits_at(11) is None
+    assert ahead.logits_at(14) is not None
+    assert ahead.logits_at(15) is None
+    assert ahead.goes_on(12, [1])
+    assert ahead.goes_on(13, [2])
+    # behind the last one, nothing is known
+    assert not ahead.goes_on(14, [3])
+    assert not ahead.goes_on(12, [1, 2])
+
+
+def test_evaluation_measures_what_was_kept(engine):
+    """Cells that are evicted by hand answer alone."""
+    read(engine, "full", "100%")
+    cache: KVCache = engine.cache
+    state = cache.state(of_context=True)
+    cache.restore(state)
+    policy = Fused(queries=AtAnswer(64, n_look_ahead=32))
+    policy.evict(cache, 100)
+    assert cache.foreseen is not None
+    assert engine._foreseen is None
+    ours, rows = sampled(engine, 3)
+    cache.restore(state)
+    assert sampled(engine, 3)[0][0] == ours[0]
+    assert not np.array_equal(sampled(engine, 1)[1], rows[2:3])
