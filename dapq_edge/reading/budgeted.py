@@ -64,8 +64,8 @@ class BudgetedSequence:
     ) -> None:
         self.model = model
         self.heads = heads
-        # how the answer begins, and tokens of it that need not be read yet
-        self._foreseen: LookAhead | None = None
+        # whether an answer goes on as it was foreseen, and tokens of it that need not be read yet
+        self._is_as_foreseen = False
         self._unread: list[int] = []
         self.cache = KVCache(model.context)
         probed = native.probe_heads(model.context)
@@ -110,7 +110,7 @@ class BudgetedSequence:
 
     @cache.setter
     def cache(self, cache: KVCache) -> None:
-        self._cache, self._foreseen, self._unread = cache, None, []
+        self._cache, self._is_as_foreseen, self._unread = cache, False, []
 
     @property
     def sequence(self) -> Sequence:
@@ -270,11 +270,12 @@ class BudgetedSequence:
         control.check()
         if self.n_tokens + len(tokens) > self.n_ctx:
             raise TooLongError(f"the context of {self.n_ctx:,} tokens is full")
-        if self._foreseen and self._foreseen.goes_on(self.n_tokens, tokens):
+        foreseen = self._foreseen
+        if foreseen and foreseen.goes_on(self.n_tokens, tokens):
             self._unread += tokens
             self._put_foreseen()
         else:
-            self._foreseen = None
+            self._is_as_foreseen = False
             self._read(tokens, control, n_behind)
 
     def _read(self, tokens: Tokens[int], control: Control, n_behind: int = 0) -> None:
@@ -297,11 +298,14 @@ class BudgetedSequence:
             self.cache.read(part, None if self.scores is None else self.scores[first : first + len(part)])
 
     def _foresee(self) -> None:
-        """Begin an answer with what the last eviction foresaw."""
+        """Begin an answer as the last eviction foresaw it."""
         foreseen = self.cache.foreseen
-        is_next = foreseen is not None and self.scores is None and foreseen.start == self.n_tokens
-        self._foreseen = foreseen if is_next else None
+        self._is_as_foreseen = foreseen is not None and self.scores is None and foreseen.start == self.n_tokens
         self._put_foreseen()
+
+    @property
+    def _foreseen(self) -> LookAhead | None:
+        return self._cache.foreseen if self._is_as_foreseen else None
 
     def _put_foreseen(self) -> None:
         logits = self._foreseen.logits_at(self.n_tokens) if self._foreseen else None

@@ -103,7 +103,7 @@ class Engine(BudgetedSequence):
         tokens = list(tokens)
         try:
             self.cache.mend()
-            self._is_answering, self._foreseen = False, None
+            self._is_answering = self._is_as_foreseen = False
             if self.scores is None:
                 self._conversations.exchange(self.cache, lambda sequence: self._aligned(sequence, tokens, messages)[0])
             self._prefill(tokens, control, messages, goes_on)

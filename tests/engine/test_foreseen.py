@@ -206,6 +206,22 @@ def test_other_text_before_the_answer(engine):
         assert cache.foreseen is None
 
 
+def test_a_state_that_is_put_back_is_another_text(engine):
+    """With as many tokens, and the same next one."""
+    read(engine)
+    engine.append([7])
+    state = engine.cache.state(of_context=True)
+    read(engine)
+    tokens, _ = sampled(engine, 1)
+    engine.cache.restore(state)
+    assert engine._foreseen is None
+    engine.append(tokens)
+    ours = engine.cache.logits.copy()
+    engine.cache.restore(state)
+    engine.cache.read(tokens)
+    assert ours.tobytes() == engine.cache.logits.tobytes()
+
+
 def test_what_holds_behind_a_part():
     ahead = LookAhead([7, 8], 12, [1, 2, 3], np.zeros((3, 4), np.float32))
     assert ahead.holds_behind(10, [7])
