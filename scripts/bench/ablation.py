@@ -159,6 +159,7 @@ def variants(has_profile: bool) -> dict[str, Policy]:
     as_they_are = replace(Fused(), values=AsTheyAre())
     made += [replace(as_they_are, name="all layers alike, values as they are", layer_budget=Even())]
     made += [replace(as_they_are, name="values as they are"), Fused(), DapQ()]
+    made += [replace(Fused(), name=f"fused, {n} + {64 - n}", queries=AtAnswer(64, n)) for n in (32, 64)]
     # pseudo queries that are not where the answer will be written
     made += [DapQ(name=f"dapq, {n:+,} positions", queries=AtAnswer(32, shift=n)) for n in (256, 4096, -256)]
     made += [get_policy(name) for name in COMPARED]

@@ -3,8 +3,8 @@
 .venv/bin/python scripts/bench/ahead.py --news FILE
 
 For 8, 16 and 32 tokens, with filler behind them up to 64 queries: the KL divergence to the full cache along its own
-answer, the geometric mean of its ratio to that of fused (32 tokens on the full cache) on the same news, with the 95%
-interval, and the seconds of an eviction (CPU time, median), of 2,048 tokens or of --length.
+answer, the geometric mean of its ratio to that of 32 tokens on the full cache on the same news, with the 95% interval,
+and the seconds of an eviction (CPU time, median), of 2,048 tokens or of --length.
 """
 
 import argparse
@@ -51,7 +51,7 @@ class OnBranch(Fused):
 
 
 WAYS: dict[str, ProbingPolicy] = {
-    "32 tokens on the full cache (fused)": Fused(),
+    "32 tokens on the full cache": Fused(queries=AtAnswer(N_QUERIES, 32)),
     "16": Fused(queries=AtAnswer(N_QUERIES, 16)),
     "8": Fused(queries=AtAnswer(N_QUERIES, 8)),
     "32 tokens on a branch": OnBranch(queries=Drafted(32)),

@@ -94,7 +94,7 @@ FORMULAS = {
     "kvzip": kvzip_formula,
     "base+question": lambda: FORMULAS["fused"](),
     "dapq": lambda: dapq_formula(FILLER),
-    "fused": lambda: dapq_formula(answer(32) + FILLER, 0.25),
+    "fused": lambda: dapq_formula(answer(48) + FILLER[:16], 0.25),
     "oracle": lambda: dapq_formula(answer(48)),
     "snapkv": snapkv_formula,
     "pyramid": lambda: snapkv_formula(8),

@@ -11,16 +11,16 @@ from .parts import AtAnswer, BySensitivity, LayerBudget, Normalized, Queries, Re
 class Fused(ProbingPolicy):
     """DapQ whose first pseudo queries are the answer itself: what LAQ guesses on an evicted cache, from the full one.
 
-    Before anything is evicted, 32 tokens are generated, and forgotten again. They say what the answer begins with, 32
-    tokens of filler behind them what the rest of it may need. Queries that know what they look for need less of the
-    words around it. Layers keep more where the calibration of the model
-    found that eviction does harm, and the values that stay are fitted to what the queries read from all cells. Every
-    part was varied; see docs/ablations.md.
+    Before anything is evicted, 48 tokens are generated. They say what the answer begins with, 16 tokens of filler
+    behind them what the rest of it may need; an answer that goes the same way begins with them, see
+    `KVCache.foresee`. Queries that know what they look for need less of the words around it. Layers keep more where the
+    calibration of the model found that eviction does harm, and the values that stay are fitted to what the queries read
+    from all cells. Every part was varied; see docs/ablations.md.
     """
 
     name: str = "fused"
     summary: str = "cells that the answer's first tokens, and pseudo queries behind them, attend to"
-    queries: Queries = AtAnswer(64, n_look_ahead=32)
+    queries: Queries = AtAnswer(64, n_look_ahead=48)
     score: Score = Normalized(pooled=0.25)
     layer_budget: LayerBudget = BySensitivity()
     values: Values = Refitted()
