@@ -250,12 +250,12 @@ class KVCache:
         """Say whether the text has a part that is long enough to be read again for a question."""
         self.sequence = replace(self.sequence, has_document=has_document)
 
-    def look_ahead(self, n_tokens: int, rows: list[npt.NDArray[np.float32]] | None = None) -> tuple[list[int], float]:
+    def look_ahead(self, n_tokens: int, rows: npt.NDArray[np.float32] | None = None) -> tuple[list[int], float]:
         """Return the first tokens of the answer by greedy decoding, and how sure the model is of them, 0 to 1.
 
         That is the geometric mean of the probabilities of all but the first one. The answer ends with a token that says
         so, or after `n_tokens`. What comes before it is read, and all but its last token. `rows`, if it is given, gets
-        the logits that gave each token.
+        the logits that gave each token: float32 [n_tokens, n_vocab].
         """
         self.read(self.ending)
         tokens: list[int] = []
@@ -263,7 +263,7 @@ class KVCache:
         while True:
             logits = self.logits.astype(np.float64)
             if rows is not None:
-                rows.append(self.logits.copy())
+                rows[len(tokens)] = self.logits
             tokens.append(int(np.argmax(logits)))
             log_probabilities.append(-np.log(np.exp(logits - logits.max()).sum()))
             if len(tokens) == n_tokens or context.is_end(self.ctx, tokens[-1]):
@@ -380,7 +380,7 @@ class KVCache:
             finally:
                 branch.clear()
 
-    def peek(self, n_tokens: int, rows: list[npt.NDArray[np.float32]] | None = None) -> tuple[list[int], float]:
+    def peek(self, n_tokens: int, rows: npt.NDArray[np.float32] | None = None) -> tuple[list[int], float]:
         """Return what `look_ahead` gives; afterwards its cells are removed, and windows, states and logits put back."""
         before, foreseen, pos = self.sequence, self.foreseen, self.next_position
         with self._logits_put_back(), self._state_put_back(pos):
@@ -392,9 +392,9 @@ class KVCache:
 
     def foresee(self, n_tokens: int) -> list[int]:
         """Return the first tokens of the answer as `peek` does; they, and their logits, are `foreseen` from then on."""
-        rows: list[npt.NDArray[np.float32]] = []
+        rows = np.empty((n_tokens, self.n_vocab), dtype=np.float32)
         tokens, _ = self.peek(n_tokens, rows)
-        self.foreseen = LookAhead(self.ending, self.sequence.n_tokens + len(self.ending), tokens, np.stack(rows))
+        self.foreseen = LookAhead(self.ending, self.sequence.n_tokens + len(self.ending), tokens, rows[: len(tokens)])
         return tokens
 
     @contextmanager

@@ -56,6 +56,9 @@ BYTES_PER_ACTIVATION = 13
 BYTES_PER_SCORE = 850
 BYTES_PER_MASKED = 2.4
 
+# the logits of the 48 tokens that are foreseen of an answer
+BYTES_PER_FORESEEN = 192
+
 # while values are fitted: the attention of 64 queries in one layer, and V in 16 bits, with what becomes of half of it
 BYTES_PER_ATTENTION = 256
 BYTES_PER_VALUE = 3
@@ -89,8 +92,8 @@ class ModelShape:
 
     weight_bytes: of the tensors of all parts. state_bytes: as if all layers were recurrent, if there are such layers.
     n_head: query heads; n_activation: numbers that a token has in a layer at once; n_words: tokens and merges of the
-    vocabulary. has_alibi: whether the attention has a bias by distance; has_index: whether it is sparse, and an
-    index chooses the cells that a token sees (deepseek32, glm-dsa, minimax-m3).
+    vocabulary; n_vocab: its tokens. has_alibi: whether the attention has a bias by distance; has_index: whether it is
+    sparse, and an index chooses the cells that a token sees (deepseek32, glm-dsa, minimax-m3).
     """
 
     architecture: str
@@ -101,6 +104,7 @@ class ModelShape:
     n_head: int
     n_activation: int
     n_words: int
+    n_vocab: int
     has_alibi: bool = False
     has_index: bool = False
 
@@ -155,7 +159,8 @@ class ModelShape:
         n_values = sum(layer.n_head_kv * layer.value_length for layer in self.layers if not layer.window)
         fitted = self.n_head * BYTES_PER_ATTENTION + n_values * BYTES_PER_VALUE
         per_cell = self.n_head * BYTES_PER_SCORE + int(n_batch * BYTES_PER_MASKED) + fitted
-        return PROCESS_BYTES + self.n_words * BYTES_PER_WORD + activations + n_cells * per_cell
+        words = self.n_words * BYTES_PER_WORD + self.n_vocab * BYTES_PER_FORESEEN
+        return PROCESS_BYTES + words + activations + n_cells * per_cell
 
     def total_bytes(self, n_cells: int, type_k: str, type_v: str, n_batch: int) -> int:
         """Memory of a process that reads with `n_cells` cells."""
@@ -286,6 +291,7 @@ def _shape(header: _Header, weight_bytes: int) -> ModelShape:
         n_head=n_head,
         n_activation=n_embd + max(*n_ff, n_ff_used) + n_head * max(layer.key_length for layer in layers),
         n_words=header.n_strings("tokenizer.ggml.tokens") + header.n_strings("tokenizer.ggml.merges"),
+        n_vocab=header.n_strings("tokenizer.ggml.tokens"),
         has_alibi=arch in WITH_ALIBI or header.is_positive(f"{arch}.attention.max_alibi_bias"),
         has_index=header.is_positive(f"{arch}.attention.indexer.top_k"),
     )
