@@ -46,24 +46,38 @@ class DueEviction:
 
     def write(self, token: int) -> None:
         """Go on with a token of the answer; with the last one, it need not be read. Raises as `KVCache.read` does."""
-        n_tokens = len(self.tokens)
-        self._rows[n_tokens] = self._cache.logits
-        if n_tokens + 1 < len(self._rows):
+        self._note_logits()
+        if len(self.tokens) + 1 < len(self._rows):
             self._cache.read([token])
         self.tokens.append(token)
+
+    def _note_logits(self) -> None:
+        """Remember the logits of the last token; after one that could not be read, they are known already."""
+        row = self._rows[len(self.tokens)]
+        if self._cache.has_logits:
+            row[:] = self._cache.logits
+        else:
+            self._cache.put_logits(row)
 
     def evict(self) -> None:
         """Evict what stands before the ending, and read the ending and the answer again behind the cells that stay.
 
         What the answer lacks is looked ahead to. Raises as `Policy.evict` and `KVCache.read` do.
         """
-        cache, n_tokens = self._cache, len(self.tokens)
-        ahead = [] if self.is_complete else cache.look_ahead(len(self._rows) - n_tokens, self._rows[n_tokens:])[0]
+        cache, tokens = self._cache, [*self.tokens, *self._look_ahead()]
         cache.go_back(self._place)
-        begins = cache.ahead(self._ending, [*self.tokens, *ahead], self._rows)
+        begins = cache.ahead(self._ending, tokens, self._rows)
         with cache.before(self._ending, self._n_answer, begins):
             self._evict()
         cache.read([*self._ending, *self.tokens])
+
+    def _look_ahead(self) -> list[int]:
+        """Return the tokens that the answer lacks."""
+        if self.is_complete:
+            return []
+        self._note_logits()
+        rows = self._rows[len(self.tokens) :]
+        return self._cache.look_ahead(len(rows), rows)[0]
 
 
 def can_be_due(cache: KVCache, policy: Policy, n_keep: int) -> bool:

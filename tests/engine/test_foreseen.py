@@ -1,5 +1,7 @@
 """What an eviction looked ahead to begins the answer, and is not written twice."""
 
+from itertools import islice
+
 import llama_cpp
 import numpy as np
 import pytest
@@ -7,10 +9,11 @@ from helpers.llamas import answer, opened, set_decode, stock
 from helpers.tiny import Spec
 from helpers.tokens import random_tokens
 
-from dapq_edge import Fused, KVCache, get_policy, open_model
+from dapq_edge import Control, Fused, KVCache, get_policy, open_model
 from dapq_edge.cache.look_ahead import LookAhead
-from dapq_edge.errors import DapqError
+from dapq_edge.errors import AbortedError, DapqError
 from dapq_edge.eviction.budget import parse_budget
+from dapq_edge.eviction.policies.parts import AtAnswer
 
 PROMPT, N = random_tokens(700, 1), Fused().queries.n_look_ahead
 
@@ -251,3 +254,174 @@ def test_evaluation_measures_what_was_kept(engine):
     cache.restore(state)
     assert sampled(engine, 3)[0][0] == ours[0]
     assert not np.array_equal(sampled(engine, 1)[1], rows[2:3])
+
+
+def due(llama, prompt=PROMPT, n=1, **options):
+    """An answer of which `n` tokens were written, and those."""
+    made = llama.generate(prompt, **{"temp": 0, **options})
+    return made, list(islice(made, n))
+
+
+def test_the_first_token_waits_for_no_eviction(path, monkeypatch):
+    """Nothing is looked ahead to, and what is evicted is read again at once."""
+    with opened(path) as llama:
+        batches = Batches(monkeypatch)
+        made, _ = due(llama)
+        assert llama.engine._due is not None
+        assert 1 not in batches.sizes
+        batches.sizes = []
+        list(islice(made, N - 1))
+        assert batches.sizes == [1] * (N - 1)
+        assert llama.engine._due is not None
+        list(islice(made, 2))
+        assert batches.sizes[N - 1 :] == [N, 1]
+        assert llama.engine._due is None
+        assert llama.usage.n_cells_used == 100 + N + 1
+        assert batches.sizes[N - 1 :] == [N, 1]
+
+
+@pytest.mark.parametrize("prompt", [PROMPT, random_tokens(1500, 2)], ids=["that fits", "in chunks"])
+def test_who_looks_in_the_middle_changes_nothing(path, prompt):
+    """And what is seen is true: as if the eviction had been before the answer."""
+    with opened(path) as llama:
+        expected = answer(llama, prompt, N + 8)
+        kept, last = llama.engine.sequence.coverage()[: len(prompt)], llama.engine.last_read
+        for n in (1, 2, 9, N - 1, N, N + 1, N + 3):
+            llama.reset()
+            made, tokens = due(llama, prompt, n)
+            read, usage = llama.engine.last_read, llama.usage
+            if last:
+                assert (read.cells_kept, read.attention_kept) == (last.cells_kept, last.attention_kept)
+                assert 0 < read.evict_seconds < read.seconds
+            assert usage.n_cells_used == 100 + n - 1
+            assert usage.attention_kept > 0
+            assert llama.engine.sequence.text.tolist() == [*prompt, *tokens[:-1]]
+            assert llama.engine.sequence.coverage()[: len(prompt)].tolist() == kept.tolist()
+            assert [*tokens, *islice(made, N + 8 - n)] == expected
+
+
+@pytest.mark.parametrize("n", [1, 5, N + 3])
+def test_an_answer_that_is_left(path, n):
+    """Another prompt, the same one, and one that goes on with it find what the eviction before the answer had left."""
+    following = random_tokens(30, 5)
+    with opened(path) as llama:
+        first, second = answer(llama, PROMPT, N + 8), answer(llama, PROMPT[100:], 5)
+        llama.reset()
+        made, tokens = due(llama, n=n)
+        made.close()
+        assert answer(llama, PROMPT, N + 8) == first
+        made, tokens = due(llama, n=n)
+        more = [*PROMPT, *tokens, *following]
+        assert len(answer(llama, more, 5)) == 5
+        assert llama.engine.sequence.text[: len(more)].tolist() == more
+        llama.reset()
+        due(llama, n=n)
+        assert answer(llama, PROMPT[100:], 5) == second
+        due(llama, n=n)
+        llama.reset()
+        assert llama.usage.n_tokens == 0
+
+
+@pytest.mark.parametrize("policy", ["fused", "base+question", "oracle"])
+def test_sampled_tokens_are_the_queries(tiny_model, policy, monkeypatch):
+    seen, tokens_of = [], AtAnswer.tokens
+
+    def noted(*args):
+        tokens, pos = tokens_of(*args)
+        seen.append((tokens.tolist(), pos))
+        return tokens, pos
+
+    monkeypatch.setattr(AtAnswer, "tokens", noted)
+    with opened(tiny_model(Spec(n_ctx=4096)), policy=policy, one_shot=True, seed=5) as llama:
+        _, tokens = due(llama, n=N + 2, temp=2.0, top_k=0, top_p=1.0)
+        assert [(queries[:N], pos) for queries, pos in seen] == [(tokens[:N], len(PROMPT))]
+        assert list(llama.kv_cache.foreseen.tokens) == tokens[:N]
+        # what is not written yet is looked ahead to
+        seen.clear()
+        llama.reset()
+        _, tokens = due(llama, n=5, temp=2.0, top_k=0, top_p=1.0)
+        assert llama.usage.n_evictions == 2
+        assert seen[0][0][:4] == tokens[:4]
+        assert len(llama.kv_cache.foreseen.tokens) == N
+
+
+def test_an_eviction_that_fails_in_an_answer(path, monkeypatch):
+    """The sequence is empty then, and the next prompt is read as ever."""
+
+    def fail(*args):
+        raise DapqError("no memory")
+
+    with opened(path) as llama:
+        expected = answer(llama, PROMPT, N + 8)
+        for n in (3, N):
+            llama.reset()
+            made, _ = due(llama, n=n)
+            with monkeypatch.context() as broken:
+                broken.setattr(KVCache, "evict", fail)
+                with pytest.raises(DapqError, match="no memory"):
+                    _ = llama.usage if n < N else next(made)
+            made.close()
+            assert llama.usage.n_tokens == 0
+            assert answer(llama, PROMPT, N + 8) == expected
+        # a model is closed whatever happens
+        due(llama)
+        monkeypatch.setattr(KVCache, "evict", fail)
+
+
+def test_an_answer_that_is_aborted(path):
+    """It goes on where it was."""
+    with opened(path) as llama:
+        expected = answer(llama, PROMPT, N + 8)
+        for n in (1, 7, N):
+            llama.reset()
+            made, _ = due(llama, n=n)
+            llama.control = Control(should_abort=lambda: True)
+            with pytest.raises(AbortedError):
+                llama.eval([1])
+            llama.control = Control()
+            made.close()
+            assert answer(llama, PROMPT, N + 8) == expected
+
+
+def test_a_token_that_cannot_be_read(tiny_model, monkeypatch):
+    """It is not in the sequence, and the answer goes on from the last one that is."""
+    with opened(tiny_model(Spec(n_ctx=4096))) as llama:
+        expected = answer(llama, PROMPT, N)
+        llama.reset()
+        _, tokens = due(llama, n=5)
+        with monkeypatch.context() as broken:
+            set_decode(broken, lambda ctx, batch: -3)
+            with pytest.raises(DapqError, match="cannot read 1 token"):
+                llama.eval(tokens[-1:])
+        for token in expected[4:]:
+            llama.eval([token])
+        assert list(llama.kv_cache.foreseen.tokens) == expected
+
+
+def test_a_turn_behind_an_eviction(path, monkeypatch):
+    """The next turns of a conversation are evicted behind the first tokens of their answers, too."""
+    with opened(path) as llama:
+        text, n_due = answer(llama, PROMPT, 5), 0
+        text = [*PROMPT, *text]
+        for turn in range(8):
+            text += random_tokens(150, 10 + turn)
+            made, tokens = due(llama, text, 6)
+            n_due += llama.engine._due is not None
+            assert llama.engine.sequence.text.tolist() == [*text, *tokens[:-1]]
+            tokens += islice(made, N)
+            text += tokens
+            assert llama.engine.sequence.text.tolist() == text[:-1]
+        assert n_due > 0
+
+
+@pytest.mark.parametrize("family", ["lfm2", "qwen3next"])
+def test_hybrid_models(family_model, family):
+    """Recurrent states are taken back, too."""
+    with opened(family_model(family)) as llama:
+        prompt = random_tokens(600, 1)
+        expected = answer(llama, prompt, N + 8)
+        for n in (1, 9, N, N + 2):
+            llama.reset()
+            made, tokens = due(llama, prompt, n)
+            assert llama.usage.n_tokens == len(prompt) + n - 1
+            assert [*tokens, *islice(made, N + 8 - n)] == expected
