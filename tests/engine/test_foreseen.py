@@ -14,6 +14,7 @@ from dapq_edge.cache.look_ahead import LookAhead
 from dapq_edge.errors import AbortedError, DapqError
 from dapq_edge.eviction.budget import parse_budget
 from dapq_edge.eviction.policies.parts import AtAnswer
+from dapq_edge.llamacpp import context
 
 PROMPT, N = random_tokens(700, 1), Fused().queries.n_look_ahead
 
@@ -153,11 +154,16 @@ def test_the_same_prompt_has_the_same_answer(path, policy, n_prompt):
         assert llama.n_tokens == llama.engine.sequence.n_tokens
 
 
-def test_llama_begins_as_llama_cpp(tiny_model):
+def test_llama_begins_as_llama_cpp(path):
     """As `llama_cpp.Llama`, whose cache is full: the text that fits the cells before the eviction."""
-    path = tiny_model(Spec(n_ctx=4096))
     with opened(path, one_shot=True) as llama, stock(path) as theirs:
-        assert answer(llama, PROMPT, N) == answer(theirs, PROMPT, N)
+        rows = []
+        for one in (llama, theirs):
+            made = one.generate(PROMPT, temp=0)
+            rows.append([(next(made), context.logits(one.ctx).copy()) for _ in range(N)])
+        assert [token for token, _ in rows[0]] == [token for token, _ in rows[1]]
+        for (_, ours), (_, expected) in zip(*rows, strict=True):
+            np.testing.assert_allclose(ours, expected, atol=ROUNDING)
         assert llama.usage.n_evictions == 1
 
 
@@ -363,9 +369,37 @@ def test_an_eviction_that_fails_in_an_answer(path, monkeypatch):
             made.close()
             assert llama.usage.n_tokens == 0
             assert answer(llama, PROMPT, N + 8) == expected
-        # a model is closed whatever happens
-        due(llama)
-        monkeypatch.setattr(KVCache, "evict", fail)
+
+
+@pytest.mark.parametrize("n", [1, 5])
+def test_a_conversation_is_saved_as_it_was_evicted(path, tmp_path, n, monkeypatch):
+    options = {"store": tmp_path, "cache_ram": 64}
+    with opened(path) as llama:
+        _, tokens = due(llama, n=n)
+        more = [*PROMPT, *tokens[:-1], *random_tokens(20, 6)]
+        expected, n_cells = answer(llama, more, 1), llama.usage.n_cells_used
+    with opened(path, **options) as llama:
+        due(llama, n=n)
+    with opened(path, **options) as llama:
+        evaluated = Batches(monkeypatch)
+        assert answer(llama, more, 1) == expected
+        assert llama.usage.n_cells_used == n_cells
+        assert sum(evaluated.sizes) < 50
+
+
+def test_a_model_is_closed_whatever_is_due(path, tmp_path, monkeypatch):
+    """Nothing is evicted for nobody, and what fails then is lost."""
+    n_evicted = []
+
+    def fail(*args):
+        n_evicted.append(1)
+        raise DapqError("no memory")
+
+    monkeypatch.setattr(KVCache, "evict", fail)
+    for options, n in (({}, 0), ({"store": tmp_path, "cache_ram": 64}, 1)):
+        with opened(path, **options) as llama:
+            due(llama)
+        assert len(n_evicted) == n
 
 
 def test_an_answer_that_is_aborted(path):
