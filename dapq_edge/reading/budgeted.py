@@ -260,9 +260,7 @@ class BudgetedSequence:
             # nobody will read it
             self._due = None
         if self.wanted is not None and self.scores is None:
-            # a conversation that cannot be evicted is lost
-            with contextlib.suppress(DapqError):
-                self._evict_due()
+            self._evict_or_forget()
             self._conversations.put_away(self.cache)
         self.wanted = None
 
@@ -290,12 +288,12 @@ class BudgetedSequence:
         `Policy.evict` does if an eviction that is due fails, and the sequence is empty then.
         """
         control.check()
-        if not tokens:
+        if len(tokens) == 0:
             return
         if self.n_tokens + len(tokens) > self.n_ctx:
             raise TooLongError(f"the context of {self.n_ctx:,} tokens is full")
         if self._due and len(tokens) == 1:
-            self._due.write(tokens[0])
+            self._due.write(int(tokens[0]))
             if self._due.is_complete:
                 self._evict_due()
             return
@@ -344,6 +342,11 @@ class BudgetedSequence:
             raise
         self._is_as_foreseen = True
         self._put_foreseen()
+
+    def _evict_or_forget(self) -> None:
+        """Do the eviction that is due; if it fails, the sequence is empty, as if nothing had been read."""
+        with contextlib.suppress(DapqError):
+            self._evict_due()
 
     def _foresee(self) -> None:
         """Begin an answer as the last eviction foresaw it, if none is due."""

@@ -40,7 +40,7 @@ class DueEviction:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the answer has all the tokens that the eviction knows, or has ended."""
+        """True if the answer has all the tokens that the eviction knows, or has ended."""
         n_tokens = len(self.tokens)
         return n_tokens == len(self._rows) or (n_tokens > 0 and context.is_end(self._cache.ctx, self.tokens[-1]))
 

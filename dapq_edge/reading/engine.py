@@ -83,13 +83,13 @@ class Engine(BudgetedSequence):
 
     @property
     def last_read(self) -> ReadStats | None:
-        """How the last prompt was read, of those that were not only appended."""
+        """Costs of the last prompt that was read, and not only appended."""
         self._evict_due()
         return self._last_read
 
     @property
     def last_reading(self) -> ReadStats | None:
-        """The same as far as it says what was read: nothing is evicted for it, and what was kept may not be in it."""
+        """Costs as in `last_read`, but nothing is evicted for them: those of an eviction that is due are not known."""
         return self._last_read
 
     # prompts
@@ -117,6 +117,7 @@ class Engine(BudgetedSequence):
         """
         tokens = list(tokens)
         try:
+            self._evict_or_forget()
             self.cache.mend()
             self._is_answering = self._is_as_foreseen = False
             if self.scores is None:
@@ -391,7 +392,7 @@ class Engine(BudgetedSequence):
         """
         prompt = prompt if isinstance(prompt, Prompt) else Prompt.of([], list(prompt), [], has_question=False)
         policy = policy.with_heads(self.heads)
-        policy.check(self.cache)
+        policy.check(self._cache)
         options = {"n_predict": n_predict, "one_shot": one_shot, "allow_overflow": allow_overflow}
         prompt, plan = self._planned(prompt, policy, budget, **options)
         if 0 < n_cells < plan.n_cells:

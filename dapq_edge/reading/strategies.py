@@ -56,7 +56,7 @@ class Skimming:
 
 @dataclass(frozen=True)
 class Kept:
-    """What the last eviction kept.
+    """Cells that the last eviction kept.
 
     Attributes:
         n_cells: Cells.

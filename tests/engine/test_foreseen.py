@@ -286,7 +286,7 @@ def test_the_first_token_waits_for_no_eviction(path, monkeypatch):
         assert batches.sizes[N - 1 :] == [N, 1]
 
 
-@pytest.mark.parametrize("prompt", [PROMPT, random_tokens(1500, 2)], ids=["that fits", "in chunks"])
+@pytest.mark.parametrize("prompt", [PROMPT, random_tokens(1500, 2)], ids=["that fits", "skimmed"])
 def test_who_looks_in_the_middle_changes_nothing(path, prompt):
     """And what is seen is true: as if the eviction had been before the answer."""
     with opened(path) as llama:
@@ -369,6 +369,42 @@ def test_an_eviction_that_fails_in_an_answer(path, monkeypatch):
             made.close()
             assert llama.usage.n_tokens == 0
             assert answer(llama, PROMPT, N + 8) == expected
+
+
+def test_an_eviction_that_fails_before_the_next_prompt(path, monkeypatch):
+    """What could not be evicted is read again."""
+    with opened(path) as llama:
+        expected, evict, n_evicted = answer(llama, PROMPT, N + 8), KVCache.evict, []
+
+        def fail_once(*args):
+            n_evicted.append(1)
+            if len(n_evicted) == 1:
+                raise DapqError("no memory")
+            evict(*args)
+
+        llama.reset()
+        due(llama, n=3)
+        monkeypatch.setattr(KVCache, "evict", fail_once)
+        assert answer(llama, PROMPT, N + 8) == expected
+
+
+def test_what_was_read_is_known_before_the_eviction(path):
+    """For what is said before an answer, and for those who look at its tokens."""
+    prompt = random_tokens(1500, 2)
+    with opened(path) as llama:
+        _, tokens = due(llama, prompt, 4)
+        text = [*prompt, *tokens[:-1]]
+        assert llama._input_ids.tolist() == llama.engine.written.text.tolist() == text
+        assert llama.n_tokens == len(text)
+        assert llama.engine.last_reading.tokens_evaluated >= len(prompt)
+        assert llama.engine.n_windows == llama.engine.last_reading.n_windows
+        assert llama.engine._due is not None
+        # and when it is done, but not all is read
+        assert llama.usage.n_evictions > 0
+        llama.eval(tokens[-1:])
+        assert llama.engine._unread == tokens[-1:]
+        assert llama._input_ids.tolist() == [*text, tokens[-1]]
+        assert llama.engine._unread == tokens[-1:]
 
 
 @pytest.mark.parametrize("n", [1, 5])
