@@ -347,9 +347,10 @@ class Llama(GuardedLlama):
         """Tokens of the sequence, and room for others: int32 [n_ctx]."""
         if self._engine and len(self._ids) < self._engine.n_ctx:
             self._ids, self._ids_of = np.zeros(self._engine.n_ctx, dtype=np.intc), None
-        if self._engine and self._ids_of is not self._engine.sequence:
-            self._ids_of = self._engine.sequence
-            self._ids[: self._ids_of.n_tokens] = self._ids_of.text
+        written = self._engine.written if self._engine else None
+        if written is not None and self._ids_of is not written:
+            self._ids_of = written
+            self._ids[: written.n_tokens] = written.text
         return self._ids
 
     @input_ids.setter

@@ -33,6 +33,25 @@ class LayerAttention:
     attention: npt.NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class Place:
+    """The end of what was read, to which a sequence can go back, see `KVCache.here`.
+
+    Attributes:
+        position: Of the next token.
+        sequence: The ledger.
+        foreseen: How the answer begins, see `KVCache`.
+        logits: Of the last token: float32 [n_vocab]; None if there are none.
+        state: What the next token sees of recurrent and of sliding-window layers; None without such layers.
+    """
+
+    position: int
+    sequence: Sequence
+    foreseen: LookAhead | None
+    logits: npt.NDArray[np.float32] | None
+    state: npt.NDArray[np.uint8] | None
+
+
 class KVCache:
     """The cells of one sequence of a llama.cpp context.
 
@@ -48,6 +67,7 @@ class KVCache:
         has_logits: Whether the logits in the context are those of the last token.
         ending: Tokens that will be read before the answer, behind those that are here: the generation prompt.
         n_after: Cells that an eviction leaves free behind them: for an answer, or for the next chunk of a text.
+        begins: How the answer begins, if that is known already.
         foreseen: How the answer begins, as `foresee` saw it last; None if other text was read or put back since.
     """
 
@@ -58,6 +78,7 @@ class KVCache:
         self.has_logits = False
         self.ending: list[int] = []
         self.n_after = CHUNK
+        self.begins: LookAhead | None = None
         self.foreseen: LookAhead | None = None
         self._is_shallow = False
 
@@ -218,14 +239,17 @@ class KVCache:
         self.sequence = replace(self.sequence, pinned=tokens)
 
     @contextmanager
-    def before(self, ending: Tokens[int], n_answer: int) -> Iterator[None]:
-        """Look ahead as if `ending` had been read, which will be, and then an answer of `n_answer` tokens."""
-        before = self.ending, self.n_after
-        self.ending, self.n_after = list(ending), n_answer
+    def before(self, ending: Tokens[int], n_answer: int, begins: LookAhead | None = None) -> Iterator[None]:
+        """Look ahead as if `ending` had been read, which will be, and then an answer of `n_answer` tokens.
+
+        `begins` is how the answer begins, if that is known: `foresee` gives it then.
+        """
+        before = self.ending, self.n_after, self.begins
+        self.ending, self.n_after, self.begins = list(ending), n_answer, begins
         try:
             yield
         finally:
-            self.ending, self.n_after = before
+            self.ending, self.n_after, self.begins = before
 
     @contextmanager
     def first_layers(self, n_layers: int) -> Iterator[None]:
@@ -382,34 +406,48 @@ class KVCache:
 
     def peek(self, n_tokens: int, rows: npt.NDArray[np.float32] | None = None) -> tuple[list[int], float]:
         """Return what `look_ahead` gives; afterwards its cells are removed, and windows, states and logits put back."""
-        before, foreseen, pos = self.sequence, self.foreseen, self.next_position
-        with self._logits_put_back(), self._state_put_back(pos):
-            try:
-                return self.look_ahead(n_tokens, rows)
-            finally:
-                self._remove(pos)
-                self.sequence, self.foreseen = before, foreseen
+        place = self.here()
+        try:
+            return self.look_ahead(n_tokens, rows)
+        finally:
+            self.go_back(place)
 
-    def foresee(self, n_tokens: int) -> list[int]:
-        """Return the first tokens of the answer as `peek` does; they, and their logits, are `foreseen` from then on."""
-        rows = np.empty((n_tokens, self.n_vocab), dtype=np.float32)
-        tokens, _ = self.peek(n_tokens, rows)
-        self.foreseen = LookAhead(self.ending, self.sequence.n_tokens + len(self.ending), tokens, rows[: len(tokens)])
-        return tokens
+    def foresee(self, n_tokens: int) -> Tokens[int]:
+        """Return the first tokens of the answer; they, and their logits, are `foreseen` from then on.
 
-    @contextmanager
-    def _state_put_back(self, pos: int) -> Iterator[None]:
-        """Put back what a token at `pos` sees in recurrent and in sliding-window layers.
+        They are those of `begins`, if that is known, and those of `peek` otherwise.
+        """
+        if self.begins is None:
+            rows = np.empty((n_tokens, self.n_vocab), dtype=np.float32)
+            tokens, _ = self.peek(n_tokens, rows)
+            self.foreseen = self.ahead(self.ending, tokens, rows)
+        else:
+            self.foreseen = self.begins
+        return self.foreseen.tokens
 
-        The latter reuse the cells of older tokens.
+    def ahead(self, ending: Tokens[int], tokens: Tokens[int], rows: npt.NDArray[np.float32]) -> LookAhead:
+        """Return how an answer begins behind `ending`, which will be read next; `rows` are as `look_ahead` has them."""
+        return LookAhead(ending, self.sequence.n_tokens + len(ending), tokens, rows[: len(tokens)])
+
+    def here(self) -> Place:
+        """Return the end of what was read, so that `go_back` forgets all that is read from now on.
+
+        Sliding-window layers reuse the cells of older tokens, recurrent ones have one state. Raises `DapqError`
+        if llama.cpp cannot save these.
         """
         has_more = bool(context.n_swa(self.ctx)) or self.is_recurrent
         state = context.partial_state(self.ctx, self.seq_id) if has_more else None
-        try:
-            yield
-        finally:
-            if state is not None and (self.is_recurrent or not self._has_window_before(pos)):
-                context.set_partial_state(self.ctx, self.seq_id, state)
+        logits = self.logits.copy() if self.has_logits else None
+        return Place(self.next_position, self.sequence, self.foreseen, logits, state)
+
+    def go_back(self, place: Place) -> None:
+        """Forget what was read since `here` gave a place. Raises `DapqError` if llama.cpp cannot put states back."""
+        self._remove(place.position)
+        self.sequence, self.foreseen, self.has_logits = place.sequence, place.foreseen, False
+        if place.state is not None and (self.is_recurrent or not self._has_window_before(place.position)):
+            context.set_partial_state(self.ctx, self.seq_id, place.state)
+        if place.logits is not None:
+            self.put_logits(place.logits)
 
     @contextmanager
     def _logits_put_back(self) -> Iterator[None]:

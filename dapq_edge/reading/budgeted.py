@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Tokens
 
 import numpy as np
@@ -23,6 +23,7 @@ from ..planning.ram import CACHE_RAM, for_conversations
 from ..store.conversations import Conversations
 from ..store.store import Store
 from .decide import N_ANSWER
+from .due import DueEviction
 from .pieces import text_pieces
 from .room import plan_auto, plan_room
 from .stats import Usage
@@ -67,6 +68,8 @@ class BudgetedSequence:
         # whether an answer goes on as it was foreseen, and tokens of it that need not be read yet
         self._is_as_foreseen = False
         self._unread: list[int] = []
+        # what is evicted when the answer has begun
+        self._due: DueEviction | None = None
         self.cache = KVCache(model.context)
         probed = native.probe_heads(model.context)
         if heads is not None and probed:
@@ -102,7 +105,8 @@ class BudgetedSequence:
 
     @property
     def cache(self) -> KVCache:
-        """The cells. Tokens of the answer that `append` did not need to read are read first."""
+        """The cells. An eviction that is due is done first, and tokens of the answer that were not read are read."""
+        self._evict_due()
         if self._unread:
             self._read([], UNCONTROLLED)
             self._put_foreseen()
@@ -110,12 +114,17 @@ class BudgetedSequence:
 
     @cache.setter
     def cache(self, cache: KVCache) -> None:
-        self._cache, self._is_as_foreseen, self._unread = cache, False, []
+        self._cache, self._is_as_foreseen, self._unread, self._due = cache, False, [], None
 
     @property
     def sequence(self) -> Sequence:
         """The ledger."""
         return self.cache.sequence
+
+    @property
+    def written(self) -> Sequence:
+        """The ledger as far as it says what was read: nothing is evicted or read for it."""
+        return self._cache.sequence.append(self._unread) if self._unread else self._cache.sequence
 
     @property
     def n_tokens(self) -> int:
@@ -126,6 +135,11 @@ class BudgetedSequence:
     def is_evicted(self) -> bool:
         """True if a text of `n_ctx` tokens does not fit whole."""
         return self.budget.n_limit < self.n_ctx
+
+    @property
+    def n_windows(self) -> tuple[int, int]:
+        """Windows of a document that were looked at for the last prompt, and all of them."""
+        return self._n_windows
 
     @property
     def usage(self) -> Usage:
@@ -162,14 +176,14 @@ class BudgetedSequence:
         policy, n_ctx = policy.with_heads(self.heads), n_ctx or self._n_configured
         planned, n_cells = plan_room(
             self.model,
-            self.cache,
+            self._cache,
             policy,
             budget,
             n_ctx,
             ram=self._ram_of_one,
             one_shot=self._one_shot,
         )
-        before, wanted = self.cache.allocated[0], self.wanted
+        before, wanted = self._cache.allocated[0], self.wanted
         # whatever happens now, the next call knows
         self.put_away()
         try:
@@ -236,12 +250,17 @@ class BudgetedSequence:
 
     def reset(self) -> None:
         """Forget the sequence, and the conversations before it."""
+        self._due = None
         self.cache.clear()
         self._conversations.forget()
 
     def put_away(self) -> None:
         """Move the conversations that `prefill` began to disk, if there is a store; another context is opened next."""
+        if self.store is None:
+            # nobody will read it
+            self._due = None
         if self.wanted is not None and self.scores is None:
+            self._evict_or_forget()
             self._conversations.put_away(self.cache)
         self.wanted = None
 
@@ -251,25 +270,34 @@ class BudgetedSequence:
 
     def truncate(self, n_tokens: int) -> None:
         """Forget all tokens after the first `n_tokens`. Raises ValueError if some of those that stay are lost."""
-        if n_tokens != self.sequence.n_tokens:
+        if n_tokens != self.n_tokens:
             self.cache.truncate(n_tokens)
 
     def append(self, tokens: Tokens[int], control: Control = UNCONTROLLED, n_behind: int = 0) -> None:
         """Evaluate tokens after the sequence; where the cells are used up, evict.
 
         A token of the answer whose logits were foreseen is not read before others follow: what the look-ahead wrote is
-        not written again.
+        not written again. An eviction that is due is done when the answer has its first tokens, or ends.
 
         Args:
             tokens: Token ids.
             control: Watches and stops.
             n_behind: Tokens that are read behind them before an answer is looked ahead.
 
-        Raises `TooLongError` if there are more than `n_ctx`, what `control` raises, and as `KVCache.read` does.
+        Raises `TooLongError` if there are more than `n_ctx`, what `control` raises, and as `KVCache.read` does; as
+        `Policy.evict` does if an eviction that is due fails, and the sequence is empty then.
         """
         control.check()
+        if len(tokens) == 0:
+            return
         if self.n_tokens + len(tokens) > self.n_ctx:
             raise TooLongError(f"the context of {self.n_ctx:,} tokens is full")
+        if self._due and len(tokens) == 1:
+            self._due.write(int(tokens[0]))
+            if self._due.is_complete:
+                self._evict_due()
+            return
+        self._evict_due()
         foreseen = self._foreseen
         if foreseen and foreseen.goes_on(self.n_tokens, tokens):
             self._unread += tokens
@@ -297,8 +325,33 @@ class BudgetedSequence:
             first = n_before + start
             self.cache.read(part, None if self.scores is None else self.scores[first : first + len(part)])
 
+    def _put_off(self, ending: Tokens[int], n_answer: int, evict: Callable[[], None]) -> None:
+        """Have what was read evicted when the answer has begun, behind `ending`, see `DueEviction`."""
+        self._due = DueEviction(self._cache, ending, n_answer, self.policy.n_foreseen, evict)
+
+    def _evict_due(self) -> None:
+        """Do the eviction that is due, if there is one. Whatever is raised, the sequence is empty then."""
+        due, self._due = self._due, None
+        # after a failure of llama.cpp, all of it may be gone
+        if due is None or not self._cache.sequence.n_tokens:
+            return
+        try:
+            due.evict()
+        except BaseException:
+            self._cache.clear()
+            raise
+        self._is_as_foreseen = True
+        self._put_foreseen()
+
+    def _evict_or_forget(self) -> None:
+        """Do the eviction that is due; if it fails, the sequence is empty, as if nothing had been read."""
+        with contextlib.suppress(DapqError):
+            self._evict_due()
+
     def _foresee(self) -> None:
-        """Begin an answer as the last eviction foresaw it."""
+        """Begin an answer as the last eviction foresaw it, if none is due."""
+        if self._due:
+            return
         foreseen = self.cache.foreseen
         self._is_as_foreseen = foreseen is not None and self.scores is None and foreseen.start == self.n_tokens
         self._put_foreseen()

@@ -1,8 +1,9 @@
 """The engine: brings prompts into a sequence within a budget, and goes on from there."""
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from collections.abc import Sequence as Tokens
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from ..cache.sequence import Sequence
@@ -25,11 +26,12 @@ from .ahead import Ahead, store_windows
 from .align import Aligned, align
 from .budgeted import BudgetedSequence
 from .decide import N_ANSWER, Append, Limits, Reread, Reuse, decide
+from .due import can_be_due
 from .plan import N_SKIM, Plan, ReadMode, SkimMode, make_plan, skim_mode
 from .relevance import Serves, serves
 from .skimming import skimming_of
 from .stats import ReadStats, read_as_planned
-from .strategies import GoesOn, Skimming
+from .strategies import GoesOn, Kept, PutOff, Skimming
 from .whole import WindowAnswer, answer_windows, n_cells_of, windows_of
 from .windows import N_OVERLAP, SIZES
 
@@ -54,7 +56,6 @@ class Engine(BudgetedSequence):
 
     Attributes:
         skim: Whether reading may stop before the end of a document.
-        last_read: How the last prompt was read, of those that were not only appended.
         n_prompt: Tokens of the last prompt, as they are in the sequence.
         n_cached: First tokens of it whose cells were there already.
     """
@@ -76,9 +77,20 @@ class Engine(BudgetedSequence):
             model, heads, ram=ram, one_shot=one_shot, all_logits=all_logits, store=store, cache_ram=cache_ram
         )
         self.skim = skim_mode(skim)
-        self.last_read: ReadStats | None = None
+        self._last_read: ReadStats | None = None
         self.n_prompt = self.n_cached = 0
         self._serves = serves
+
+    @property
+    def last_read(self) -> ReadStats | None:
+        """Costs of the last prompt that was read, and not only appended."""
+        self._evict_due()
+        return self._last_read
+
+    @property
+    def last_reading(self) -> ReadStats | None:
+        """Costs as in `last_read`, but nothing is evicted for them: those of an eviction that is due are not known."""
+        return self._last_read
 
     # prompts
 
@@ -91,6 +103,9 @@ class Engine(BudgetedSequence):
     ) -> None:
         """Bring a prompt into the cache, so that its last token has logits. What it shares with the last one is reused.
 
+        An eviction that looks ahead to the answer is done when the answer has begun, or when anybody looks at what is
+        kept.
+
         Args:
             tokens: Token ids.
             control: Watches and stops.
@@ -102,6 +117,7 @@ class Engine(BudgetedSequence):
         """
         tokens = list(tokens)
         try:
+            self._evict_or_forget()
             self.cache.mend()
             self._is_answering = self._is_as_foreseen = False
             if self.scores is None:
@@ -110,6 +126,7 @@ class Engine(BudgetedSequence):
             self._foresee()
             self._is_answering = True
         except BaseException as error:
+            self._due = None
             is_stopped = isinstance(error, (AbortedError, KeyboardInterrupt))
             if not is_stopped or self.sequence.n_frozen or len(tokens) > self.budget.n_limit:
                 self.cache.clear()
@@ -213,10 +230,15 @@ class Engine(BudgetedSequence):
         self.cache.pin(prompt.pinned)
         ending = ending_of(prompt)
         self.append(tokens[step.n_tokens : n_text], control, len(ending))
-        with self.cache.before(ending, N_ANSWER + self._n_working):
+        n_answer = N_ANSWER + self._n_working
+        with self.cache.before(ending, n_answer):
             self._make_room()
             is_served = not step.may_reread or self._is_served(prompt, step.n_tokens, n_text)
             if is_served and self._is_full(len(tokens) - n_text, n_limit):
+                if ending == tokens[n_text:] and can_be_due(self.cache, self.policy, self.budget.n_start):
+                    self._put_off(ending, n_answer, partial(self._evict, self.policy))
+                    self._cache.read(ending)
+                    return
                 self._evict(self.policy)
         if is_served:
             self.append(tokens[n_text:], control)
@@ -287,14 +309,25 @@ class Engine(BudgetedSequence):
             return
         prompt = prompt or self._fit(tokens, messages)
         self._n_unpinned = prompt.n_unpinned
-        self.last_read = self._read_planned(prompt, self.policy, self._plan(prompt), control, goes_on)
-        if not self.last_read.cells_kept:
+        # small talk is not read again
+        has_document = self._one_shot or prompt.n_longest > max(N_LONG, self.budget.n_start // 2)
+
+        def put_off(ending: list[int], n_answer: int, evict: Callable[[], Kept]) -> None:
+            self._put_off(ending, n_answer, lambda: self._note_kept(evict(), has_document))
+
+        read = self._last_read = self._read_planned(prompt, self.policy, self._plan(prompt), control, goes_on, put_off)
+        if not self._cache.sequence.n_tokens:
             raise NotReadError("the document was looked at, but no part of it was read")
         self._n_evictions += 1
-        self._n_windows, self._n_stored = self.last_read.n_windows, self.last_read.n_stored
-        self._faults += self.last_read.faults
-        # small talk is not read again
-        self.cache.note_document(self._one_shot or prompt.n_longest > max(N_LONG, self.budget.n_start // 2))
+        self._n_windows, self._n_stored = read.n_windows, read.n_stored
+        self._faults += read.faults
+        self._cache.note_document(has_document)
+
+    def _note_kept(self, kept: Kept, has_document: bool) -> None:
+        """Say what an eviction kept that was put off."""
+        if self._last_read:
+            self._last_read = self._last_read.after(kept)
+        self._cache.note_document(has_document)
 
     def _plan(self, prompt: Prompt) -> Plan:
         return make_plan(
@@ -307,13 +340,19 @@ class Engine(BudgetedSequence):
         )
 
     def _read_planned(
-        self, prompt: Prompt, policy: Policy, plan: Plan, control: Control, goes_on: GoesOn | None = None
+        self,
+        prompt: Prompt,
+        policy: Policy,
+        plan: Plan,
+        control: Control,
+        goes_on: GoesOn | None = None,
+        put_off: PutOff | None = None,
     ) -> ReadStats:
         skimming = self._skimming
         if goes_on:
             # it is told about all of the document
             skimming = replace(skimming, may_stop=False, goes_on=goes_on)
-        return read_as_planned(self.cache, prompt, policy, plan, control, skimming)
+        return read_as_planned(self.cache, prompt, policy, plan, control, skimming, put_off)
 
     @property
     def _skimming(self) -> Skimming:
@@ -353,7 +392,7 @@ class Engine(BudgetedSequence):
         """
         prompt = prompt if isinstance(prompt, Prompt) else Prompt.of([], list(prompt), [], has_question=False)
         policy = policy.with_heads(self.heads)
-        policy.check(self.cache)
+        policy.check(self._cache)
         options = {"n_predict": n_predict, "one_shot": one_shot, "allow_overflow": allow_overflow}
         prompt, plan = self._planned(prompt, policy, budget, **options)
         if 0 < n_cells < plan.n_cells:
@@ -361,7 +400,7 @@ class Engine(BudgetedSequence):
         n_cells = max(n_cells, plan.n_cells)
         self.open(n_cells)
         self._keep_all(max(pad(n_cells), len(prompt) + plan.n_predict))
-        stats = self.last_read = self._read_planned(prompt, policy, plan, control, goes_on)
+        stats = self._last_read = self._read_planned(prompt, policy, plan, control, goes_on)
         self.n_prompt = len(prompt)
         # bounded reading leaves no more than a chunk to give back
         if plan.mode == ReadMode.FULL and stats.cells_kept < len(prompt):

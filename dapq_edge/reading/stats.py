@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from ..prompt.extent import extent_of
 from ..prompt.paragraphs import level_of
 from .choice import MIN_FOUND, Chunk
 from .plan import Plan, ReadMode
-from .strategies import READERS, Skimming
+from .strategies import READERS, Kept, PutOff, Skimming
 
 # the best chunk of a document with an answer has a larger share of the question's words, if it is not relevant; chosen
 # on one half of the questions, see docs/results.md, "What is not there"
@@ -72,6 +72,17 @@ class ReadStats:
     attention_kept: float | None
     evict_seconds: float
     seconds: float
+
+    def after(self, kept: Kept) -> "ReadStats":
+        """Return the same reading, when an eviction that was put off is done."""
+        return replace(
+            self,
+            cells_kept=kept.n_cells,
+            bytes_kept=kept.n_bytes,
+            attention_kept=kept.attention,
+            evict_seconds=kept.seconds,
+            seconds=self.seconds + kept.seconds - self.evict_seconds,
+        )
 
 
 @dataclass(frozen=True)
@@ -175,12 +186,13 @@ def read_as_planned(
     plan: Plan,
     control: Control,
     skimming: Skimming,
+    put_off: PutOff | None = None,
 ) -> ReadStats:
-    """Read a prompt into an empty cache as planned, and say what it cost. Raises as `Reader.read` does."""
+    """Read a prompt into an empty cache as planned, and say what it cost so far. Raises as `Reader.read` does."""
     start = time.perf_counter()
     cells_peak, bytes_peak = cache.allocated
     reader = READERS[plan.mode](cache, policy, plan, control, skimming)
-    reader.read(prompt)
+    reader.read(prompt, put_off)
     return ReadStats(
         mode=plan.mode,
         is_compact=cache.sequence.n_skipped > 0,
@@ -192,11 +204,11 @@ def read_as_planned(
         tokens_evaluated=reader.n_done,
         n_predict=plan.n_predict,
         cells_peak=cells_peak,
-        cells_kept=reader.cells_kept,
+        cells_kept=reader.kept.n_cells,
         n_unpinned=prompt.n_unpinned,
         bytes_peak=bytes_peak,
-        bytes_kept=reader.bytes_kept,
-        attention_kept=cache.sequence.attention_kept,
+        bytes_kept=reader.kept.n_bytes,
+        attention_kept=reader.kept.attention,
         evict_seconds=reader.evict_seconds,
         seconds=time.perf_counter() - start,
     )

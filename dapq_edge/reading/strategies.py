@@ -20,6 +20,7 @@ from ..prompt.window import Window, ending_of, window_of
 from ..store.windows import WindowStore
 from .asking import ask_window, bring_in
 from .choice import Chunk, choose
+from .due import can_be_due
 from .evidence import Evidence, Guess
 from .lexical import Matches
 from .order import combined, is_enough, reading_order
@@ -53,6 +54,28 @@ class Skimming:
     goes_on: GoesOn | None = None
 
 
+@dataclass(frozen=True)
+class Kept:
+    """Cells that the last eviction kept.
+
+    Attributes:
+        n_cells: Cells.
+        n_bytes: Bytes of them.
+        attention: The share of the attention that they hold; None if nothing was evicted.
+        seconds: What all evictions took.
+    """
+
+    n_cells: int = 0
+    n_bytes: int = 0
+    attention: float | None = None
+    seconds: float = 0.0
+
+
+# given the ending, the cells for an answer, and what evicts before the ending, it has that done when the answer has
+# begun
+PutOff = Callable[[list[int], int, Callable[[], Kept]], None]
+
+
 class Reader(ABC):
     """Reads a prompt into an empty cache as planned; the logits of its last token stay in the context.
 
@@ -68,9 +91,8 @@ class Reader(ABC):
         n_windows: Windows of it that were read, and all of them.
         n_stored: Those of the former that came from the store.
         n_done: Tokens that were evaluated so far.
-        cells_kept: Cells after the last eviction.
-        bytes_kept: Bytes of them.
-        evict_seconds: What all evictions took.
+        kept: What the last eviction kept, when it is done.
+        evict_seconds: What all evictions took so far.
     """
 
     def __init__(
@@ -88,13 +110,18 @@ class Reader(ABC):
         self.chunks: list[Chunk] = []
         self.n_windows = 0, 0
         self.n_stored = 0
-        self.n_done = self.cells_kept = self.bytes_kept = 0
+        self.n_done = 0
+        self.kept = Kept()
         self.evict_seconds = 0.0
         self._control = control
         self._n_total = 0
 
-    def read(self, prompt: Prompt) -> None:
+    def read(self, prompt: Prompt, put_off: PutOff | None = None) -> None:
         """Read and evict, and then read the generation prompt, so that the next turn begins with what is kept.
+
+        Args:
+            prompt: As it was planned.
+            put_off: Takes the last eviction, if the policy looks ahead to an answer right behind the prompt.
 
         Raises `DapqError` if llama.cpp fails, and what `Policy.evict` and the control raise.
         """
@@ -103,10 +130,17 @@ class Reader(ABC):
             return
         self.cache.pin(prompt.pinned)
         # behind an answer, its sources are probed, or it is evicted
-        with self.cache.before(ending_of(prompt), self.plan.n_predict + self.policy.n_probe):
-            self._evict(self.policy, self.plan.n_keep)
-        self.cells_kept, self.bytes_kept = self.cache.used
+        ending, n_answer = ending_of(prompt), self.plan.n_predict + self.policy.n_probe
+        if put_off and ending == prompt.end and can_be_due(self.cache, self.policy, self.plan.n_keep):
+            put_off(ending, n_answer, self._evict_last)
+        else:
+            with self.cache.before(ending, n_answer):
+                self.kept = self._evict_last()
         self._read(prompt.end)
+
+    def _evict_last(self) -> Kept:
+        self._evict(self.policy, self.plan.n_keep)
+        return Kept(*self.cache.used, self.cache.sequence.attention_kept, self.evict_seconds)
 
     @abstractmethod
     def _bring_in(self, prompt: Prompt) -> bool:

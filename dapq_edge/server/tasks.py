@@ -196,11 +196,12 @@ def _with_evidence(llama: Llama, results: Iterator[Any], quoted: Quoted) -> Gene
 
 
 def _evidence(llama: Llama, quoted: Quoted) -> dict[str, Any]:
-    read = llama.engine.last_read
+    # it is said before the answer, and an eviction may be due behind its first tokens
+    engine, read = llama.engine, llama.engine.last_reading
     # what was only appended was not looked for
-    absent = absent_note(read.chunks, quoted.request) if read and llama.usage.n_windows[1] else None
-    part = part_note(quoted.request, llama.engine.sequence.n_skipped > 0)
-    coverage = find_coverage(llama.engine, quoted.document)
+    absent = absent_note(read.chunks, quoted.request) if read and engine.n_windows[1] else None
+    part = part_note(quoted.request, engine.written.n_skipped > 0)
+    coverage = find_coverage(engine, quoted.document)
     return {
         "coverage": coverage.line if coverage else "",
         "not_found": absent is not None,

@@ -1,5 +1,7 @@
 """What an eviction looked ahead to begins the answer, and is not written twice."""
 
+from itertools import islice
+
 import llama_cpp
 import numpy as np
 import pytest
@@ -7,10 +9,12 @@ from helpers.llamas import answer, opened, set_decode, stock
 from helpers.tiny import Spec
 from helpers.tokens import random_tokens
 
-from dapq_edge import Fused, KVCache, get_policy, open_model
+from dapq_edge import Control, Fused, KVCache, get_policy, open_model
 from dapq_edge.cache.look_ahead import LookAhead
-from dapq_edge.errors import DapqError
+from dapq_edge.errors import AbortedError, DapqError
 from dapq_edge.eviction.budget import parse_budget
+from dapq_edge.eviction.policies.parts import AtAnswer
+from dapq_edge.llamacpp import context
 
 PROMPT, N = random_tokens(700, 1), Fused().queries.n_look_ahead
 
@@ -150,11 +154,16 @@ def test_the_same_prompt_has_the_same_answer(path, policy, n_prompt):
         assert llama.n_tokens == llama.engine.sequence.n_tokens
 
 
-def test_llama_begins_as_llama_cpp(tiny_model):
+def test_llama_begins_as_llama_cpp(path):
     """As `llama_cpp.Llama`, whose cache is full: the text that fits the cells before the eviction."""
-    path = tiny_model(Spec(n_ctx=4096))
     with opened(path, one_shot=True) as llama, stock(path) as theirs:
-        assert answer(llama, PROMPT, N) == answer(theirs, PROMPT, N)
+        rows = []
+        for one in (llama, theirs):
+            made = one.generate(PROMPT, temp=0)
+            rows.append([(next(made), context.logits(one.ctx).copy()) for _ in range(N)])
+        assert [token for token, _ in rows[0]] == [token for token, _ in rows[1]]
+        for (_, ours), (_, expected) in zip(*rows, strict=True):
+            np.testing.assert_allclose(ours, expected, atol=ROUNDING)
         assert llama.usage.n_evictions == 1
 
 
@@ -251,3 +260,238 @@ def test_evaluation_measures_what_was_kept(engine):
     cache.restore(state)
     assert sampled(engine, 3)[0][0] == ours[0]
     assert not np.array_equal(sampled(engine, 1)[1], rows[2:3])
+
+
+def due(llama, prompt=PROMPT, n=1, **options):
+    """An answer of which `n` tokens were written, and those."""
+    made = llama.generate(prompt, **{"temp": 0, **options})
+    return made, list(islice(made, n))
+
+
+def test_the_first_token_waits_for_no_eviction(path, monkeypatch):
+    """Nothing is looked ahead to, and what is evicted is read again at once."""
+    with opened(path) as llama:
+        batches = Batches(monkeypatch)
+        made, _ = due(llama)
+        assert llama.engine._due is not None
+        assert 1 not in batches.sizes
+        batches.sizes = []
+        list(islice(made, N - 1))
+        assert batches.sizes == [1] * (N - 1)
+        assert llama.engine._due is not None
+        list(islice(made, 2))
+        assert batches.sizes[N - 1 :] == [N, 1]
+        assert llama.engine._due is None
+        assert llama.usage.n_cells_used == 100 + N + 1
+        assert batches.sizes[N - 1 :] == [N, 1]
+
+
+@pytest.mark.parametrize("prompt", [PROMPT, random_tokens(1500, 2)], ids=["that fits", "skimmed"])
+def test_who_looks_in_the_middle_changes_nothing(path, prompt):
+    """And what is seen is true: as if the eviction had been before the answer."""
+    with opened(path) as llama:
+        expected = answer(llama, prompt, N + 8)
+        kept, last = llama.engine.sequence.coverage()[: len(prompt)], llama.engine.last_read
+        for n in (1, 2, 9, N - 1, N, N + 1, N + 3):
+            llama.reset()
+            made, tokens = due(llama, prompt, n)
+            read, usage = llama.engine.last_read, llama.usage
+            if last:
+                assert (read.cells_kept, read.attention_kept) == (last.cells_kept, last.attention_kept)
+                assert 0 < read.evict_seconds < read.seconds
+            assert usage.n_cells_used == 100 + n - 1
+            assert usage.attention_kept > 0
+            assert llama.engine.sequence.text.tolist() == [*prompt, *tokens[:-1]]
+            assert llama.engine.sequence.coverage()[: len(prompt)].tolist() == kept.tolist()
+            assert [*tokens, *islice(made, N + 8 - n)] == expected
+
+
+@pytest.mark.parametrize("n", [1, 5, N + 3])
+def test_an_answer_that_is_left(path, n):
+    """Another prompt, the same one, and one that goes on with it find what the eviction before the answer had left."""
+    following = random_tokens(30, 5)
+    with opened(path) as llama:
+        first, second = answer(llama, PROMPT, N + 8), answer(llama, PROMPT[100:], 5)
+        llama.reset()
+        made, tokens = due(llama, n=n)
+        made.close()
+        assert answer(llama, PROMPT, N + 8) == first
+        made, tokens = due(llama, n=n)
+        more = [*PROMPT, *tokens, *following]
+        assert len(answer(llama, more, 5)) == 5
+        assert llama.engine.sequence.text[: len(more)].tolist() == more
+        llama.reset()
+        due(llama, n=n)
+        assert answer(llama, PROMPT[100:], 5) == second
+        due(llama, n=n)
+        llama.reset()
+        assert llama.usage.n_tokens == 0
+
+
+@pytest.mark.parametrize("policy", ["fused", "base+question", "oracle"])
+def test_sampled_tokens_are_the_queries(tiny_model, policy, monkeypatch):
+    seen, tokens_of = [], AtAnswer.tokens
+
+    def noted(*args):
+        tokens, pos = tokens_of(*args)
+        seen.append((tokens.tolist(), pos))
+        return tokens, pos
+
+    monkeypatch.setattr(AtAnswer, "tokens", noted)
+    with opened(tiny_model(Spec(n_ctx=4096)), policy=policy, one_shot=True, seed=5) as llama:
+        _, tokens = due(llama, n=N + 2, temp=2.0, top_k=0, top_p=1.0)
+        assert [(queries[:N], pos) for queries, pos in seen] == [(tokens[:N], len(PROMPT))]
+        assert list(llama.kv_cache.foreseen.tokens) == tokens[:N]
+        # what is not written yet is looked ahead to
+        seen.clear()
+        llama.reset()
+        _, tokens = due(llama, n=5, temp=2.0, top_k=0, top_p=1.0)
+        assert llama.usage.n_evictions == 2
+        assert seen[0][0][:4] == tokens[:4]
+        assert len(llama.kv_cache.foreseen.tokens) == N
+
+
+def test_an_eviction_that_fails_in_an_answer(path, monkeypatch):
+    """The sequence is empty then, and the next prompt is read as ever."""
+
+    def fail(*args):
+        raise DapqError("no memory")
+
+    with opened(path) as llama:
+        expected = answer(llama, PROMPT, N + 8)
+        for n in (3, N):
+            llama.reset()
+            made, _ = due(llama, n=n)
+            with monkeypatch.context() as broken:
+                broken.setattr(KVCache, "evict", fail)
+                with pytest.raises(DapqError, match="no memory"):
+                    _ = llama.usage if n < N else next(made)
+            made.close()
+            assert llama.usage.n_tokens == 0
+            assert answer(llama, PROMPT, N + 8) == expected
+
+
+def test_an_eviction_that_fails_before_the_next_prompt(path, monkeypatch):
+    """What could not be evicted is read again."""
+    with opened(path) as llama:
+        expected, evict, n_evicted = answer(llama, PROMPT, N + 8), KVCache.evict, []
+
+        def fail_once(*args):
+            n_evicted.append(1)
+            if len(n_evicted) == 1:
+                raise DapqError("no memory")
+            evict(*args)
+
+        llama.reset()
+        due(llama, n=3)
+        monkeypatch.setattr(KVCache, "evict", fail_once)
+        assert answer(llama, PROMPT, N + 8) == expected
+
+
+def test_what_was_read_is_known_before_the_eviction(path):
+    """For what is said before an answer, and for those who look at its tokens."""
+    prompt = random_tokens(1500, 2)
+    with opened(path) as llama:
+        _, tokens = due(llama, prompt, 4)
+        text = [*prompt, *tokens[:-1]]
+        assert llama._input_ids.tolist() == llama.engine.written.text.tolist() == text
+        assert llama.n_tokens == len(text)
+        assert llama.engine.last_reading.tokens_evaluated >= len(prompt)
+        assert llama.engine.n_windows == llama.engine.last_reading.n_windows
+        assert llama.engine._due is not None
+        # and when it is done, but not all is read
+        assert llama.usage.n_evictions > 0
+        llama.eval(tokens[-1:])
+        assert llama.engine._unread == tokens[-1:]
+        assert llama._input_ids.tolist() == [*text, tokens[-1]]
+        assert llama.engine._unread == tokens[-1:]
+
+
+@pytest.mark.parametrize("n", [1, 5])
+def test_a_conversation_is_saved_as_it_was_evicted(path, tmp_path, n, monkeypatch):
+    options = {"store": tmp_path, "cache_ram": 64}
+    with opened(path) as llama:
+        _, tokens = due(llama, n=n)
+        more = [*PROMPT, *tokens[:-1], *random_tokens(20, 6)]
+        expected, n_cells = answer(llama, more, 1), llama.usage.n_cells_used
+    with opened(path, **options) as llama:
+        due(llama, n=n)
+    with opened(path, **options) as llama:
+        evaluated = Batches(monkeypatch)
+        assert answer(llama, more, 1) == expected
+        assert llama.usage.n_cells_used == n_cells
+        assert sum(evaluated.sizes) < 50
+
+
+def test_a_model_is_closed_whatever_is_due(path, tmp_path, monkeypatch):
+    """Nothing is evicted for nobody, and what fails then is lost."""
+    n_evicted = []
+
+    def fail(*args):
+        n_evicted.append(1)
+        raise DapqError("no memory")
+
+    monkeypatch.setattr(KVCache, "evict", fail)
+    for options, n in (({}, 0), ({"store": tmp_path, "cache_ram": 64}, 1)):
+        with opened(path, **options) as llama:
+            due(llama)
+        assert len(n_evicted) == n
+
+
+def test_an_answer_that_is_aborted(path):
+    """It goes on where it was."""
+    with opened(path) as llama:
+        expected = answer(llama, PROMPT, N + 8)
+        for n in (1, 7, N):
+            llama.reset()
+            made, _ = due(llama, n=n)
+            llama.control = Control(should_abort=lambda: True)
+            with pytest.raises(AbortedError):
+                llama.eval([1])
+            llama.control = Control()
+            made.close()
+            assert answer(llama, PROMPT, N + 8) == expected
+
+
+def test_a_token_that_cannot_be_read(tiny_model, monkeypatch):
+    """It is not in the sequence, and the answer goes on from the last one that is."""
+    with opened(tiny_model(Spec(n_ctx=4096))) as llama:
+        expected = answer(llama, PROMPT, N)
+        llama.reset()
+        _, tokens = due(llama, n=5)
+        with monkeypatch.context() as broken:
+            set_decode(broken, lambda ctx, batch: -3)
+            with pytest.raises(DapqError, match="cannot read 1 token"):
+                llama.eval(tokens[-1:])
+        for token in expected[4:]:
+            llama.eval([token])
+        assert list(llama.kv_cache.foreseen.tokens) == expected
+
+
+def test_a_turn_behind_an_eviction(path, monkeypatch):
+    """The next turns of a conversation are evicted behind the first tokens of their answers, too."""
+    with opened(path) as llama:
+        text, n_due = answer(llama, PROMPT, 5), 0
+        text = [*PROMPT, *text]
+        for turn in range(8):
+            text += random_tokens(150, 10 + turn)
+            made, tokens = due(llama, text, 6)
+            n_due += llama.engine._due is not None
+            assert llama.engine.sequence.text.tolist() == [*text, *tokens[:-1]]
+            tokens += islice(made, N)
+            text += tokens
+            assert llama.engine.sequence.text.tolist() == text[:-1]
+        assert n_due > 0
+
+
+@pytest.mark.parametrize("family", ["lfm2", "qwen3next"])
+def test_hybrid_models(family_model, family):
+    """Recurrent states are taken back, too."""
+    with opened(family_model(family)) as llama:
+        prompt = random_tokens(600, 1)
+        expected = answer(llama, prompt, N + 8)
+        for n in (1, 9, N, N + 2):
+            llama.reset()
+            made, tokens = due(llama, prompt, n)
+            assert llama.usage.n_tokens == len(prompt) + n - 1
+            assert [*tokens, *islice(made, N + 8 - n)] == expected

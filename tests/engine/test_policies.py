@@ -211,6 +211,6 @@ def test_bounded_reading(tiny_model, name, has_question):
         # after skimming, positions count what is read
         is_skimmed = has_question and policy.sees_attention
         assert reader.cache.next_position <= made.n_positions if is_skimmed else reader.cache.next_position == 1600
-        assert reader.cells_kept <= (1600 if name == "full" else 100 + LAYER_STEP // 2)
+        assert reader.kept.n_cells <= (1600 if name == "full" else 100 + LAYER_STEP // 2)
         # the layer with most cells has room for the answer
         assert reader.cache.n_cells + made.n_predict <= reader.cache.allocated[0]

@@ -49,13 +49,17 @@ def test_a_session_goes_on_as_if_it_had_not_ended(tiny_model, tmp_path, spec, op
         kept, usage = llama.kept(), llama.usage
         longer = [*prompt, *first, *random_tokens(40, 2)]
         expected, n_rereads = answer(llama, longer), llama.usage.n_rereads
+        # the first answer began as all cells had it, which are lost
+        load_session(llama, path)
+        again = answer(llama, prompt)
+        assert again[0] == first[0]
     with opened(tiny_model(spec), **options) as llama:
         answer(llama, random_tokens(50, 3))
         for _ in range(2):
             assert load_session(llama, path) == [{"a": "ü\ud800"}]
             assert llama.kept() == kept
             assert (llama.usage.n_tokens, llama.usage.n_cells_used) == (usage.n_tokens, usage.n_cells_used)
-            assert answer(llama, prompt) == first
+            assert answer(llama, prompt) == again
             load_session(llama, path)
             before = llama.usage
             assert answer(llama, longer) == expected

@@ -95,6 +95,11 @@ class Policy(ABC):
         return 0
 
     @property
+    def n_foreseen(self) -> int:
+        """First tokens of the answer that it looks ahead to on all cells, at most; see `KVCache.foresee`."""
+        return 0
+
+    @property
     def max_share(self) -> float:
         """Cells of the layer that keeps most, for each cell of the budget."""
         return 1.0
@@ -268,6 +273,10 @@ class ProbingPolicy(ScoringPolicy):
     @property
     def n_probe(self) -> int:
         return max(N_PROBE, self.queries.n_tokens(self))
+
+    @property
+    def n_foreseen(self) -> int:
+        return self.queries.n_foreseen
 
     @property
     def needs_heads(self) -> bool:

@@ -51,6 +51,10 @@ class BaseQuestion(ScoringPolicy):
     def n_probe(self) -> int:
         return max(self.base.n_probe, self.question.n_probe)
 
+    @property
+    def n_foreseen(self) -> int:
+        return self.question.n_foreseen
+
     def check(self, cache: KVCache) -> None:
         super().check(cache)
         self.question.check(cache)

@@ -23,6 +23,11 @@ class Queries(ABC):
     def n_tokens(self, policy: Owner) -> int:
         """Return how many there are at most."""
 
+    @property
+    def n_foreseen(self) -> int:
+        """First tokens of the answer, as all cells write it, that are queries, at most."""
+        return 0
+
     def n_branch(self, n_keep: int) -> int:
         """Return the free cells that finding them needs."""
         return 0
@@ -80,6 +85,10 @@ class AtAnswer(Queries):
 
     def n_tokens(self, policy: Owner) -> int:
         return self.n
+
+    @property
+    def n_foreseen(self) -> int:
+        return self.n_look_ahead
 
     def tokens(self, policy: Owner, cache: KVCache, n_keep: int) -> tuple[Tokens, int]:
         ahead = np.array(cache.foresee(self.n_look_ahead) if self.n_look_ahead else [], dtype=np.int64)
