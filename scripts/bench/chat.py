@@ -1,28 +1,32 @@
-"""What daily use costs: memory over many turns, sessions, the drop-in against `llama_cpp.Llama`, and what was left.
+"""What daily use costs: memory of many turns, sessions, the drop-in against `llama_cpp.Llama`, what was left, waiting.
 
 .venv/bin/python scripts/bench/chat.py turns --text ESSAYS.txt --plot turns.png
 .venv/bin/python scripts/bench/chat.py session --text ESSAYS.txt
 .venv/bin/python scripts/bench/chat.py overhead
 .venv/bin/python scripts/bench/chat.py left --text ESSAYS.txt
+.venv/bin/python scripts/bench/chat.py first --text ESSAYS.txt
 """
 
 import argparse
+import contextlib
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import llama_cpp
 import psutil
 
-from dapq_edge import Llama, find_model
+from dapq_edge import Engine, Llama, find_model
 from dapq_edge.chat.conversation import Chat
 from dapq_edge.chat.session import load_session, save_session
 from dapq_edge.control import Control
 from dapq_edge.errors import AbortedError
 from dapq_edge.llamacpp.log import captured_log
+from dapq_edge.reading import engine, strategies
 from dapq_edge.render.pictures import require_matplotlib, save
 
 MIB = 2**20
@@ -157,6 +161,32 @@ def left(args: argparse.Namespace, options: dict[str, Any]) -> None:
         print(f"the first attempt without a store: {timed(llama, [user(f'{other} Which text is this?')]):.1f} s")
 
 
+def first(args: argparse.Namespace, options: dict[str, Any]) -> None:
+    """An answer of 100 tokens: seconds to its first and to its last token, by when it is evicted, alternating."""
+    before = [patch.object(module, "can_be_due", lambda *_: False) for module in (engine, strategies)]
+    ways: dict[str, list[Any]] = {
+        "evicted behind its first tokens": [],
+        "evicted before": before,
+        "evicted before, and written twice": [*before, patch.object(Engine, "_foresee", lambda self: None)],
+    }
+    llama = Llama(**options, n_ctx=args.n_ctx, kv_budget=args.kv_budget)
+    text = llama.tokenize(args.text.read_bytes(), add_bos=False)
+    for n_tokens in (1400, 3000):
+        document, times = llama.detokenize(text[:n_tokens]).decode("utf-8", "ignore"), {name: [] for name in ways}
+        for _ in range(args.rounds):
+            for name, patches in ways.items():
+                llama.reset()
+                with contextlib.ExitStack() as stack:
+                    for each in patches:
+                        stack.enter_context(each)
+                    start, messages = time.perf_counter(), [user(f"{document}\n\nWrite a long summary of this text.")]
+                    to_first = timed(llama, messages, max_tokens=100)
+                    times[name].append((to_first, time.perf_counter() - start))
+        for name, rows in times.items():
+            medians = [statistics.median(part) for part in zip(*rows, strict=True)]
+            print(f"{n_tokens} tokens, {name}: {medians[0]:.2f} s to the first token, {medians[1]:.2f} s in all")
+
+
 def user(content: str) -> dict[str, Any]:
     return {"role": "user", "content": content}
 
@@ -182,7 +212,7 @@ def seconds(work: Callable[[], Any]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=["turns", "session", "overhead", "left"])
+    parser.add_argument("task", choices=["turns", "session", "overhead", "left", "first"])
     parser.add_argument("--text", type=Path)
     parser.add_argument("-m", "--model", default="smollm2-135m")
     parser.add_argument("-c", dest="n_ctx", type=int, default=8192)
@@ -194,7 +224,8 @@ def main() -> None:
     args = parser.parse_args()
     threads = {"n_threads": args.threads, "n_threads_batch": args.threads}
     options = {"model_path": find_model(args.model), "flash_attn": True, "verbose": False, **threads}
-    {"turns": turns, "session": session, "overhead": overhead, "left": left}[args.task](args, options)
+    tasks = {"turns": turns, "session": session, "overhead": overhead, "left": left, "first": first}
+    tasks[args.task](args, options)
 
 
 if __name__ == "__main__":
