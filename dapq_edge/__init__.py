@@ -18,8 +18,9 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    from .cache.kv_cache import KVCache, LayerAttention
+    from .cache.kv_cache import KVCache
     from .cache.sequence import Sequence
+    from .cache.sequence_cells import LayerAttention
     from .cache.state import SequenceState
     from .eviction.budget import Auto, Budget, Cells, Share
     from .eviction.heads import HeadProfile
@@ -52,8 +53,9 @@ if TYPE_CHECKING:
 
 # llama.cpp is loaded when it is needed
 _LAZY = {
-    ".cache.kv_cache": ("KVCache", "LayerAttention"),
+    ".cache.kv_cache": ("KVCache",),
     ".cache.sequence": ("Sequence",),
+    ".cache.sequence_cells": ("LayerAttention",),
     ".cache.state": ("SequenceState",),
     ".eviction.budget": ("Auto", "Budget", "Cells", "Share"),
     ".eviction.heads": ("HeadProfile",),

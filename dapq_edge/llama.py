@@ -347,7 +347,7 @@ class Llama(GuardedLlama):
         """Tokens of the sequence, and room for others: int32 [n_ctx]."""
         if self._engine and len(self._ids) < self._engine.n_ctx:
             self._ids, self._ids_of = np.zeros(self._engine.n_ctx, dtype=np.intc), None
-        written = self._engine.written if self._engine else None
+        written = self._engine.unsettled.sequence if self._engine else None
         if written is not None and self._ids_of is not written:
             self._ids_of = written
             self._ids[: written.n_tokens] = written.text

@@ -1,58 +1,24 @@
 """The cells of one sequence: read, probe, evict, look ahead, save."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from collections.abc import Sequence as Tokens
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..cells import BRANCH, CHUNK, LAYER_STEP, LAYER_STEP_GPU
+from ..cells import BRANCH, CHUNK
 from ..errors import DapqError, UnsupportedModelError
 from ..llamacpp import context, native
-from ..llamacpp.devices import gpus
-from .look_ahead import LookAhead
+from .look_ahead import LookAhead, Place
 from .sequence import Keep, Marks, Sequence
+from .sequence_cells import SequenceCells
 from .state import SequenceState
 
 
-@dataclass(frozen=True)
-class LayerAttention:
-    """Attention that a probe saw in one layer.
-
-    Attributes:
-        layer: Its number in the model.
-        n_head_kv: Its KV heads.
-        attention: float32 [query heads, cells], or [query heads, queries, cells] if it was not reduced.
-    """
-
-    layer: int
-    n_head_kv: int
-    attention: npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Place:
-    """The end of what was read, to which a sequence can go back, see `KVCache.here`.
-
-    Attributes:
-        position: Of the next token.
-        sequence: The ledger.
-        foreseen: How the answer begins, see `KVCache`.
-        logits: Of the last token: float32 [n_vocab]; None if there are none.
-        state: What the next token sees of recurrent and of sliding-window layers; None without such layers.
-    """
-
-    position: int
-    sequence: Sequence
-    foreseen: LookAhead | None
-    logits: npt.NDArray[np.float32] | None
-    state: npt.NDArray[np.uint8] | None
-
-
-class KVCache:
+class KVCache(SequenceCells):
     """The cells of one sequence of a llama.cpp context.
 
     Cells are counted from 0 in ascending position. After an eviction, a cell holds other tokens in each layer and KV
@@ -72,8 +38,7 @@ class KVCache:
     """
 
     def __init__(self, ctx: context.Context, seq_id: int = 0) -> None:
-        self.ctx = ctx
-        self.seq_id = seq_id
+        super().__init__(ctx, seq_id)
         self.sequence = Sequence()
         self.has_logits = False
         self.ending: list[int] = []
@@ -81,21 +46,6 @@ class KVCache:
         self.begins: LookAhead | None = None
         self.foreseen: LookAhead | None = None
         self._is_shallow = False
-
-    @property
-    def positions(self) -> npt.NDArray[np.int32]:
-        """Position of each cell, ascending: int32 [cells]."""
-        return native.seq_positions(self.ctx, self.seq_id)
-
-    @property
-    def n_cells(self) -> int:
-        """Cells of the sequence, as llama.cpp counts them. Raises `UnsupportedModelError` if it has no cells."""
-        return self.positions.size
-
-    @property
-    def next_position(self) -> int:
-        """Position of the next token."""
-        return context.next_position(self.ctx, self.seq_id)
 
     @property
     def answer_position(self) -> int:
@@ -106,16 +56,6 @@ class KVCache:
     def n_layer_most(self) -> int:
         """Cells that a layer can keep, so that what comes next has room."""
         return native.n_cells(self.ctx) - len(self.ending) - self.n_after
-
-    @property
-    def layer_step(self) -> int:
-        """By multiples of how many cells layers may differ."""
-        return LAYER_STEP_GPU if gpus() else LAYER_STEP
-
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of the state of the sequence, as a file has it: K and V of all layers, and a few for each cell."""
-        return context.state_size(self.ctx, self.seq_id)
 
     @property
     def n_cells_mean(self) -> int:
@@ -129,32 +69,6 @@ class KVCache:
             return self.n_cells_mean, self.n_bytes
         except UnsupportedModelError:
             return self.sequence.n_positions, self.n_bytes
-
-    @property
-    def allocated(self) -> tuple[int, int]:
-        """Cells and bytes of K and V that the context has; for a memory without cells, tokens."""
-        try:
-            return native.n_cells(self.ctx), native.memory_bytes(self.ctx)
-        except UnsupportedModelError:
-            return context.n_ctx(self.ctx), native.memory_bytes(self.ctx)
-
-    @property
-    def is_recurrent(self) -> bool:
-        """True if layers hold one state of all tokens, which cannot forget the last ones."""
-        return context.is_recurrent(self.ctx)
-
-    @property
-    def n_vocab(self) -> int:
-        """Tokens of the vocabulary."""
-        return context.n_vocab(self.ctx)
-
-    @property
-    def logits(self) -> npt.NDArray[np.float32]:
-        """Logits of the last token that was read, until the next one: float32 [n_vocab]. Raises `DapqError` if none."""
-        logits = context.logits(self.ctx)
-        if logits is None:
-            raise DapqError("the context has no logits: read a token first")
-        return logits
 
     def clear(self) -> None:
         """Free all cells of the sequence."""
@@ -295,63 +209,9 @@ class KVCache:
                 return tokens, float(np.exp(np.mean(log_probabilities[1:] or log_probabilities)))
             self.read(tokens[-1:])
 
-    def probed_heads(self) -> dict[int, tuple[int, int]]:
-        """Return {layer: (query heads, KV heads)} of the full-attention layers.
-
-        Raises `UnsupportedModelError` if there are none.
-        """
-        heads = native.probe_heads(self.ctx)
-        if not heads:
-            raise UnsupportedModelError(native.NO_PROBE)
-        return heads
-
-    def gathered_heads(self) -> dict[int, int]:
-        """Return {layer: KV heads} of the layers that can be evicted.
-
-        Raises `UnsupportedModelError` if there are none.
-        """
-        heads = native.gather_heads(self.ctx)
-        if not heads:
-            raise UnsupportedModelError(native.NO_EVICTION)
-        return heads
-
-    @property
-    def can_evict(self) -> bool:
-        """True if the model can be probed, and its memory compacted."""
-        return bool(native.gather_heads(self.ctx)) and bool(native.probe_heads(self.ctx))
-
-    def probe(
-        self, tokens: Tokens[int] | npt.NDArray[Any], pos: int, reduce: native.ProbeType = native.ProbeType.MEAN
-    ) -> list[LayerAttention]:
-        """Return the attention that `tokens` at `pos`, `pos` + 1, ... pay to the cells, for each full-attention layer.
-
-        The cache is left as it was. Raises as `native.probe` does.
-        """
-        heads = self.probed_heads()
-        rows = native.probe(self.ctx, self.seq_id, tokens, pos, reduce)
-        return list(_split(rows, heads))
-
-    def probe_layers(
-        self,
-        tokens: Tokens[int] | npt.NDArray[Any],
-        pos: int,
-        reduce: native.ProbeType,
-        each: Callable[[LayerAttention], object],
-    ) -> None:
-        """Probe as `probe` does, one layer after the other: `each` is called with the attention of each.
-
-        It is a view that is valid during the call only, and `each` must not use the cache. What it raises is raised.
-        """
-        heads = self.probed_heads()
-
-        def report(layer: int, attention: npt.NDArray[np.float32]) -> None:
-            each(LayerAttention(layer, heads[layer][1], attention))
-
-        native.probe_layers(self.ctx, self.seq_id, tokens, pos, reduce, report)
-
     def sees(self, pos: int) -> bool:
         """Return whether a token that was at `pos` can be probed again: all that it saw is still there."""
-        return pos >= self.sequence.n_compacted and self._has_window_before(pos)
+        return pos >= self.sequence.n_compacted and self.has_window_before(pos)
 
     def can_go_on(self, n_tokens: int) -> bool:
         """Return whether all that stands behind the first `n_tokens` tokens can be forgotten, and others be read.
@@ -359,12 +219,7 @@ class KVCache:
         A sliding window may have lost what they see: of a sequence that was put back, or that is much longer.
         """
         position = int(np.searchsorted(self.sequence.text_index, n_tokens))
-        return position in (0, self.sequence.n_positions) or self._has_window_before(position)
-
-    def _has_window_before(self, pos: int) -> bool:
-        """Return whether the sliding-window layers still have all that a token at `pos` sees in them."""
-        n_swa = context.n_swa(self.ctx)
-        return not n_swa or 0 <= context.first_position(self.ctx, self.seq_id) <= max(0, pos - n_swa + 1)
+        return position in (0, self.sequence.n_positions) or self.has_window_before(position)
 
     def evict(self, keep: Keep, attention_kept: float | None = None) -> None:
         """Free all cells but those in `keep`, which move to the front.
@@ -444,7 +299,7 @@ class KVCache:
         """Forget what was read since `here` gave a place. Raises `DapqError` if llama.cpp cannot put states back."""
         self._remove(place.position)
         self.sequence, self.foreseen, self.has_logits = place.sequence, place.foreseen, False
-        if place.state is not None and (self.is_recurrent or not self._has_window_before(place.position)):
+        if place.state is not None and (self.is_recurrent or not self.has_window_before(place.position)):
             context.set_partial_state(self.ctx, self.seq_id, place.state)
         if place.logits is not None:
             self.put_logits(place.logits)
@@ -477,22 +332,6 @@ class KVCache:
         cells = context.context_state(self.ctx) if of_context else context.seq_state(self.ctx, self.seq_id)
         return SequenceState(self.sequence, self.logits.copy() if self.has_logits else None, cells, of_context)
 
-    def values(self, layer: int) -> npt.NDArray[np.float32]:
-        """Return a copy of V of one layer of `gathered_heads`: float32 [KV heads, cells of the layer, head_dim].
-
-        Raises as `native.seq_values` does.
-        """
-        return native.seq_values(self.ctx, self.seq_id, layer)
-
-    def put_values(self, layer: int, values: npt.NDArray[Any]) -> None:
-        """Replace V of one layer, rounded to the type of the cache. Raises as `native.set_seq_values` does.
-
-        Args:
-            layer: One of `gathered_heads`.
-            values: Numbers [KV heads, cells of the layer, head_dim].
-        """
-        native.set_seq_values(self.ctx, self.seq_id, layer, values)
-
     def restore(self, state: SequenceState) -> None:
         """Put back what `state` gave, into a context of the same model and types.
 
@@ -506,11 +345,3 @@ class KVCache:
         self.sequence = state.sequence
         if state.logits is not None:
             self.put_logits(state.logits)
-
-
-def _split(rows: npt.NDArray[np.float32], heads: dict[int, tuple[int, int]]) -> Iterator[LayerAttention]:
-    """Divide the rows of a probe, which are query heads, into layers."""
-    start = 0
-    for layer, (n_head, n_head_kv) in heads.items():
-        yield LayerAttention(layer, n_head_kv, rows[start : start + n_head])
-        start += n_head

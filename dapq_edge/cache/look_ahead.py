@@ -1,4 +1,4 @@
-"""The first tokens of an answer, which a policy looked ahead to before it evicted."""
+"""The first tokens of an answer, which a policy looked ahead to before it evicted, and the place before them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from .sequence import Sequence as Ledger
 
 
 @dataclass(frozen=True)
@@ -41,3 +43,22 @@ class LookAhead:
         """Return whether `part` is its token behind a text of `n_tokens` tokens, and has a next one."""
         i = n_tokens - self.start
         return len(part) == 1 and 0 <= i < len(self.tokens) - 1 and self.tokens[i] == part[0]
+
+
+@dataclass(frozen=True)
+class Place:
+    """The end of what was read, to which a sequence can go back, see `KVCache.here`.
+
+    Attributes:
+        position: Of the next token.
+        sequence: The ledger.
+        foreseen: How the answer begins, see `KVCache`.
+        logits: Of the last token: float32 [n_vocab]; None if there are none.
+        state: What the next token sees of recurrent and of sliding-window layers; None without such layers.
+    """
+
+    position: int
+    sequence: Ledger
+    foreseen: LookAhead | None
+    logits: npt.NDArray[np.float32] | None
+    state: npt.NDArray[np.uint8] | None

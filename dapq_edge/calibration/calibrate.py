@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..cache.kv_cache import LayerAttention
+from ..cache.sequence_cells import LayerAttention
 from ..cells import N_RECENT, N_SINK
 from ..control import UNCONTROLLED, Control
 from ..eviction.budget import Share

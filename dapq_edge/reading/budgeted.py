@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ..cache.kv_cache import KVCache
-from ..cache.look_ahead import LookAhead
 from ..cache.sequence import Sequence
 from ..cells import CHUNK
 from ..control import UNCONTROLLED, Control
@@ -22,8 +21,8 @@ from ..llamacpp.model import Model
 from ..planning.ram import CACHE_RAM, for_conversations
 from ..store.conversations import Conversations
 from ..store.store import Store
+from .beginning import Beginning
 from .decide import N_ANSWER
-from .due import DueEviction
 from .pieces import text_pieces
 from .room import plan_auto, plan_room
 from .stats import Usage
@@ -65,11 +64,6 @@ class BudgetedSequence:
     ) -> None:
         self.model = model
         self.heads = heads
-        # whether an answer goes on as it was foreseen, and tokens of it that need not be read yet
-        self._is_as_foreseen = False
-        self._unread: list[int] = []
-        # what is evicted when the answer has begun
-        self._due: DueEviction | None = None
         self.cache = KVCache(model.context)
         probed = native.probe_heads(model.context)
         if heads is not None and probed:
@@ -106,15 +100,15 @@ class BudgetedSequence:
     @property
     def cache(self) -> KVCache:
         """The cells. An eviction that is due is done first, and tokens of the answer that were not read are read."""
-        self._evict_due()
-        if self._unread:
+        self._beginning.evict()
+        if self._beginning.unread:
             self._read([], UNCONTROLLED)
-            self._put_foreseen()
+            self._beginning.put_logits()
         return self._cache
 
     @cache.setter
     def cache(self, cache: KVCache) -> None:
-        self._cache, self._is_as_foreseen, self._unread, self._due = cache, False, [], None
+        self._cache, self._beginning = cache, Beginning(cache)
 
     @property
     def sequence(self) -> Sequence:
@@ -122,24 +116,14 @@ class BudgetedSequence:
         return self.cache.sequence
 
     @property
-    def written(self) -> Sequence:
-        """The ledger as far as it says what was read: nothing is evicted or read for it."""
-        return self._cache.sequence.append(self._unread) if self._unread else self._cache.sequence
-
-    @property
     def n_tokens(self) -> int:
         """Tokens of the sequence."""
-        return self._cache.sequence.n_tokens + len(self._unread)
+        return self._beginning.n_tokens
 
     @property
     def is_evicted(self) -> bool:
         """True if a text of `n_ctx` tokens does not fit whole."""
         return self.budget.n_limit < self.n_ctx
-
-    @property
-    def n_windows(self) -> tuple[int, int]:
-        """Windows of a document that were looked at for the last prompt, and all of them."""
-        return self._n_windows
 
     @property
     def usage(self) -> Usage:
@@ -250,7 +234,7 @@ class BudgetedSequence:
 
     def reset(self) -> None:
         """Forget the sequence, and the conversations before it."""
-        self._due = None
+        self._beginning.forget_due()
         self.cache.clear()
         self._conversations.forget()
 
@@ -258,7 +242,7 @@ class BudgetedSequence:
         """Move the conversations that `prefill` began to disk, if there is a store; another context is opened next."""
         if self.store is None:
             # nobody will read it
-            self._due = None
+            self._beginning.forget_due()
         if self.wanted is not None and self.scores is None:
             self._evict_or_forget()
             self._conversations.put_away(self.cache)
@@ -292,23 +276,12 @@ class BudgetedSequence:
             return
         if self.n_tokens + len(tokens) > self.n_ctx:
             raise TooLongError(f"the context of {self.n_ctx:,} tokens is full")
-        if self._due and len(tokens) == 1:
-            self._due.write(int(tokens[0]))
-            if self._due.is_complete:
-                self._evict_due()
-            return
-        self._evict_due()
-        foreseen = self._foreseen
-        if foreseen and foreseen.goes_on(self.n_tokens, tokens):
-            self._unread += tokens
-            self._put_foreseen()
-        else:
-            self._is_as_foreseen = False
+        if not self._beginning.write(tokens):
             self._read(tokens, control, n_behind)
 
     def _read(self, tokens: Tokens[int], control: Control, n_behind: int = 0) -> None:
         """Evaluate what was not read so far, and `tokens`."""
-        tokens, self._unread = [*self._unread, *tokens], []
+        tokens = [*self._beginning.take_unread(), *tokens]
         n_before, n_tokens = self.sequence.n_tokens, len(tokens)
         n_part, n_free = self.model.n_batch, self.n_ctx
         if self.is_evicted:
@@ -327,43 +300,12 @@ class BudgetedSequence:
 
     def _put_off(self, ending: Tokens[int], n_answer: int, evict: Callable[[], None]) -> None:
         """Have what was read evicted when the answer has begun, behind `ending`, see `DueEviction`."""
-        self._due = DueEviction(self._cache, ending, n_answer, self.policy.n_foreseen, evict)
-
-    def _evict_due(self) -> None:
-        """Do the eviction that is due, if there is one. Whatever is raised, the sequence is empty then."""
-        due, self._due = self._due, None
-        # after a failure of llama.cpp, all of it may be gone
-        if due is None or not self._cache.sequence.n_tokens:
-            return
-        try:
-            due.evict()
-        except BaseException:
-            self._cache.clear()
-            raise
-        self._is_as_foreseen = True
-        self._put_foreseen()
+        self._beginning.put_off(ending, n_answer, self.policy.n_foreseen, evict)
 
     def _evict_or_forget(self) -> None:
         """Do the eviction that is due; if it fails, the sequence is empty, as if nothing had been read."""
         with contextlib.suppress(DapqError):
-            self._evict_due()
-
-    def _foresee(self) -> None:
-        """Begin an answer as the last eviction foresaw it, if none is due."""
-        if self._due:
-            return
-        foreseen = self.cache.foreseen
-        self._is_as_foreseen = foreseen is not None and self.scores is None and foreseen.start == self.n_tokens
-        self._put_foreseen()
-
-    @property
-    def _foreseen(self) -> LookAhead | None:
-        return self._cache.foreseen if self._is_as_foreseen else None
-
-    def _put_foreseen(self) -> None:
-        logits = self._foreseen.logits_at(self.n_tokens) if self._foreseen else None
-        if logits is not None:
-            self._cache.put_logits(logits)
+            self._beginning.evict()
 
     def _make_room_for(self, n_next: int) -> None:
         """Evict while tokens are appended, so that `n_next` more have room: of an answer, or of a prompt."""

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ..cache.kv_cache import KVCache, LayerAttention
+from ..cache.kv_cache import KVCache
+from ..cache.sequence_cells import LayerAttention
 from ..eviction.heads import HeadProfile
 from ..llamacpp.native import ProbeType, probe_tokens_max
 from .relevance import N_BEST

@@ -30,7 +30,7 @@ from .due import can_be_due
 from .plan import N_SKIM, Plan, ReadMode, SkimMode, make_plan, skim_mode
 from .relevance import Serves, serves
 from .skimming import skimming_of
-from .stats import ReadStats, read_as_planned
+from .stats import ReadStats, Unsettled, read_as_planned
 from .strategies import GoesOn, Kept, PutOff, Skimming
 from .whole import WindowAnswer, answer_windows, n_cells_of, windows_of
 from .windows import N_OVERLAP, SIZES
@@ -84,13 +84,13 @@ class Engine(BudgetedSequence):
     @property
     def last_read(self) -> ReadStats | None:
         """Costs of the last prompt that was read, and not only appended."""
-        self._evict_due()
+        self._beginning.evict()
         return self._last_read
 
     @property
-    def last_reading(self) -> ReadStats | None:
-        """Costs as in `last_read`, but nothing is evicted for them: those of an eviction that is due are not known."""
-        return self._last_read
+    def unsettled(self) -> Unsettled:
+        """What was read, before an eviction that is due."""
+        return Unsettled(self._beginning.written, self._last_read, self._n_windows)
 
     # prompts
 
@@ -119,14 +119,15 @@ class Engine(BudgetedSequence):
         try:
             self._evict_or_forget()
             self.cache.mend()
-            self._is_answering = self._is_as_foreseen = False
+            self._is_answering = self._beginning.is_as_foreseen = False
             if self.scores is None:
                 self._conversations.exchange(self.cache, lambda sequence: self._aligned(sequence, tokens, messages)[0])
             self._prefill(tokens, control, messages, goes_on)
-            self._foresee()
+            if self.scores is None:
+                self._beginning.start()
             self._is_answering = True
         except BaseException as error:
-            self._due = None
+            self._beginning.forget_due()
             is_stopped = isinstance(error, (AbortedError, KeyboardInterrupt))
             if not is_stopped or self.sequence.n_frozen or len(tokens) > self.budget.n_limit:
                 self.cache.clear()
@@ -407,7 +408,8 @@ class Engine(BudgetedSequence):
             n_needed = pad(self.cache.n_cells + plan.n_predict)
             if n_needed < stats.cells_peak:
                 native.resize(self.cache.ctx, n_needed)
-        self._foresee()
+        if self.scores is None:
+            self._beginning.start()
         return stats
 
     def fits(self, prompt: Prompt, policy: Policy, budget: Budget, *, one_shot: bool = False) -> bool:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..cache.kv_cache import KVCache, LayerAttention
+from ..cache.kv_cache import KVCache
+from ..cache.sequence_cells import LayerAttention
 from ..cells import N_SINK
 from ..eviction.heads import HeadProfile
 from ..llamacpp.native import ProbeType

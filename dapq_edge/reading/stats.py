@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..cache.kv_cache import KVCache
+from ..cache.sequence import Sequence as Ledger
 from ..control import Control
 from ..counts import count, have
 from ..errors import DapqError
@@ -117,6 +118,21 @@ class Usage:
     n_stored: int
     faults: list[str]
     attention_kept: float | None
+
+
+@dataclass(frozen=True)
+class Unsettled:
+    """What was read for a prompt, as it is told before an eviction that is due.
+
+    Attributes:
+        sequence: The ledger, with the tokens of the answer.
+        read: Costs as `Engine.last_read` has them; those of an eviction that is due are not known.
+        n_windows: As `Usage` has them.
+    """
+
+    sequence: Ledger
+    read: ReadStats | None
+    n_windows: tuple[int, int]
 
 
 def room_warning(n_unpinned: int) -> DapqError | None:

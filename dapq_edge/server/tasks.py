@@ -197,11 +197,11 @@ def _with_evidence(llama: Llama, results: Iterator[Any], quoted: Quoted) -> Gene
 
 def _evidence(llama: Llama, quoted: Quoted) -> dict[str, Any]:
     # it is said before the answer, and an eviction may be due behind its first tokens
-    engine, read = llama.engine, llama.engine.last_reading
+    found = llama.engine.unsettled
     # what was only appended was not looked for
-    absent = absent_note(read.chunks, quoted.request) if read and engine.n_windows[1] else None
-    part = part_note(quoted.request, engine.written.n_skipped > 0)
-    coverage = find_coverage(engine, quoted.document)
+    absent = absent_note(found.read.chunks, quoted.request) if found.read and found.n_windows[1] else None
+    part = part_note(quoted.request, found.sequence.n_skipped > 0)
+    coverage = find_coverage(llama.engine, quoted.document)
     return {
         "coverage": coverage.line if coverage else "",
         "not_found": absent is not None,

@@ -10,8 +10,10 @@ interval; and the seconds of an answer, behind reading and eviction, and the med
 import argparse
 import statistics
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from resuming import measured
 
@@ -21,6 +23,7 @@ from dapq_edge.evaluation.estimates import share_of
 from dapq_edge.evaluation.ruler import generated_cases
 from dapq_edge.eviction.budget import parse_budget
 from dapq_edge.llamacpp.log import captured_log
+from dapq_edge.reading.beginning import Beginning
 
 KINDS, N_ANSWER = ("multikey", "multivalue", "multiquery"), 96
 
@@ -45,10 +48,8 @@ def measure(engine: Engine, case: AnswerCase, budget: str) -> dict[str, Any]:
     full = [output.lower() in answer for output in case.outputs]
     row: dict[str, Any] = {"task": case.key["task"], "of": sum(full)}
     for name in ("begun", "alone"):
-        engine.read(prompt, Fused(), parse_budget(budget), n_predict=N_ANSWER, one_shot=True)
-        if name == "alone":
-            engine.cache.foreseen = None
-            engine._foresee()
+        with patch.object(Beginning, "start", lambda self: None) if name == "alone" else nullcontext():
+            engine.read(prompt, Fused(), parse_budget(budget), n_predict=N_ANSWER, one_shot=True)
         found, row[f"{name} seconds"] = answered(engine, case)
         row[name] = sum(a and b for a, b in zip(found, full, strict=True))
     return row

@@ -20,13 +20,14 @@ from unittest.mock import patch
 import llama_cpp
 import psutil
 
-from dapq_edge import Engine, Llama, find_model
+from dapq_edge import Llama, find_model
 from dapq_edge.chat.conversation import Chat
 from dapq_edge.chat.session import load_session, save_session
 from dapq_edge.control import Control
 from dapq_edge.errors import AbortedError
 from dapq_edge.llamacpp.log import captured_log
 from dapq_edge.reading import engine, strategies
+from dapq_edge.reading.beginning import Beginning
 from dapq_edge.render.pictures import require_matplotlib, save
 
 MIB = 2**20
@@ -167,7 +168,7 @@ def first(args: argparse.Namespace, options: dict[str, Any]) -> None:
     ways: dict[str, list[Any]] = {
         "evicted behind its first tokens": [],
         "evicted before": before,
-        "evicted before, and written twice": [*before, patch.object(Engine, "_foresee", lambda self: None)],
+        "evicted before, and written twice": [*before, patch.object(Beginning, "start", lambda self: None)],
     }
     llama = Llama(**options, n_ctx=args.n_ctx, kv_budget=args.kv_budget)
     tokens = llama.tokenize(args.text.read_bytes(), add_bos=False)[: args.kv_budget + 400]

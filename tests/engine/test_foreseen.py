@@ -137,9 +137,9 @@ def test_another_token_leaves_it(engine):
     read(engine)
     engine.cache.read([*expected[:2], other])
     np.testing.assert_allclose(ours, engine.cache.logits, atol=ROUNDING)
-    assert engine._foreseen is not None
+    assert engine._beginning.foreseen is not None
     engine.append([other])
-    assert engine._foreseen is None
+    assert engine._beginning.foreseen is None
 
 
 @pytest.mark.parametrize("n_prompt", LENGTHS)
@@ -194,7 +194,7 @@ def test_an_answer_that_cannot_be_read(engine, monkeypatch):
 def test_no_look_ahead_is_no_beginning(engine):
     for policy in ("dapq", "snapkv", "streaming"):
         read(engine, policy)
-        assert engine._foreseen is None
+        assert engine._beginning.foreseen is None
 
 
 def test_other_text_before_the_answer(engine):
@@ -222,7 +222,7 @@ def test_a_state_that_is_put_back_is_another_text(engine):
     read(engine)
     tokens, _ = sampled(engine, 1)
     engine.cache.restore(state)
-    assert engine._foreseen is None
+    assert engine._beginning.foreseen is None
     engine.append(tokens)
     ours = engine.cache.logits.copy()
     engine.cache.restore(state)
@@ -255,7 +255,7 @@ def test_evaluation_measures_what_was_kept(engine):
     cache.restore(state)
     Fused().evict(cache, 100)
     assert cache.foreseen is not None
-    assert engine._foreseen is None
+    assert engine._beginning.foreseen is None
     ours, rows = sampled(engine, 3)
     cache.restore(state)
     assert sampled(engine, 3)[0][0] == ours[0]
@@ -273,15 +273,15 @@ def test_the_first_token_waits_for_no_eviction(path, monkeypatch):
     with opened(path) as llama:
         batches = Batches(monkeypatch)
         made, _ = due(llama)
-        assert llama.engine._due is not None
+        assert llama.engine._beginning.is_due
         assert 1 not in batches.sizes
         batches.sizes = []
         list(islice(made, N - 1))
         assert batches.sizes == [1] * (N - 1)
-        assert llama.engine._due is not None
+        assert llama.engine._beginning.is_due
         list(islice(made, 2))
         assert batches.sizes[N - 1 :] == [N, 1]
-        assert llama.engine._due is None
+        assert not llama.engine._beginning.is_due
         assert llama.usage.n_cells_used == 100 + N + 1
         assert batches.sizes[N - 1 :] == [N, 1]
 
@@ -394,17 +394,19 @@ def test_what_was_read_is_known_before_the_eviction(path):
     with opened(path) as llama:
         _, tokens = due(llama, prompt, 4)
         text = [*prompt, *tokens[:-1]]
-        assert llama._input_ids.tolist() == llama.engine.written.text.tolist() == text
+        found = llama.engine.unsettled
+        assert llama._input_ids.tolist() == found.sequence.text.tolist() == text
         assert llama.n_tokens == len(text)
-        assert llama.engine.last_reading.tokens_evaluated >= len(prompt)
-        assert llama.engine.n_windows == llama.engine.last_reading.n_windows
-        assert llama.engine._due is not None
+        assert found.read.tokens_evaluated >= len(prompt)
+        assert found.n_windows == found.read.n_windows
+        assert llama.engine._beginning.is_due
         # and when it is done, but not all is read
         assert llama.usage.n_evictions > 0
         llama.eval(tokens[-1:])
-        assert llama.engine._unread == tokens[-1:]
+        assert llama.engine._beginning.unread == tokens[-1:]
         assert llama._input_ids.tolist() == [*text, tokens[-1]]
-        assert llama.engine._unread == tokens[-1:]
+        assert llama.engine.unsettled.sequence is llama.engine.unsettled.sequence
+        assert llama.engine._beginning.unread == tokens[-1:]
 
 
 @pytest.mark.parametrize("n", [1, 5])
@@ -476,7 +478,7 @@ def test_a_turn_behind_an_eviction(path, monkeypatch):
         for turn in range(8):
             text += random_tokens(150, 10 + turn)
             made, tokens = due(llama, text, 6)
-            n_due += llama.engine._due is not None
+            n_due += llama.engine._beginning.is_due
             assert llama.engine.sequence.text.tolist() == [*text, *tokens[:-1]]
             tokens += islice(made, N)
             text += tokens

@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from ...cache.kv_cache import KVCache, LayerAttention
+from ...cache.kv_cache import KVCache
 from ...cache.sequence import Keep
+from ...cache.sequence_cells import LayerAttention
 from ...cells import N_RECENT, N_SINK
 from ...errors import UsageError
 from ..budget import Budget, Cells, in_steps

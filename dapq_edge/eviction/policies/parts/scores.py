@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ....cache.kv_cache import KVCache, LayerAttention
+from ....cache.kv_cache import KVCache
+from ....cache.sequence_cells import LayerAttention
 from ....llamacpp.native import ProbeType
 from ...score import Scores, group_heads, normalize, pool
 from .owner import Owner

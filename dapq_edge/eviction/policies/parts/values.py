@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
-from ....cache.kv_cache import KVCache, LayerAttention
+from ....cache.kv_cache import KVCache
 from ....cache.sequence import Keep
+from ....cache.sequence_cells import LayerAttention
 from ....errors import UnsupportedModelError
 from ....llamacpp.native import ProbeType
 from ...refit import refit
