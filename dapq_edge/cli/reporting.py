@@ -11,7 +11,8 @@ from rich.table import Table
 from ..cells import CHUNK, N_CTX_PAD, pad
 from ..counts import count
 from ..eviction.heads import find_profile
-from ..planning.gguf_shape import ModelShape, read_shape
+from ..planning.gguf_shape import read_shape
+from ..planning.model_shape import ModelShape
 from ..planning.planner import Choice, choose, usable
 from ..planning.ram import MIB, for_conversations, parse_bytes
 from ..reading.evidence import n_layers_asked

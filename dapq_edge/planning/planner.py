@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from ..cells import CHUNK, N_CTX_PAD, pad
 from ..errors import DapqError
-from .gguf_shape import MAX_CELLS, ModelShape
+from .model_shape import MAX_CELLS, ModelShape
 from .ram import MIB
 
 # the part of the memory that stays free

@@ -8,7 +8,8 @@ from helpers.shapes import SPECS, open_context
 
 from dapq_edge.cache.kv_cache import KVCache
 from dapq_edge.llamacpp import native
-from dapq_edge.planning.gguf_shape import Layer, read_shape
+from dapq_edge.planning.gguf_shape import read_shape
+from dapq_edge.planning.model_shape import Layer
 
 
 @pytest.mark.parametrize("types", [("f16", "f16"), ("q8_0", "q8_0"), ("q8_0", "q4_0"), ("f16", "q5_0")])

@@ -7,7 +7,8 @@ from helpers.shapes import write_header
 from helpers.tiny import Spec
 
 from dapq_edge.errors import ModelError
-from dapq_edge.planning.gguf_shape import Layer, read_shape
+from dapq_edge.planning.gguf_shape import read_shape
+from dapq_edge.planning.model_shape import Layer
 
 
 def test_weights(tiny_model):
