@@ -26,7 +26,7 @@ from dapq_edge.chat.session import load_session, save_session
 from dapq_edge.control import Control
 from dapq_edge.errors import AbortedError
 from dapq_edge.llamacpp.log import captured_log
-from dapq_edge.reading import engine, strategies
+from dapq_edge.reading import prompted, strategies
 from dapq_edge.reading.beginning import Beginning
 from dapq_edge.render.pictures import require_matplotlib, save
 
@@ -164,7 +164,7 @@ def left(args: argparse.Namespace, options: dict[str, Any]) -> None:
 
 def first(args: argparse.Namespace, options: dict[str, Any]) -> None:
     """An answer of 100 tokens: seconds to its first and to its last token, by when it is evicted, alternating."""
-    before = [patch.object(module, "can_be_due", lambda *_: False) for module in (engine, strategies)]
+    before = [patch.object(module, "can_be_due", lambda *_: False) for module in (prompted, strategies)]
     ways: dict[str, list[Any]] = {
         "evicted behind its first tokens": [],
         "evicted before": before,

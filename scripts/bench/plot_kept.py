@@ -50,7 +50,7 @@ def main() -> int:
     figure, axes = plt.subplots(len(COLORS), 1, figsize=(10, 4.2), sharex=True)
     for axis, (name, color) in zip(axes, COLORS.items(), strict=True):
         engine.cache.restore(state)
-        get_policy(name).evict(engine.cache, n_keep)
+        get_policy(name).with_heads(engine.heads).evict(engine.cache, n_keep)
         kept, mib = engine.cache.sequence.coverage(), engine.cache.n_bytes / 2**20
         answer = "".join(engine.stream(12)).split("\n")[0].strip()
         axis.fill_between(np.arange(n_prompt), kept, step="mid", color=color, linewidth=0)
