@@ -312,7 +312,9 @@ class PromptedSequence(BudgetedSequence):
         has_document = self._one_shot or prompt.n_longest > max(N_LONG, self.budget.n_start // 2)
 
         def put_off(ending: list[int], n_answer: int, evict: Callable[[], Kept]) -> None:
-            self._put_off(ending, n_answer, lambda: self._note_kept(evict(), has_document))
+            # the ledger that the eviction goes back to
+            self._cache.note_document(has_document)
+            self._put_off(ending, n_answer, lambda: self._note_kept(evict()))
 
         plan = self._plan(prompt)
         read = self._last_read = self._read_planned(prompt, self.policy, plan, new.control, new.goes_on, put_off)
@@ -323,11 +325,10 @@ class PromptedSequence(BudgetedSequence):
         self._faults += read.faults
         self._cache.note_document(has_document)
 
-    def _note_kept(self, kept: Kept, has_document: bool) -> None:
+    def _note_kept(self, kept: Kept) -> None:
         """Say what an eviction kept that was put off."""
         if self._last_read:
             self._last_read = self._last_read.after(kept)
-        self._cache.note_document(has_document)
 
     def _plan(self, prompt: Prompt) -> Plan:
         return make_plan(
