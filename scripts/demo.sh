@@ -9,17 +9,17 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 doc=$(echo .build/llama_cpp_python-*/vendor/llama.cpp/CONTRIBUTING.md)
 [ -f "$doc" ] || { echo "demo.sh: no $doc: remove .build and run again" >&2; exit 1; }
 
-question='What should enum values always be written in?'
-prefix='Enum values are always in'
+question='Which format should the title of a squashed commit have?'
+prefix='The title of a squashed commit has the format'
 
-printf '\n\033[1m$ dapq-edge ask -m smollm2-135m --doc %s --kv-budget 50%% -n 16 \\\n      --answer-prefix "%s" "%s"\033[0m\n' \
+printf '\n\033[1m$ dapq-edge ask -m smollm2-135m --doc %s --kv-budget 25%% -n 16 \\\n      --answer-prefix "%s" \\\n      "%s"\033[0m\n' \
     "$(basename "$doc")" "$prefix" "$question"
-answer=$(.venv/bin/dapq-edge ask -m smollm2-135m --doc "$doc" --kv-budget 50% -n 16 \
+answer=$(.venv/bin/dapq-edge ask -m smollm2-135m --doc "$doc" --kv-budget 25% -n 16 \
     --answer-prefix "$prefix" "$question" | tee >(cat >&2))
 
-if [[ $answer =~ upper\ ?case ]]; then
-    printf '\nThe document says: upper case. Half of the cache was enough to know.\n'
+if [[ $answer == *'<module> : <commit title>'* ]]; then
+    printf '\nThat is what the document says. A quarter of the cache was enough to know.\n'
 else
-    printf '\ndemo.sh: the answer should say upper case\n' >&2
+    printf '\ndemo.sh: the answer should be: <module> : <commit title> (#<issue_number>)\n' >&2
     exit 1
 fi

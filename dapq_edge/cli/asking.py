@@ -68,7 +68,7 @@ class Result:
     attention_kept: float | None
     evict_s: float
     ttft_s: float
-    decode_tps: float
+    decode_tps: float | None
     rss_mib: float
 
     def line(self) -> str:
@@ -78,12 +78,12 @@ class Result:
             f"kept {self.kv_cells_kept:,}",
             f"KV {self.kv_bytes_peak / MIB:.1f} -> {self.kv_bytes_kept / MIB:.1f} MiB",
             f"{self.ttft_s:.1f} s to first token",
-            f"{self.decode_tps:.1f} tokens/s",
         ]
         if self.chunks:
             read = [str(i) for i, chunk in enumerate(self.chunks, start=1) if chunk["is_read"]]
             parts.insert(1, f"re-read {', '.join(read)} of {count(len(self.chunks), 'chunk')}")
         skipped, stored = skip_note((self.windows_read, self.windows)), store_note(self.windows_stored)
+        parts += [f"{self.decode_tps:.1f} tokens/s"] if self.decode_tps is not None else []
         parts += [stored] if stored else []
         if skipped:
             parts.insert(1, skipped)
@@ -115,12 +115,12 @@ def _fits(options: Options, engine: Engine, prompt: Prompt, policy: Policy) -> b
 
 def _answer(options: Options, console: Console) -> int:
     reading, sampling = options.reading, options.sampling
-    if options.whole == "on" and not options.question:
+    if options.whole == "on" and not options.asked:
         raise UsageError("asks each window a question: give one", param="whole")
     document, notes = read_one(options.documents, console)
     engine = open_to_read(options.model, reading, options.store, console, seed=sampling.seed)
     policy = get_policy(reading.policy, reading.granularity, engine.heads)
-    prompt = chat_prompt(engine.model, document.text, options.question, options.answer_prefix)
+    prompt = chat_prompt(engine.model, document.text, options.asked, options.answer_prefix)
     if options.whole == "on":
         if not _fits(options, engine, prompt, policy):
             return WholeAnswer(options, console, engine, policy, document, notes).run()
@@ -128,7 +128,7 @@ def _answer(options: Options, console: Console) -> int:
 
     start = time.perf_counter()
     # what asks for all by its words may still have its answer in one place
-    may_be_whole = options.whole == "auto" and extent_of(options.question) is not None
+    may_be_whole = options.whole == "auto" and extent_of(options.asked) is not None
     read = read_prompt(
         engine,
         prompt,
@@ -141,8 +141,8 @@ def _answer(options: Options, console: Console) -> int:
     )
     if not read.cells_kept:
         return WholeAnswer(options, console, engine, policy, document, notes).run()
-    absent = absent_note(read.chunks, options.question)
-    part = part_note(options.question, read.mode == ReadMode.SKIM)
+    absent = absent_note(read.chunks, options.asked)
+    part = part_note(options.asked, read.mode == ReadMode.SKIM)
     lines = absent, f"{part}: --whole on asks all" if part else None
     say([line for line in lines if line and not options.json], console)
     written = write_answer(engine, read.n_predict, sampling.temp, not options.json)

@@ -39,7 +39,7 @@ def _show(options: Options) -> int:
     if options.layer is not None and options.layer not in layers:
         raise UsageError(f"{options.layer}: choose one of {', '.join(map(str, layers))}", param="layer")
     policy = get_policy(reading.policy, reading.granularity, engine.heads)
-    prompt = chat_prompt(engine.model, document.text, options.question, options.answer_prefix)
+    prompt = chat_prompt(engine.model, document.text, options.asked, options.answer_prefix)
     stats = read_prompt(engine, prompt, policy, reading, console, n_predict=1, ctx_size=options.model.ctx_size)
     warn(stats, console)
     pieces = engine.kept(None if options.layer is None else layers.index(options.layer))
@@ -47,7 +47,7 @@ def _show(options: Options) -> int:
     if options.layer is not None:
         summary += f"; layer {options.layer}"
     if options.html:
-        page = to_html(pieces, options.question or document.name, summary)
+        page = to_html(pieces, options.asked or document.name, summary)
         write_atomically(Path(options.html), page.encode("utf-8", "replace"))
     if options.plot:
         shares = np.stack([engine.sequence.coverage(i) for i in range(len(layers))])

@@ -1,9 +1,11 @@
 """The parser of the whole command line."""
 
 import argparse
+from typing import NoReturn
 
 from . import ask, chat, eval, heads, kept, plan, policies, read, rpc_server, serve, store
 from .command import Command, CommandGroup
+from .exits import USAGE
 
 COMMANDS: tuple[Command | CommandGroup, ...] = (
     ask.COMMAND,
@@ -22,7 +24,7 @@ COMMANDS: tuple[Command | CommandGroup, ...] = (
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser; modules that take time are imported when a command runs."""
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = _Parser(
         prog="dapq-edge",
         description="Ask about long documents in little memory: decoding-aligned KV cache eviction for llama.cpp.",
         allow_abbrev=False,
@@ -32,6 +34,13 @@ def build_parser() -> argparse.ArgumentParser:
     for command in COMMANDS:
         command.add(commands)
     return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line; its commands are parsers of this kind, too."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USAGE, f"dapq-edge: {message}: see {self.prog} --help\n")
 
 
 class _Version(argparse.Action):

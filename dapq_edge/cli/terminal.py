@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import re
 import signal
 import textwrap
 import time
@@ -55,6 +56,9 @@ WITH_FILE = "/doc", "/save", "/load"
 
 # likeness of a word to a command from which on it is taken for one that was mistyped, 0 to 1
 MIN_NEAR = 0.75
+
+# what looks like a command, and no path
+COMMAND = re.compile(r"/[a-z]+")
 
 # characters of a system message that are shown
 N_SHOWN = 60
@@ -146,6 +150,8 @@ class _Terminal:
             self._command(name.rstrip(), rest.strip())
         elif near := difflib.get_close_matches(name, self._commands, 1, MIN_NEAR):
             raise UsageError(f"no command {name}: {near[0]} is one; a message may begin with a space")
+        elif COMMAND.fullmatch(name.rstrip()):
+            raise UsageError(f"no command {name}: /help lists them; a message may begin with a space")
         else:
             self._answer(text.strip())
 

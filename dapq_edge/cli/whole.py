@@ -52,7 +52,7 @@ class WholeResult:
     rounds: int
     whole_s: float
     ttft_s: float
-    decode_tps: float
+    decode_tps: float | None
     rss_mib: float
 
     def line(self) -> str:
@@ -86,7 +86,7 @@ class WholeAnswer:
     ) -> None:
         self.options, self.console, self.engine, self.policy = options, console, engine, policy
         self.document, self.notes = document, notes
-        self.question = WholeQuestion(engine.model, document, options.question)
+        self.question = WholeQuestion(engine.model, document, options.asked)
         # for what is written over the parts
         self.n_evaluated = 0
         self.start = time.perf_counter()
@@ -156,7 +156,7 @@ class WholeAnswer:
             return self.question.parts(self.engine, fits, Control(shown_in(bar, "joining")))
 
     def _prompt(self, parts: str) -> Prompt:
-        return chat_prompt(self.engine.model, parts, self.options.question, self.options.answer_prefix)
+        return chat_prompt(self.engine.model, parts, self.options.asked, self.options.answer_prefix)
 
     def _print(self, result: WholeResult) -> None:
         if self.options.json:

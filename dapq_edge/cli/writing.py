@@ -13,12 +13,12 @@ class Written:
     Attributes:
         text: All of it.
         first: When its first token was there, by `time.perf_counter`; when it ended, if it is empty.
-        tps: Tokens in a second behind the first one.
+        tps: Tokens in a second behind the first one, of those that were not written before; None if there are none.
     """
 
     text: str
     first: float
-    tps: float
+    tps: float | None
 
 
 def write_answer(engine: Engine, n_predict: int, temp: float, is_shown: bool) -> Written:
@@ -39,5 +39,6 @@ def write_answer(engine: Engine, n_predict: int, temp: float, is_shown: bool) ->
         print(flush=True)
     times = times or [time.perf_counter()]
     seconds = times[-1] - times[0]
-    tps = round((len(times) - 1) / seconds, 2) if seconds else 0.0
+    n_written = len(times) - max(1, engine.n_foreseen)
+    tps = round(n_written / seconds, 2) if seconds and n_written > 0 else None
     return Written("".join(pieces).strip(), times[0], tps)

@@ -18,11 +18,13 @@ class Beginning:
     Attributes:
         unread: Tokens of the answer that need not be read yet.
         is_as_foreseen: Whether the answer goes on as it was foreseen, so far.
+        n_foreseen: Tokens of it that could be sampled at once, as their logits were foreseen.
     """
 
     def __init__(self, cache: KVCache) -> None:
         self.unread: list[int] = []
         self.is_as_foreseen = False
+        self.n_foreseen = 0
         self._cache = cache
         self._due: DueEviction | None = None
         self._written: Sequence | None = None
@@ -75,6 +77,7 @@ class Beginning:
 
     def start(self) -> None:
         """Begin as the last eviction foresaw it, if none is due."""
+        self.n_foreseen = 0
         if self._due:
             return
         foreseen = self._cache.foreseen
@@ -106,6 +109,8 @@ class Beginning:
 
     def put_logits(self) -> None:
         """Put the logits of the last token where a sampler finds them, if they were foreseen."""
-        logits = self.foreseen.logits_at(self.n_tokens) if self.foreseen else None
-        if logits is not None:
+        foreseen = self.foreseen
+        logits = foreseen.logits_at(self.n_tokens) if foreseen else None
+        if foreseen and logits is not None:
             self._cache.put_logits(logits)
+            self.n_foreseen = self.n_tokens - foreseen.start + 1

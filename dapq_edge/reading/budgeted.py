@@ -121,6 +121,11 @@ class BudgetedSequence:
         return self._beginning.n_tokens
 
     @property
+    def n_foreseen(self) -> int:
+        """Tokens of the last answer that took no time, as they were written before the eviction."""
+        return self._beginning.n_foreseen
+
+    @property
     def is_evicted(self) -> bool:
         """True if a text of `n_ctx` tokens does not fit whole."""
         return self.budget.n_limit < self.n_ctx

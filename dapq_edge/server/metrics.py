@@ -25,7 +25,10 @@ class Metrics:
         self.tokens = Counter("dapq_tokens_generated", "tokens of answers", registry=self.registry)
         buckets = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
         self.first_token = Histogram(
-            "dapq_time_to_first_token_seconds", "from the request on", buckets=buckets, registry=self.registry
+            "dapq_time_to_first_token_seconds",
+            "from the request on, of answers that are streamed",
+            buckets=buckets,
+            registry=self.registry,
         )
         self._llama_server = _LlamaServer(self.registry)
 

@@ -66,6 +66,17 @@ def test_an_answer_that_is_cut_says_so(model, doc, monkeypatch):
     assert b"was cut" not in ask(model, doc, is_json=False).stderr
 
 
+def test_the_speed_is_of_what_was_written(model, doc):
+    """Tokens that the eviction wrote ahead took no time behind it."""
+    budget = ("--kv-budget", "64")
+    evicted = json.loads(ask(model, doc, *budget).stdout)
+    assert evicted["kv_cells_kept"] < evicted["prompt_tokens"]
+    assert evicted["decode_tps"] is None
+    assert b"tokens/s" not in ask(model, doc, *budget, is_json=False).stderr
+    assert json.loads(ask(model, doc, *budget, "-n", 60).stdout)["decode_tps"] > 0
+    assert json.loads(ask(model, doc).stdout)["decode_tps"] > 0
+
+
 def test_all_of_a_short_document_is_kept(model, doc):
     """By default, if memory has room for it, as everywhere."""
     data = json.loads(ask(model, doc).stdout)

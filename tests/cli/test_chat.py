@@ -91,6 +91,8 @@ def test_chat_refuses(model, doc, tmp_path):
     bad.write_bytes(b"DAPQSES2" + bytes(100))
     assert_one_line(chat(model, ["hi"], "--session", bad), 1, "damaged")
     assert_one_line(chat(model, ["/hlep"]), 2, "no command /hlep: /help is one")
+    assert_one_line(chat(model, ["/foo bar"]), 2, "no command /foo: /help lists them")
+    assert chat(model, ["/usr/bin/w1", " /foo"]).returncode == 0
     assert_one_line(chat(model, ["w1"], "--doc", "-"), 2, "--doc - took stdin, and there is no terminal to ask in")
     assert_one_line(chat(model, ["/doc"]), 2, "/doc needs a file")
     assert_one_line(chat(model, ["/sources"]), 2, "no answer about a document")
@@ -166,7 +168,7 @@ def test_a_request_without_room_is_said(tiny_model, doc):
 
 def test_what_is_no_command_is_a_message(tiny_model):
     model = tiny_model(Spec(n_ctx=4096, template=templates.CHATML))
-    for text in ("/usr/bin is what?", "/nope", " /stats"):
+    for text in ("/usr/bin is what?", "/Nope", " /nope", " /stats"):
         result = chat(model, [text, "/kept"])
         assert result.returncode == 0, result.stderr.decode()
         assert f"user\n{text.strip()}" in result.stdout.decode()

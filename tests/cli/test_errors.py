@@ -98,6 +98,13 @@ def test_no_command_and_no_model(doc):
     assert_usage(dapq_edge("ask", "--doc", doc, "Why?"), "--model")
 
 
+@pytest.mark.parametrize("command", ["ask", "kept"])
+@pytest.mark.parametrize("question", ["", " \n"])
+def test_no_question(model, doc, command, question):
+    """One that is empty is a mistake, perhaps of a script; a model would answer it with anything."""
+    assert_usage(dapq_edge(command, "-m", model, "--doc", doc, question), "it is empty")
+
+
 def test_bad_models(tmp_path, model, doc):
     assert_one_line(ask(tmp_path / "missing.gguf", doc), 1, "no model")
     (tmp_path / "text.gguf").write_text("not a model")

@@ -60,9 +60,26 @@ def test_demo(new_user, tmp_path):
     (tmp_path / "scripts/demo.sh").write_text((ROOT / "scripts/demo.sh").read_text())
     (tmp_path / ".build").symlink_to(ROOT / ".build")
     (tmp_path / ".venv").symlink_to(sys.prefix)
-    result = subprocess.run(["bash", tmp_path / "scripts/demo.sh"], env=new_user, capture_output=True, text=True)
+    for _ in range(2):
+        # the second time, from the store
+        result = subprocess.run(["bash", tmp_path / "scripts/demo.sh"], env=new_user, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        assert "A quarter of the cache was enough" in result.stdout
+        # no warning against the answer
+        assert "nothing in the document" not in result.stderr
+    assert "from the store" in result.stderr
+
+
+@pytest.mark.slow
+@needs_build
+def test_plan_of_the_docs(new_user):
+    """What docs/cli.md shows is what is printed."""
+    page = (ROOT / "docs/cli.md").read_text()
+    command, shown = re.search(r"```console\n\$ \S+/dapq-edge (plan .*?)\n(.*?)```", page, re.DOTALL).groups()
+    argv = [sys.executable, "-m", "dapq_edge", *command.split()]
+    result = subprocess.run(argv, env=new_user, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    assert "Half of the cache was enough" in result.stdout
+    assert result.stdout == shown
 
 
 @pytest.mark.slow
