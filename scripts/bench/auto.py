@@ -83,7 +83,9 @@ def main() -> None:
     for i, cells in enumerate(BUDGETS):
         columns = [f"{np.mean([row['kl'][i] for row in rows]):.3f}"]
         for key in RULES.values():
-            near = min((at(rows, key, t) for t in np.linspace(0, 1, 400)), key=lambda found: abs(found[0] - cells))
+            # a rule chooses otherwise only from one of these on
+            thresholds = sorted({share for row in rows for share in row[key]})
+            near = min((at(rows, key, t) for t in thresholds), key=lambda found: abs(found[0] - cells))
             columns.append(f"{near[1]:.3f} ({near[0]:.0f} cells)")
         print(f"| {cells} | {' | '.join(columns)} |")
 
