@@ -89,6 +89,16 @@ def on_filler(cache: KVCache, scored: Scored, n: int) -> Keep:
     return BaseQuestion(layer_budget=Even()).select(cache, scored.question, n)
 
 
+def with_filler(**settings: Any) -> Choose:
+    """Take what the text attends to, and what any continuation does, as the base."""
+
+    def choose(cache: KVCache, scored: Scored, n: int) -> Keep:
+        cache.mark([shares(a) + shares(b) for a, b in zip(scored.base, scored.filler, strict=True)])
+        return BaseQuestion(heads=scored.heads, **settings).select(cache, scored.question, n)
+
+    return choose
+
+
 VARIANTS: dict[str, Choose] = {
     "fused": lambda cache, scored, n: Fused(heads=scored.heads).select(cache, scored.question, n),
     "kvzip": lambda cache, scored, n: KVzip(heads=scored.heads).select(cache, scored.base, n),
@@ -107,6 +117,9 @@ VARIANTS: dict[str, Choose] = {
     "times the norms of the values": times_norms,
     "these, all layers alike": lambda cache, scored, n: times_norms(cache, scored, n, layer_budget=Even()),
     "dapq as the base, all layers alike": on_filler,
+    "kvzip and dapq as the base": with_filler(),
+    "these, layers of 0.5 to 1.5 budgets": with_filler(layer_budget=BySensitivity(0.5, 1.5)),
+    "kvzip and dapq, all layers alike": with_filler(layer_budget=Even()),
     "sum of both scores": combined(np.add, shares),
     "largest of both scores": combined(np.maximum, shares),
     "best rank of both": combined(np.maximum, ranks),
