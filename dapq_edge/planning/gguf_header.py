@@ -69,6 +69,7 @@ class Header(gguf.GGUFReader):
 
 
 def read_header(path: Path) -> Header:
+    """Read the header of one file. Raises `ModelError` if it is missing or broken."""
     try:
         # sums of broken numbers wrap around
         with np.errstate(over="ignore"):
@@ -80,6 +81,7 @@ def read_header(path: Path) -> Header:
 
 
 def parts(path: Path) -> list[Path]:
+    """Return the files of a split model whose first part `path` is, or of a model in one file."""
     match = re.fullmatch(r"(.+)-00001-of-([0-9]{5})\.gguf", path.name)
     if not match or int(match[2]) == 0:
         return [path]

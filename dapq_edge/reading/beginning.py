@@ -1,4 +1,4 @@
-"""How an answer begins: with tokens that an eviction looked ahead to, which are read only when others follow."""
+"""Beginning of an answer: tokens that an eviction looked ahead to, which are read only when others follow."""
 
 from collections.abc import Callable
 from collections.abc import Sequence as Tokens
@@ -50,7 +50,7 @@ class Beginning:
 
     @property
     def foreseen(self) -> LookAhead | None:
-        """How it was foreseen, as long as it goes so."""
+        """The look-ahead, as long as the answer goes so."""
         return self._cache.foreseen if self.is_as_foreseen else None
 
     def put_off(self, ending: Tokens[int], n_answer: int, n_foreseen: int, evict: Callable[[], None]) -> None:

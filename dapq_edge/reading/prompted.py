@@ -93,7 +93,7 @@ class PromptedSequence(BudgetedSequence):
 
     @property
     def unsettled(self) -> Unsettled:
-        """What was read, before an eviction that is due."""
+        """The ledger and the costs, before an eviction that is due."""
         return Unsettled(self._beginning.written, self._last_read, self._n_windows)
 
     def prefill(

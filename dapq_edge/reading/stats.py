@@ -122,7 +122,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class Unsettled:
-    """What was read for a prompt, as it is told before an eviction that is due.
+    """Ledger and costs of a prompt, as they are told before an eviction that is due.
 
     Attributes:
         sequence: The ledger, with the tokens of the answer.
