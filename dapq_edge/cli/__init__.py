@@ -23,7 +23,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             import argcomplete
 
             argcomplete.autocomplete(parser)
-        args = parser.parse_args(argv)
+        args, unknown = parser.parse_known_args(argv)
+        if unknown:
+            args.fail(f"unrecognized arguments: {' '.join(unknown)}")
         code = int(args.run(args))
         sys.stdout.flush()
         return code

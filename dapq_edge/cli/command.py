@@ -33,7 +33,7 @@ class Command:
             self.name, help=self.help, description=self.description or _sentence(self.help), allow_abbrev=False
         )
         add_options(parser, self.options)
-        parser.set_defaults(run=lambda namespace: self.call(read_options(self.options, namespace)))
+        parser.set_defaults(run=lambda namespace: self.call(read_options(self.options, namespace)), fail=parser.error)
 
     def call(self, options: Any) -> int:
         """Run the command with its options; returns the exit code."""

@@ -3,6 +3,7 @@
 import argparse
 from typing import NoReturn
 
+from ..documents.source import printable
 from . import ask, chat, eval, heads, kept, plan, policies, read, rpc_server, serve, store
 from .command import Command, CommandGroup
 from .exits import USAGE
@@ -40,7 +41,8 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line; its commands are parsers of this kind, too."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(USAGE, f"dapq-edge: {message}: see {self.prog} --help\n")
+        # what was typed may have other lines, or codes for the terminal
+        self.exit(USAGE, f"dapq-edge: {printable(message)}: see {self.prog} --help\n")
 
 
 class _Version(argparse.Action):

@@ -49,7 +49,8 @@ HELP = """\
 /reset       forget everything
 /exit        leave (also Ctrl-D)
 Ctrl-C stops an answer. TAB completes commands and files. A line that ends with \\, or with Alt-Enter, goes on in the
-next one; a pasted text is one message. What begins with a / and is no command is a message, too."""
+next one; a pasted text is one message. A word like /this that is no command is refused; a
+message may begin with a space."""
 
 # commands behind which a file is
 WITH_FILE = "/doc", "/save", "/load"
@@ -143,14 +144,14 @@ class _Terminal:
 
     def _take(self, text: str) -> None:
         """Run a command, or answer a message."""
-        name, _, rest = text.partition(" ")
+        name, rest = (*text.split(None, 1), "", "")[:2]
         if text.count("\n") or not text.startswith("/"):
             self._answer(text.strip())
-        elif name.rstrip() in self._commands:
-            self._command(name.rstrip(), rest.strip())
+        elif name in self._commands:
+            self._command(name, rest.strip())
         elif near := difflib.get_close_matches(name, self._commands, 1, MIN_NEAR):
             raise UsageError(f"no command {name}: {near[0]} is one; a message may begin with a space")
-        elif COMMAND.fullmatch(name.rstrip()):
+        elif COMMAND.fullmatch(name):
             raise UsageError(f"no command {name}: /help lists them; a message may begin with a space")
         else:
             self._answer(text.strip())

@@ -125,7 +125,7 @@ class WholeAnswer:
             show_item(item, self.question, self.console)
 
     def _joined_answer(self) -> Written:
-        return Written(self.question.joined, time.perf_counter(), 0.0)
+        return Written(self.question.joined, time.perf_counter(), None)
 
     def _answer_from_parts(self) -> Written:
         """Have the model write an answer over the items; it has no sources but them, as they are no quotes."""

@@ -83,7 +83,7 @@ def uploaded(data: bytes, name: str, charset: str = "") -> Iterator[Source]:
 
 
 def printable(name: str) -> str:
-    """Return a name that fits into a line of any terminal."""
+    """Return a name, or what was typed, so that it fits into a line of any terminal."""
     return "".join(char if char.isprintable() else "?" for char in name)
 
 

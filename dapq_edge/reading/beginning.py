@@ -18,7 +18,7 @@ class Beginning:
     Attributes:
         unread: Tokens of the answer that need not be read yet.
         is_as_foreseen: Whether the answer goes on as it was foreseen, so far.
-        n_foreseen: Tokens of it that could be sampled at once, as their logits were foreseen.
+        n_foreseen: First tokens of it whose logits were foreseen.
     """
 
     def __init__(self, cache: KVCache) -> None:
@@ -75,14 +75,18 @@ class Beginning:
         self.is_as_foreseen = True
         self.put_logits()
 
-    def start(self) -> None:
-        """Begin as the last eviction foresaw it, if none is due."""
-        self.n_foreseen = 0
+    def start(self, *, can_be_foreseen: bool) -> None:
+        """Begin as the last eviction foresaw it, if that is wanted and none is due."""
+        self.end()
         if self._due:
             return
         foreseen = self._cache.foreseen
-        self.is_as_foreseen = foreseen is not None and foreseen.start == self.n_tokens
+        self.is_as_foreseen = can_be_foreseen and foreseen is not None and foreseen.start == self.n_tokens
         self.put_logits()
+
+    def end(self) -> None:
+        """Say that what comes next is no part of the answer."""
+        self.is_as_foreseen, self.n_foreseen = False, 0
 
     def write(self, tokens: Tokens[int]) -> bool:
         """Go on with tokens, and return whether that is done: they need not be read now.

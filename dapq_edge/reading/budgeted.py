@@ -122,7 +122,7 @@ class BudgetedSequence:
 
     @property
     def n_foreseen(self) -> int:
-        """Tokens of the last answer that took no time, as they were written before the eviction."""
+        """First tokens of the answer that were written before the eviction; behind `read`, they take no time."""
         return self._beginning.n_foreseen
 
     @property

@@ -76,8 +76,7 @@ class Engine(PromptedSequence):
             n_needed = pad(self.cache.n_cells + plan.n_predict)
             if n_needed < stats.cells_peak:
                 native.resize(self.cache.ctx, n_needed)
-        if self.scores is None:
-            self._beginning.start()
+        self._beginning.start(can_be_foreseen=self.scores is None)
         return stats
 
     def fits(self, prompt: Prompt, policy: Policy, budget: Budget, *, one_shot: bool = False) -> bool:

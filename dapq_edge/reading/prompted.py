@@ -121,12 +121,12 @@ class PromptedSequence(BudgetedSequence):
         try:
             self._evict_or_forget()
             self.cache.mend()
-            self._is_answering = self._beginning.is_as_foreseen = False
+            self._is_answering = False
+            self._beginning.end()
             if self.scores is None:
                 self._conversations.exchange(self.cache, lambda sequence: self._aligned(sequence, new).tokens)
             self._prefill(new)
-            if self.scores is None:
-                self._beginning.start()
+            self._beginning.start(can_be_foreseen=self.scores is None)
             self._is_answering = True
         except BaseException as error:
             self._beginning.forget_due()
@@ -241,7 +241,9 @@ class PromptedSequence(BudgetedSequence):
             self._make_room()
             is_served = not step.may_reread or self._is_served(prompt, step.n_tokens, n_text)
             if is_served and self._is_full(len(tokens) - n_text, n_limit):
-                if ending == tokens[n_text:] and can_be_due(self.cache, self.policy, self.budget.n_start):
+                # with the logits of all tokens, what is written is read only once
+                is_put_off = self.scores is None and ending == tokens[n_text:]
+                if is_put_off and can_be_due(self.cache, self.policy, self.budget.n_start):
                     self._put_off(ending, n_answer, partial(self._evict, self.policy))
                     self._cache.read(ending)
                     return

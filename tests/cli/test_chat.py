@@ -92,6 +92,7 @@ def test_chat_refuses(model, doc, tmp_path):
     assert_one_line(chat(model, ["hi"], "--session", bad), 1, "damaged")
     assert_one_line(chat(model, ["/hlep"]), 2, "no command /hlep: /help is one")
     assert_one_line(chat(model, ["/foo bar"]), 2, "no command /foo: /help lists them")
+    assert_one_line(chat(model, ["/foo\tbar"]), 2, "no command /foo: /help lists them")
     assert chat(model, ["/usr/bin/w1", " /foo"]).returncode == 0
     assert_one_line(chat(model, ["w1"], "--doc", "-"), 2, "--doc - took stdin, and there is no terminal to ask in")
     assert_one_line(chat(model, ["/doc"]), 2, "/doc needs a file")

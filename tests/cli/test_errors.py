@@ -98,6 +98,12 @@ def test_no_command_and_no_model(doc):
     assert_usage(dapq_edge("ask", "--doc", doc, "Why?"), "--model")
 
 
+def test_unknown_options(model, doc):
+    """The command says where its options are; what was typed is one line, without codes for the terminal."""
+    assert_usage(ask(model, doc, "--bogus"), "unrecognized arguments: --bogus", "see dapq-edge ask --help")
+    assert_usage(ask(model, doc, "a\nb\x1b[31m"), "a?b?[31m")
+
+
 @pytest.mark.parametrize("command", ["ask", "kept"])
 @pytest.mark.parametrize("question", ["", " \n"])
 def test_no_question(model, doc, command, question):

@@ -100,11 +100,15 @@ def test_pickle(tiny_model):
         again.close()
 
 
-def test_logprobs_of_what_was_evicted(tiny_model):
+@pytest.mark.parametrize(("n_prompt", "kv_budget"), [(500, 200), (700, 100), (150, 100)])
+def test_logprobs_of_what_was_evicted(tiny_model, n_prompt, kv_budget):
     """The log-probabilities are those of the logits, also for the first token after an eviction."""
-    with opened(tiny_model(SPEC), logits_all=True) as llama:
-        choice = llama.create_completion(random_tokens(500, 1), max_tokens=5, temperature=0, logprobs=2)["choices"][0]
-        scores = llama.scores[499 : 499 + len(choice["logprobs"]["tokens"])].astype(np.float64)
+    prompt = random_tokens(n_prompt, 1)
+    with opened(tiny_model(SPEC), logits_all=True, kv_budget=kv_budget) as llama:
+        choice = llama.create_completion(prompt, max_tokens=5, temperature=0, logprobs=2)["choices"][0]
+        scores = llama.scores[n_prompt - 1 :][: len(choice["logprobs"]["tokens"])].astype(np.float64)
+        # each row is of the token that was sampled there
+        assert scores[:-1].argmax(axis=1).tolist() == llama.input_ids[n_prompt : n_prompt + len(scores) - 1].tolist()
         expected = scores.max(axis=1) - np.log(np.exp(scores).sum(axis=1))
         np.testing.assert_allclose(choice["logprobs"]["token_logprobs"], expected, rtol=1e-4, atol=1e-6)
         assert llama.usage.n_evictions > 0
