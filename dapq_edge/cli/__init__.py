@@ -23,9 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             import argcomplete
 
             argcomplete.autocomplete(parser)
-        args, unknown = parser.parse_known_args(argv)
-        if unknown:
-            args.fail(f"unrecognized arguments: {' '.join(unknown)}")
+        args = parser.parse_args(argv)
         code = int(args.run(args))
         sys.stdout.flush()
         return code

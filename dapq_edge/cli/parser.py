@@ -1,7 +1,7 @@
 """The parser of the whole command line."""
 
 import argparse
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ..documents.source import printable
 from . import ask, chat, eval, heads, kept, plan, policies, read, rpc_server, serve, store
@@ -39,6 +39,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line; its commands are parsers of this kind, too."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            # the command knows its options
+            found.fail(f"unrecognized arguments: {' '.join(unknown)}")
+        return found
 
     def error(self, message: str) -> NoReturn:
         # what was typed may have other lines, or codes for the terminal
