@@ -48,7 +48,7 @@ def measure(engine: Engine, case: AnswerCase, budget: str) -> dict[str, Any]:
     full = [output.lower() in answer for output in case.outputs]
     row: dict[str, Any] = {"task": case.key["task"], "of": sum(full)}
     for name in ("begun", "alone"):
-        with patch.object(Beginning, "start", lambda self: None) if name == "alone" else nullcontext():
+        with patch.object(Beginning, "start", lambda self, **_: None) if name == "alone" else nullcontext():
             engine.read(prompt, Fused(), parse_budget(budget), n_predict=N_ANSWER, one_shot=True)
         found, row[f"{name} seconds"] = answered(engine, case)
         row[name] = sum(a and b for a, b in zip(found, full, strict=True))

@@ -168,7 +168,7 @@ def first(args: argparse.Namespace, options: dict[str, Any]) -> None:
     ways: dict[str, list[Any]] = {
         "evicted behind its first tokens": [],
         "evicted before": before,
-        "evicted before, and written twice": [*before, patch.object(Beginning, "start", lambda self: None)],
+        "evicted before, and written twice": [*before, patch.object(Beginning, "start", lambda self, **_: None)],
     }
     llama = Llama(**options, n_ctx=args.n_ctx, kv_budget=args.kv_budget)
     tokens = llama.tokenize(args.text.read_bytes(), add_bos=False)[: args.kv_budget + 400]
