@@ -143,7 +143,8 @@ def find_coverage(engine: Engine, document: Document) -> Coverage | None:
         engine: It has read a prompt.
         document: What the prompt holds.
     """
-    sequence, stats = engine.unsettled.sequence, engine.unsettled.read
+    found = engine.unsettled
+    sequence, stats = found.sequence, found.read
     place = find_place(engine.model.pieces(sequence.text.tolist()), document.text)
     if place is None:
         return None

@@ -3,7 +3,6 @@
 import argparse
 from typing import Any, NoReturn
 
-from ..documents.source import printable
 from . import ask, chat, eval, heads, kept, plan, policies, read, rpc_server, serve, store
 from .command import Command, CommandGroup
 from .exits import USAGE
@@ -49,6 +48,8 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         # what was typed may have other lines, or codes for the terminal
+        from ..documents.source import printable
+
         self.exit(USAGE, f"dapq-edge: {printable(message)}: see {self.prog} --help\n")
 
 

@@ -17,15 +17,15 @@ class Beginning:
 
     Attributes:
         unread: Tokens of the answer that need not be read yet.
-        is_as_foreseen: Whether the answer goes on as it was foreseen, so far.
         n_foreseen: First tokens of it whose logits were foreseen.
     """
 
     def __init__(self, cache: KVCache) -> None:
         self.unread: list[int] = []
-        self.is_as_foreseen = False
         self.n_foreseen = 0
         self._cache = cache
+        # whether the answer goes on as it was foreseen, so far
+        self._is_as_foreseen = False
         self._due: DueEviction | None = None
         self._written: Sequence | None = None
 
@@ -51,7 +51,7 @@ class Beginning:
     @property
     def foreseen(self) -> LookAhead | None:
         """The look-ahead, as long as the answer goes so."""
-        return self._cache.foreseen if self.is_as_foreseen else None
+        return self._cache.foreseen if self._is_as_foreseen else None
 
     def put_off(self, ending: Tokens[int], n_answer: int, n_foreseen: int, evict: Callable[[], None]) -> None:
         """Have what was read evicted when the answer has begun, see `DueEviction`."""
@@ -72,7 +72,7 @@ class Beginning:
         except BaseException:
             self._cache.clear()
             raise
-        self.is_as_foreseen = True
+        self._is_as_foreseen = True
         self.put_logits()
 
     def start(self, *, can_be_foreseen: bool) -> None:
@@ -81,12 +81,12 @@ class Beginning:
         if self._due:
             return
         foreseen = self._cache.foreseen
-        self.is_as_foreseen = can_be_foreseen and foreseen is not None and foreseen.start == self.n_tokens
+        self._is_as_foreseen = can_be_foreseen and foreseen is not None and foreseen.start == self.n_tokens
         self.put_logits()
 
     def end(self) -> None:
         """Say that what comes next is no part of the answer."""
-        self.is_as_foreseen, self.n_foreseen = False, 0
+        self._is_as_foreseen, self.n_foreseen = False, 0
 
     def write(self, tokens: Tokens[int]) -> bool:
         """Go on with tokens, and return whether that is done: they need not be read now.
@@ -103,7 +103,7 @@ class Beginning:
             self.unread, self._written = [*self.unread, *tokens], None
             self.put_logits()
             return True
-        self.is_as_foreseen = False
+        self._is_as_foreseen = False
         return False
 
     def take_unread(self) -> list[int]:

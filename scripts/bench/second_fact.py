@@ -76,24 +76,21 @@ def ranks(layer: Any) -> Any:
     return layer.argsort(axis=1, kind="stable").argsort(axis=1).astype(np.float32)
 
 
-def times_norms(cache: KVCache, scored: Scored, n: int, **settings: Any) -> Keep:
+def times_norms(cache: KVCache, scored: Scored) -> Scores:
     """Let attention count as much as the value that it brings is long (KVzap, arXiv 2601.07891)."""
-    marks = [layer * norms for layer, norms in zip(scored.base, value_norms(cache), strict=True)]
-    cache.mark(marks)
-    return BaseQuestion(**settings).select(cache, scored.question, n)
+    return [layer * norms for layer, norms in zip(scored.base, value_norms(cache), strict=True)]
 
 
-def on_filler(cache: KVCache, scored: Scored, n: int) -> Keep:
-    """Take what any continuation attends to as the base."""
-    cache.mark(scored.filler)
-    return BaseQuestion(layer_budget=Even()).select(cache, scored.question, n)
+def with_filler(_: KVCache, scored: Scored) -> Scores:
+    """Take what the text attends to, and what any continuation does."""
+    return [shares(a) + shares(b) for a, b in zip(scored.base, scored.filler, strict=True)]
 
 
-def with_filler(**settings: Any) -> Choose:
-    """Take what the text attends to, and what any continuation does, as the base."""
+def on(base: Callable[[KVCache, Scored], Scores], **settings: Any) -> Choose:
+    """Have other scores than those of kvzip say what the base is."""
 
     def choose(cache: KVCache, scored: Scored, n: int) -> Keep:
-        cache.mark([shares(a) + shares(b) for a, b in zip(scored.base, scored.filler, strict=True)])
+        cache.mark(base(cache, scored))
         return BaseQuestion(heads=scored.heads, **settings).select(cache, scored.question, n)
 
     return choose
@@ -114,12 +111,12 @@ VARIANTS: dict[str, Choose] = {
     "half, all layers alike": mixed(share=0.5, layer_budget=Even()),
     "layers by score, 0.25 to 2 budgets": mixed(layer_budget=ByScore(0.25, 2.0)),
     "layers by score, 0.5 to 1.6 budgets": mixed(layer_budget=ByScore(0.5, 1.6)),
-    "times the norms of the values": times_norms,
-    "these, all layers alike": lambda cache, scored, n: times_norms(cache, scored, n, layer_budget=Even()),
-    "dapq as the base, all layers alike": on_filler,
-    "kvzip and dapq as the base": with_filler(),
-    "these, layers of 0.5 to 1.5 budgets": with_filler(layer_budget=BySensitivity(0.5, 1.5)),
-    "kvzip and dapq, all layers alike": with_filler(layer_budget=Even()),
+    "times the norms of the values, layers by score": on(times_norms, layer_budget=ByScore()),
+    "these, all layers alike": on(times_norms, layer_budget=Even()),
+    "dapq as the base, all layers alike": on(lambda _, scored: scored.filler, layer_budget=Even()),
+    "kvzip and dapq as the base": on(with_filler),
+    "these, layers of 0.5 to 1.5 budgets": on(with_filler, layer_budget=BySensitivity(0.5, 1.5)),
+    "kvzip and dapq, all layers alike": on(with_filler, layer_budget=Even()),
     "sum of both scores": combined(np.add, shares),
     "largest of both scores": combined(np.maximum, shares),
     "best rank of both": combined(np.maximum, ranks),
